@@ -1,0 +1,158 @@
+//! What one transaction has enqueued, by route, following its savepoints exactly.
+//!
+//! Every change belongs to the nesting level of the (sub)transaction that made it. A savepoint that
+//! is released hands its changes to the level around it; one that is rolled back takes them along.
+//! A savepoint in which nothing was enqueued costs one comparison.
+//!
+//! Not guaranteed: that `count` equals the rows that stay. Rows that the same transaction deletes
+//! again are still counted, since a wake-up is a hint and the table is the truth.
+
+use std::ffi::CStr;
+
+use indexmap::IndexMap;
+
+use crate::payload::{News, Notification, encode};
+use crate::route::Route;
+use crate::timestamp::Timestamp;
+
+/// Above this many routes the room that a transaction used is given back at its end.
+const KEPT_ROUTES: usize = 256;
+
+/// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
+pub type Level = u32;
+
+/// What was enqueued on one route at one level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// How many messages.
+    pub count: u64,
+    /// The earliest visibility time among them.
+    pub earliest: Timestamp,
+}
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.earliest = self.earliest.min(other.earliest);
+    }
+}
+
+/// The batch of the transaction that a backend is in.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// For each route its tallies, by rising level. Empty when all of them were rolled back.
+    routes: IndexMap<Box<[u8]>, Vec<(Level, Tally)>>,
+    /// One entry for each tally above: its level and its route's position, by rising level.
+    journal: Vec<(Level, usize)>,
+    /// The position of the route that was used last: rows come in runs.
+    last: usize,
+    /// Kept only for its capacity.
+    key: Vec<u8>,
+}
+
+impl Batch {
+    /// Notes one message that was enqueued at `level`, to be visible from `visible_at` on.
+    ///
+    /// Allocates when a route or a level is new, else never.
+    pub fn record(&mut self, level: Level, route: Route<'_>, visible_at: Timestamp) {
+        route.write_key(&mut self.key);
+        let at = match self.routes.get_index(self.last) {
+            Some((key, _)) if **key == *self.key => self.last,
+            _ => match self.routes.get_index_of(self.key.as_slice()) {
+                Some(at) => at,
+                None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
+            },
+        };
+        self.last = at;
+        let tallies = &mut self.routes[at];
+        let tally = Tally { count: 1, earliest: visible_at };
+        match tallies.last_mut() {
+            Some((top, sum)) if *top == level => sum.add(tally),
+            _ => {
+                tallies.push((level, tally));
+                self.journal.push((level, at));
+            }
+        }
+    }
+
+    /// The savepoint at `level` was released: what it enqueued belongs to the level around it.
+    pub fn release(&mut self, level: Level) {
+        let mut kept = self.first_of(level);
+        for next in kept..self.journal.len() {
+            let at = self.journal[next].1;
+            let tallies = &mut self.routes[at];
+            let Some((_, tally)) = tallies.pop() else { continue };
+            match tallies.last_mut() {
+                Some((top, sum)) if *top == level - 1 => sum.add(tally),
+                _ => {
+                    tallies.push((level - 1, tally));
+                    self.journal[kept] = (level - 1, at);
+                    kept += 1;
+                }
+            }
+        }
+        self.journal.truncate(kept);
+    }
+
+    /// The savepoint at `level` was rolled back: what it enqueued never was.
+    pub fn roll_back(&mut self, level: Level) {
+        let kept = self.first_of(level);
+        for (_, at) in self.journal.drain(kept..) {
+            self.routes[at].pop();
+        }
+    }
+
+    /// Where the entries of `level` and deeper ones begin.
+    fn first_of(&self, level: Level) -> usize {
+        let deeper = self.journal.iter().rev().take_while(|(of, _)| *of >= level).count();
+        self.journal.len() - deeper
+    }
+
+    /// Whether there is nothing to announce.
+    pub fn is_empty(&self) -> bool {
+        self.journal.is_empty()
+    }
+
+    /// Forgets everything. Cannot fail, so it may be called after the commit.
+    pub fn clear(&mut self) {
+        self.last = 0;
+        self.journal.clear();
+        if self.routes.capacity() > KEPT_ROUTES {
+            self.routes = IndexMap::new();
+            self.journal = Vec::new();
+        } else {
+            self.routes.clear();
+        }
+    }
+
+    /// What there is to say, by route in the order of first use, savepoints summed up.
+    pub fn tallies(&self) -> impl Iterator<Item = (Route<'_>, Tally)> {
+        self.routes.iter().filter_map(|(key, tallies)| {
+            let sum = tallies.iter().map(|(_, tally)| *tally).reduce(|mut sum, tally| {
+                sum.add(tally);
+                sum
+            })?;
+            Some((Route::from_key(key)?, sum))
+        })
+    }
+
+    /// The notifications that announce this batch at the time `now`: one for each channel and event.
+    pub fn notifications(&self, now: Timestamp) -> Vec<Notification<'_>> {
+        let mut groups: IndexMap<(&CStr, &CStr), Vec<News<'_>>> = IndexMap::new();
+        for (route, tally) in self.tallies() {
+            let news = News {
+                queue: route.queue,
+                count: tally.count,
+                visible_at: (tally.earliest > now).then_some(tally.earliest),
+            };
+            groups.entry((route.channel, route.event)).or_default().push(news);
+        }
+        groups
+            .into_iter()
+            .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The batch against a model that keeps every message with its level, plus the cases by name.
+
+use super::*;
+use proptest::prelude::*;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn route(queue: &CStr) -> Route<'_> {
+    Route { channel: c"aimq:jobs", event: c"job_enqueued", queue }
+}
+
+fn counts(batch: &Batch) -> Vec<(String, u64)> {
+    let mut counts: Vec<_> = batch
+        .tallies()
+        .map(|(route, tally)| (route.queue.to_str().unwrap().to_owned(), tally.count))
+        .collect();
+    counts.sort();
+    counts
+}
+
+#[test]
+fn a_rolled_back_savepoint_leaves_nothing_and_hides_nothing() {
+    let mut batch = Batch::default();
+    batch.record(2, route(c"a"), NOW);
+    batch.roll_back(2);
+    assert!(batch.is_empty());
+    assert!(batch.notifications(NOW).is_empty());
+    // The hazard: a mark that survives the rollback would swallow this one.
+    batch.record(1, route(c"a"), NOW);
+    assert_eq!(counts(&batch), [("a".into(), 1)]);
+}
+
+#[test]
+fn a_released_savepoint_is_rolled_back_with_the_one_around_it() {
+    let mut batch = Batch::default();
+    batch.record(1, route(c"a"), NOW);
+    batch.record(3, route(c"a"), NOW);
+    batch.record(3, route(c"b"), NOW);
+    batch.release(3);
+    batch.record(2, route(c"a"), NOW);
+    assert_eq!(counts(&batch), [("a".into(), 3), ("b".into(), 1)]);
+    batch.roll_back(2);
+    assert_eq!(counts(&batch), [("a".into(), 1)]);
+}
+
+#[test]
+fn one_notification_for_each_channel_and_event() {
+    let mut batch = Batch::default();
+    let mut say = |channel, event, queue| batch.record(1, Route { channel, event, queue }, NOW);
+    say(c"one", c"e", c"a");
+    say(c"two", c"e", c"b");
+    say(c"one", c"e", c"c");
+    say(c"one", c"other", c"d");
+    let sent: Vec<_> =
+        batch.notifications(NOW).into_iter().map(|n| (n.channel.to_owned(), n.payload)).collect();
+    assert_eq!(
+        sent,
+        [
+            (c"one".into(), r#"{"event":"e","queues":{"a":{"count":1},"c":{"count":1}}}"#.into()),
+            (c"two".into(), r#"{"event":"e","queues":{"b":{"count":1}}}"#.into()),
+            (c"one".into(), r#"{"event":"other","queues":{"d":{"count":1}}}"#.into()),
+        ]
+    );
+}
+
+#[test]
+fn the_visibility_time_is_said_only_if_nothing_is_visible_yet() {
+    let mut batch = Batch::default();
+    batch.record(1, route(c"later"), Timestamp(NOW.0 + 5000));
+    batch.record(1, route(c"later"), Timestamp(NOW.0 + 2000));
+    batch.record(1, route(c"mixed"), Timestamp(NOW.0 + 2000));
+    batch.record(1, route(c"mixed"), NOW);
+    assert_eq!(
+        batch.notifications(NOW)[0].payload,
+        r#"{"event":"job_enqueued","queues":{"later":{"count":2,"visible_at":"2000-01-01T00:00:01.002Z"},"mixed":{"count":2}}}"#
+    );
+}
+
+#[test]
+fn names_that_run_together_are_not_confused() {
+    let mut batch = Batch::default();
+    batch.record(1, Route { channel: c"ab", event: c"c", queue: c"d" }, NOW);
+    batch.record(1, Route { channel: c"a", event: c"bc", queue: c"d" }, NOW);
+    batch.record(1, Route { channel: c"a", event: c"b", queue: c"cd" }, NOW);
+    assert_eq!(batch.tallies().count(), 3);
+}
+
+#[test]
+fn clear_forgets_and_gives_back_the_room_of_a_giant() {
+    let mut batch = Batch::default();
+    for n in 0..10_000 {
+        let queue = std::ffi::CString::new(format!("q{n}")).unwrap();
+        batch.record(1, route(&queue), NOW);
+    }
+    assert_eq!(batch.tallies().count(), 10_000);
+    batch.clear();
+    assert!(batch.is_empty());
+    assert!(batch.routes.capacity() <= KEPT_ROUTES);
+    batch.record(1, route(c"a"), NOW);
+    assert_eq!(counts(&batch), [("a".into(), 1)]);
+}
+
+/// What a transaction may do. `Enqueue` names one of four queues.
+#[derive(Clone, Debug)]
+enum Step {
+    Savepoint,
+    Release,
+    RollBack,
+    Enqueue(u8, i64),
+    Clear,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Savepoint),
+        2 => Just(Step::Release),
+        2 => Just(Step::RollBack),
+        8 => (0..4_u8, 0..2_000_000_i64).prop_map(|(queue, at)| Step::Enqueue(queue, at)),
+        1 => Just(Step::Clear),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn agrees_with_a_list_of_messages(steps in prop::collection::vec(step(), 0..80)) {
+        let queues = [c"a", c"b", c"c", c"d"];
+        let mut batch = Batch::default();
+        let mut model: Vec<(Level, u8, i64)> = Vec::new();
+        let mut level: Level = 1;
+        for step in steps {
+            match step {
+                Step::Savepoint => level += 1,
+                Step::Release if level > 1 => {
+                    batch.release(level);
+                    level -= 1;
+                    for message in &mut model {
+                        message.0 = message.0.min(level);
+                    }
+                }
+                Step::RollBack if level > 1 => {
+                    batch.roll_back(level);
+                    model.retain(|message| message.0 < level);
+                    level -= 1;
+                }
+                Step::Release | Step::RollBack => {}
+                Step::Enqueue(queue, at) => {
+                    batch.record(level, route(queues[usize::from(queue)]), Timestamp(at));
+                    model.push((level, queue, at));
+                }
+                Step::Clear => {
+                    batch.clear();
+                    model.clear();
+                    level = 1;
+                }
+            }
+            prop_assert_eq!(batch.is_empty(), model.is_empty());
+            for (number, queue) in queues.iter().enumerate() {
+                let mine = || model.iter().filter(|message| usize::from(message.1) == number);
+                let said = batch.tallies().find(|(route, _)| route.queue == *queue).map(|(_, t)| t);
+                prop_assert_eq!(said.map_or(0, |t| t.count), mine().count() as u64);
+                prop_assert_eq!(said.map(|t| t.earliest.0), mine().map(|message| message.2).min());
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What aimq does without a server: pure Rust, free of `unsafe`, so that it can be unit-tested,
+//! fuzzed and run under Miri.
+//!
+//! * [`batch`]: what one transaction has enqueued, following its savepoints.
+//! * [`route`]: where the news of a queue goes: channel, event, queue.
+//! * [`payload`]: the wire format of a notification.
+//! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
+
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod payload;
+pub mod route;
+pub mod timestamp;

@@ -1,0 +1,203 @@
+//! The wire format: one JSON object for each notification.
+//!
+//! ```json
+//! {"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}
+//! ```
+//!
+//! Where `queues` would not fit, or holds a name that is not UTF-8, it is left out, and that means
+//! "check all your queues". Neither the contents nor the ids of messages travel.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp::Timestamp;
+
+/// The longest payload that `NOTIFY` takes, in bytes: it must be shorter than
+/// `BLCKSZ - NAMEDATALEN - 128` (commands/async.c), which is 8000 in a server built with the usual
+/// sizes.
+pub const PAYLOAD_MAX_BYTES: usize = 7999;
+
+/// A notification to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// Where to.
+    pub channel: &'a CStr,
+    /// JSON of at most [`PAYLOAD_MAX_BYTES`] bytes (as long as the event fits), without NUL.
+    pub payload: String,
+}
+
+/// What is new on one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News<'a> {
+    /// The queue's name as `pgmq.meta` has it.
+    pub queue: &'a CStr,
+    /// How many messages.
+    pub count: u64,
+    /// The earliest visibility time, where that is still to come.
+    pub visible_at: Option<Timestamp>,
+}
+
+/// A payload as a consumer sees it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Payload {
+    /// The event of the queues below.
+    pub event: String,
+    /// What is new; `None` means "check all your queues".
+    #[serde(default)]
+    pub queues: Option<BTreeMap<String, QueueNews>>,
+}
+
+/// What a consumer learns of one queue.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct QueueNews {
+    /// How many messages.
+    pub count: u64,
+    /// ISO 8601 in UTC: when the earliest of them can be read, if not yet.
+    #[serde(default)]
+    pub visible_at: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    event: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queues: Option<Queues<'a>>,
+}
+
+struct Queues<'a>(Vec<(&'a str, OutgoingNews)>);
+
+#[derive(Serialize)]
+struct OutgoingNews {
+    count: u64,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_text")]
+    visible_at: Option<Timestamp>,
+}
+
+fn as_text<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serializer.collect_str(at),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Serialize for Queues<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (queue, news) in &self.0 {
+            map.serialize_entry(queue, news)?;
+        }
+        map.end()
+    }
+}
+
+/// The payload that says `news` under `event`; without `queues` where they would not fit.
+pub fn encode(event: &CStr, news: &[News<'_>]) -> String {
+    let event = event.to_string_lossy();
+    let queues: Option<Vec<_>> = news
+        .iter()
+        .map(|news| {
+            let about = OutgoingNews { count: news.count, visible_at: news.visible_at };
+            news.queue.to_str().ok().map(|queue| (queue, about))
+        })
+        .collect();
+    let whole = to_json(&Outgoing { event: event.clone(), queues: queues.map(Queues) });
+    if whole.len() <= PAYLOAD_MAX_BYTES {
+        return whole;
+    }
+    to_json(&Outgoing { event, queues: None })
+}
+
+/// JSON of a value whose keys are strings and whose `Serialize` is ours: that cannot fail. Should it
+/// ever, the empty text is still a wake-up, since consumers take what they can't parse for one.
+fn to_json(payload: &Outgoing<'_>) -> String {
+    serde_json::to_string(payload).unwrap_or_default()
+}
+
+/// Whether `event` leaves room for what a notification must be able to say: one queue of the longest
+/// name, with a count and a visibility time.
+pub fn event_fits(event: &str) -> bool {
+    /// `"queues":{"…":{"count":…,"visible_at":"…"}}` with 63 bytes of name, each of which may need
+    /// six for its escape, 20 digits and 28 characters of time.
+    const ROOM_FOR_ONE_QUEUE: usize = 63 * 6 + 20 + 28 + 64;
+    let alone = to_json(&Outgoing { event: event.into(), queues: None });
+    alone.len() + ROOM_FOR_ONE_QUEUE <= PAYLOAD_MAX_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::CString;
+
+    fn news<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> News<'a> {
+        News { queue, count, visible_at: visible_at.map(Timestamp) }
+    }
+
+    #[test]
+    fn the_example_of_the_documents() {
+        let at = (1_795_230_000_123 - 946_684_800_000) * 1000;
+        let payload =
+            encode(c"job_enqueued", &[news(c"emails", 3, None), news(c"reports", 1, Some(at))]);
+        assert_eq!(
+            payload,
+            r#"{"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}"#
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_means_check_all() {
+        let latin1 = CString::new(vec![b'q', 0xe9]).unwrap();
+        let payload = encode(c"e", &[news(c"plain", 1, None), news(&latin1, 1, None)]);
+        assert_eq!(payload, r#"{"event":"e"}"#);
+    }
+
+    #[test]
+    fn fits_to_the_byte() {
+        // {"event":"e","queues":{"":{"count":1}}} is 39 bytes without the name.
+        let longest = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 39)).unwrap();
+        assert_eq!(encode(c"e", &[news(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
+        let longer = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 38)).unwrap();
+        assert_eq!(encode(c"e", &[news(&longer, 1, None)]), r#"{"event":"e"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn consumers_read_what_was_said_or_check_all(
+            event in "[^\0]{0,40}",
+            queues in prop::collection::btree_map("[^\0]{1,63}", (any::<u64>(), any::<Option<i64>>()), 0..120),
+        ) {
+            let names: Vec<_> = queues
+                .iter()
+                .map(|(name, (count, at))| (CString::new(name.as_str()).unwrap(), *count, *at))
+                .collect();
+            let all: Vec<_> = names.iter().map(|(name, count, at)| news(name, *count, *at)).collect();
+            let text = encode(&CString::new(event.as_str()).unwrap(), &all);
+            prop_assert!(text.len() <= PAYLOAD_MAX_BYTES);
+            prop_assert!(!text.contains('\0'));
+            let read: Payload = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(&read.event, &event);
+            match read.queues {
+                Some(said) => {
+                    prop_assert_eq!(said.len(), queues.len());
+                    for (name, (count, at)) in &queues {
+                        prop_assert_eq!(said[name].count, *count);
+                        prop_assert_eq!(&said[name].visible_at, &at.map(|at| Timestamp(at).to_string()));
+                    }
+                }
+                None => prop_assert!(queues.len() > 10, "left out though it would have fitted"),
+            }
+        }
+
+        #[test]
+        fn an_event_that_fits_never_pushes_one_queue_out(event in "\\PC{0,7900}", name in "[^\0]{1,15}", at in any::<i64>()) {
+            prop_assume!(event_fits(&event));
+            let name = CString::new(name).unwrap();
+            let text = encode(&CString::new(event).unwrap(), &[news(&name, u64::MAX, Some(at))]);
+            prop_assert!(text.contains("\"queues\""));
+        }
+    }
+}

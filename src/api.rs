@@ -1,0 +1,171 @@
+//! The control plane: what users call in migrations.
+//!
+//! `pg_trigger` is the one source of truth: these functions read it, and change it by the DDL that
+//! a user would write. All of them run with the caller's privileges.
+
+use aimq_core::payload::event_fits;
+use aimq_core::route::CHANNEL_MAX_BYTES;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use pgrx::spi::quote_literal;
+
+use crate::error::Error;
+use crate::pgmq::{self, Attached, Queue, Setting, report};
+
+/// `aimq.enable_realtime(queue, channel, event)`: makes a queue realtime, or changes its setting.
+/// True if something changed.
+///
+/// Locks: SHARE ROW EXCLUSIVE on the queue's table until the transaction ends if something changes
+/// (CREATE TRIGGER takes it: producers wait, readers too, since pgmq.read writes); else ACCESS SHARE.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn enable_realtime(
+    queue: Option<&str>,
+    channel: default!(Option<&str>, "'aimq:jobs'"),
+    event: default!(Option<&str>, "'job_enqueued'"),
+) -> Result<bool, ErrorReport> {
+    let queue = present("queue", queue)?;
+    let (channel, event) = checked(channel, event)?;
+    pgmq::check_version()?;
+    Ok(enable(&pgmq::find(queue)?, channel, event)?)
+}
+
+/// `aimq.disable_realtime(queue)`: makes a queue not realtime. True if it was.
+///
+/// Locks: ACCESS EXCLUSIVE on the queue's table until the transaction ends if it was realtime (DROP
+/// TRIGGER takes it); else ACCESS SHARE.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn disable_realtime(queue: Option<&str>) -> Result<bool, ErrorReport> {
+    let queue = present("queue", queue)?;
+    pgmq::check_version()?;
+    Ok(disable(&pgmq::find(queue)?)?)
+}
+
+/// `aimq.create_queue(queue, realtime, channel, event)`: `pgmq.create` and, if asked,
+/// `aimq.enable_realtime`. A queue that exists already is kept, as `pgmq.create` does.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn create_queue(
+    queue: Option<&str>,
+    realtime: default!(Option<bool>, "true"),
+    channel: default!(Option<&str>, "'aimq:jobs'"),
+    event: default!(Option<&str>, "'job_enqueued'"),
+) -> Result<(), ErrorReport> {
+    let queue = present("queue", queue)?;
+    let realtime = realtime.ok_or(Error::NullArgument { argument: "realtime" })?;
+    let (channel, event) = checked(channel, event)?;
+    pgmq::check_version()?;
+    report(Spi::run_with_args("SELECT pgmq.create($1)", &[queue.into()]));
+    if realtime {
+        enable(&pgmq::find(queue)?, channel, event)?;
+    }
+    Ok(())
+}
+
+/// `aimq.enable_realtime_all(channel, event)`: every queue; returns those that changed.
+///
+/// Locks as `enable_realtime`, for each queue that changes, in the order of the tables' names.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn enable_realtime_all(
+    channel: default!(Option<&str>, "'aimq:jobs'"),
+    event: default!(Option<&str>, "'job_enqueued'"),
+) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    let (channel, event) = checked(channel, event)?;
+    pgmq::check_version()?;
+    Ok(changed(|queue| enable(queue, channel, event))?)
+}
+
+/// `aimq.disable_realtime_all()`: every queue; returns those that changed.
+///
+/// Locks as `disable_realtime`, for each queue that changes, in the order of the tables' names.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn disable_realtime_all() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+    pgmq::check_version()?;
+    Ok(changed(disable)?)
+}
+
+fn changed(
+    change: impl Fn(&Queue) -> Result<bool, Error>,
+) -> Result<SetOfIterator<'static, String>, Error> {
+    let mut changed = Vec::new();
+    for queue in pgmq::find_all() {
+        if change(&queue)? {
+            changed.push(queue.name);
+        }
+    }
+    Ok(SetOfIterator::new(changed))
+}
+
+fn present<'a>(argument: &'static str, value: Option<&'a str>) -> Result<&'a str, Error> {
+    match value {
+        None => Err(Error::NullArgument { argument }),
+        Some("") => Err(Error::EmptyArgument { argument }),
+        Some(value) => Ok(value),
+    }
+}
+
+fn checked<'a>(
+    channel: Option<&'a str>,
+    event: Option<&'a str>,
+) -> Result<(&'a str, &'a str), Error> {
+    let channel = present("channel", channel)?;
+    let event = present("event", event)?;
+    if channel.len() > CHANNEL_MAX_BYTES {
+        return Err(Error::ChannelTooLong { bytes: channel.len() });
+    }
+    if !event_fits(event) {
+        return Err(Error::EventTooLong { bytes: event.len() });
+    }
+    Ok((channel, event))
+}
+
+fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
+    let wanted = Setting::new(channel, event, &queue.name);
+    let has_it = |attached: &Option<Attached>| {
+        attached.as_ref().is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
+    };
+    if has_it(&queue.attached()) {
+        return Ok(false);
+    }
+    queue.check_may_enable()?;
+    // Another session may be doing the same: look again once it can't.
+    queue.lock(pg_sys::ShareRowExclusiveLock);
+    let attached = queue.attached();
+    if has_it(&attached) {
+        return Ok(false);
+    }
+    // OR REPLACE changes it in place: at no moment is there no trigger for others.
+    report(Spi::run(&format!(
+        "CREATE OR REPLACE TRIGGER aimq_realtime AFTER INSERT ON {} FOR EACH ROW \
+         EXECUTE FUNCTION aimq.realtime_trigger({}, {}, {})",
+        queue.table,
+        quote_literal(channel),
+        quote_literal(event),
+        quote_literal(&queue.name),
+    )));
+    // Replacing resets when the trigger fires; a queue that is to be announced on a replica stays so.
+    let when = match attached.map(|a| a.enabled) {
+        Some(b'A') => "ALWAYS",
+        Some(b'R') => "REPLICA",
+        _ => return Ok(true),
+    };
+    report(Spi::run(&format!("ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime", queue.table)));
+    Ok(true)
+}
+
+fn disable(queue: &Queue) -> Result<bool, Error> {
+    if queue.attached().is_none() {
+        return Ok(false);
+    }
+    queue.check_may_disable()?;
+    queue.lock(pg_sys::AccessExclusiveLock);
+    if queue.attached().is_none() {
+        return Ok(false);
+    }
+    report(Spi::run(&format!("DROP TRIGGER aimq_realtime ON {}", queue.table)));
+    Ok(true)
+}

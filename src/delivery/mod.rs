@@ -1,0 +1,18 @@
+//! How a transaction's batch becomes wake-ups.
+//!
+//! This release has one delivery, [`in_transaction`]: the notification is part of the transaction
+//! that enqueued.
+
+mod in_transaction;
+
+use aimq_core::batch::Batch;
+
+/// Announces what the committing transaction enqueued. Called at PRE_COMMIT.
+pub(crate) fn announce(batch: &Batch) {
+    in_transaction::announce(batch);
+}
+
+/// The transaction is being prepared: whoever commits it later will have no batch.
+pub(crate) fn set_aside(batch: &Batch) {
+    in_transaction::set_aside(batch);
+}

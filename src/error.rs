@@ -1,0 +1,213 @@
+//! Every error and warning of aimq: one variant each, with its SQLSTATE, message, detail and hint.
+
+use aimq_core::payload::PAYLOAD_MAX_BYTES;
+use aimq_core::route::CHANNEL_MAX_BYTES;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+/// The oldest pgmq that aimq works with.
+pub(crate) const PGMQ_MIN: (u32, u32, u32) = (1, 5, 0);
+
+/// What a user can get wrong.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// 42704
+    QueueNotFound { queue: String },
+    /// 42P01: pgmq.meta names the queue, but its table is gone or was renamed.
+    QueueTableNotFound { queue: String, table: String },
+    /// 22004
+    NullArgument { argument: &'static str },
+    /// 42602
+    EmptyArgument { argument: &'static str },
+    /// 42622
+    ChannelTooLong { bytes: usize },
+    /// 54000
+    EventTooLong { bytes: usize },
+    /// 42501
+    NoTriggerPrivilege { table: String, role: String },
+    /// 42501
+    NotOwner { table: String, owner: String, role: String },
+    /// 55000
+    PgmqMissing,
+    /// 0A000
+    PgmqTooOld { found: String },
+    /// 39P01, or 42809 for the wrong table
+    Misuse(Misuse),
+}
+
+/// How the trigger function can be called wrongly.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Misuse {
+    NotATrigger,
+    Level,
+    Time,
+    Event,
+    Arguments,
+    Table,
+}
+
+impl From<Misuse> for Error {
+    fn from(misuse: Misuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+impl From<Error> for ErrorReport {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        let (message, detail, hint) = error.texts();
+        let report = Self::new(error.sqlstate(), message, "aimq");
+        let report = if detail.is_empty() { report } else { report.set_detail(detail) };
+        if hint.is_empty() { report } else { report.set_hint(hint) }
+    }
+}
+
+impl Error {
+    /// Raises the error in Postgres. Nothing is left to drop but `self`.
+    #[track_caller]
+    #[cold]
+    pub(crate) fn raise(self) -> ! {
+        ErrorReport::from(self).report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode as Code;
+        match self {
+            Self::QueueNotFound { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
+            Self::QueueTableNotFound { .. } => Code::ERRCODE_UNDEFINED_TABLE,
+            Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::EmptyArgument { .. } => Code::ERRCODE_INVALID_NAME,
+            Self::ChannelTooLong { .. } => Code::ERRCODE_NAME_TOO_LONG,
+            Self::EventTooLong { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::NoTriggerPrivilege { .. } | Self::NotOwner { .. } => {
+                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Self::PgmqMissing => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::PgmqTooOld { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::Misuse(Misuse::Table) => Code::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::Misuse(_) => Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+        }
+    }
+
+    /// Message, detail and hint; empty where there is none.
+    fn texts(&self) -> (String, String, String) {
+        match self {
+            Self::QueueNotFound { queue } => (
+                format!("queue \"{queue}\" does not exist"),
+                "pgmq.meta has no queue of this name in any spelling.".into(),
+                format!(
+                    "Create it with SELECT aimq.create_queue({}), or look for it in the view aimq.queues.",
+                    pgrx::spi::quote_literal(queue)
+                ),
+            ),
+            Self::QueueTableNotFound { queue, table } => (
+                format!("queue \"{queue}\" has no table"),
+                format!("pgmq.meta names the queue, but there is no table pgmq.\"{table}\"."),
+                "If the table was renamed, give it back its name; if it was dropped, run SELECT pgmq.drop_queue(…).".into(),
+            ),
+            Self::NullArgument { argument } => (
+                format!("{argument} must not be null"),
+                String::new(),
+                format!("Leave {argument} out to get its default, where it has one."),
+            ),
+            Self::EmptyArgument { argument } => (
+                format!("{argument} must not be empty"),
+                String::new(),
+                format!("Name the {argument}, or leave it out to get its default, where it has one."),
+            ),
+            Self::ChannelTooLong { bytes } => (
+                "channel is too long".into(),
+                format!("It has {bytes} bytes; LISTEN and NOTIFY take at most {CHANNEL_MAX_BYTES}."),
+                "Choose a shorter channel.".into(),
+            ),
+            Self::EventTooLong { bytes } => (
+                "event is too long".into(),
+                format!(
+                    "It has {bytes} bytes; with it, a notification of one queue would not fit into the {PAYLOAD_MAX_BYTES} bytes of a payload."
+                ),
+                "Choose a shorter event.".into(),
+            ),
+            Self::NoTriggerPrivilege { table, role } => (
+                format!("permission denied to make queue table {table} realtime"),
+                format!("Role \"{role}\" lacks the TRIGGER privilege on the table."),
+                format!("Have the table's owner run GRANT TRIGGER ON {table} TO \"{role}\"."),
+            ),
+            Self::NotOwner { table, owner, role } => (
+                format!("must be owner of queue table {table}"),
+                format!("The table belongs to \"{owner}\", and role \"{role}\" is not a member of it. Postgres lets only the owner drop a trigger."),
+                format!("Run this as \"{owner}\", or as a member of it."),
+            ),
+            Self::PgmqMissing => (
+                "aimq needs the extension pgmq".into(),
+                "It is not installed in this database.".into(),
+                "Run CREATE EXTENSION pgmq.".into(),
+            ),
+            Self::PgmqTooOld { found } => (
+                format!("pgmq {found} is too old for aimq"),
+                format!("aimq needs pgmq {}.{}.{} or later.", PGMQ_MIN.0, PGMQ_MIN.1, PGMQ_MIN.2),
+                "Install a later pgmq on the server, then run ALTER EXTENSION pgmq UPDATE.".into(),
+            ),
+            Self::Misuse(misuse) => misuse.texts(),
+        }
+    }
+}
+
+impl Misuse {
+    fn texts(self) -> (String, String, String) {
+        let message = match self {
+            Self::NotATrigger => "aimq.realtime_trigger() was not called as a trigger",
+            Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
+            Self::Time => "aimq.realtime_trigger() must be attached AFTER INSERT, not BEFORE",
+            Self::Event => "aimq.realtime_trigger() must be attached to INSERT alone",
+            Self::Arguments => "aimq.realtime_trigger() takes three arguments: channel, event, queue",
+            Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
+        };
+        let detail = match self {
+            Self::Table => "The table has no column vt of type timestamptz that is NOT NULL.",
+            _ => "",
+        };
+        let hint = match self {
+            Self::NotATrigger => "Call aimq.enable_realtime(queue), which attaches it.",
+            _ => "Drop this trigger and call aimq.enable_realtime(queue), which attaches it as it should be.",
+        };
+        (message.into(), detail.into(), hint.into())
+    }
+}
+
+/// What a user should hear about although the transaction goes on.
+#[derive(Debug)]
+pub(crate) enum Warning {
+    /// 53400
+    NotifyQueueFull,
+    /// 0A000
+    PreparedTransaction { queues: Vec<String> },
+}
+
+impl Warning {
+    #[cold]
+    pub(crate) fn report(self) {
+        use PgSqlErrorCode as Code;
+        let (code, message, detail, hint) = match self {
+            Self::NotifyQueueFull => (
+                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "aimq skips notifications: the NOTIFY queue is nearly full".to_owned(),
+                "The messages are enqueued; workers find them when they next poll.".to_owned(),
+                "Look for a session that listens and stays idle in a transaction: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start.",
+            ),
+            Self::PreparedTransaction { queues } => (
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "aimq will not wake workers for this prepared transaction".to_owned(),
+                format!(
+                    "Postgres refuses NOTIFY in a transaction that is prepared. Queues: {}.",
+                    queues.join(", ")
+                ),
+                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or let the workers' backstop timeout find the messages.",
+            ),
+        };
+        ErrorReport::new(code, message, "aimq")
+            .set_detail(detail)
+            .set_hint(hint)
+            .report(PgLogLevel::WARNING);
+    }
+}

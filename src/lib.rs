@@ -1,0 +1,48 @@
+//! aimq: a worker on a pgmq queue wakes the instant a job can be read.
+//!
+//! The way of a wake-up: [`trigger`] reads the inserted row, [`transaction`] keeps the batch and
+//! follows the savepoints, [`delivery`] announces it before the commit. [`api`] is the control plane.
+//! The map of the house is `docs/design/README.md`.
+
+#![deny(ffi_unwind_calls)]
+
+mod api;
+mod delivery;
+mod error;
+mod ffi;
+mod pgmq;
+mod settings;
+mod transaction;
+mod trigger;
+
+use pgrx::prelude::*;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/trigger.sql", name = "trigger", bootstrap);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["trigger"]);
+extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
+
+/// Runs once in each backend that loads the library, or once in the postmaster where it is
+/// preloaded, from which the backends inherit what it set up.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    transaction::init();
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+
+/// What the pgrx test harness asks for.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// The defaults will do.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

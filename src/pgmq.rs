@@ -1,0 +1,209 @@
+//! What aimq knows of pgmq: where its queues are, and which trigger their tables carry.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::error::{Error, PGMQ_MIN};
+
+/// The name of the trigger that makes a queue realtime.
+pub(crate) const TRIGGER: &CStr = c"aimq_realtime";
+
+/// A queue of `pgmq.meta` and its table.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    /// As `pgmq.meta` has it.
+    pub(crate) name: String,
+    /// The table, ready to stand in SQL.
+    pub(crate) table: String,
+    pub(crate) oid: pg_sys::Oid,
+}
+
+/// What a queue's trigger says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) channel: Vec<u8>,
+    pub(crate) event: Vec<u8>,
+    pub(crate) queue: Vec<u8>,
+}
+
+impl Setting {
+    pub(crate) fn new(channel: &str, event: &str, queue: &str) -> Self {
+        Self { channel: channel.into(), event: event.into(), queue: queue.into() }
+    }
+}
+
+/// The trigger that a queue's table carries.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// `None` if it is not the trigger that [`crate::api`] would attach: another function, another
+    /// level, a WHEN clause.
+    pub(crate) setting: Option<Setting>,
+    /// How it fires, as in `pg_trigger.tgenabled`: `O`, `D`, `R` or `A`.
+    pub(crate) enabled: u8,
+}
+
+/// Fails unless pgmq is there and recent enough.
+pub(crate) fn check_version() -> Result<(), Error> {
+    let found: Option<String> = Spi::get_one(
+        "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgmq' UNION ALL SELECT NULL LIMIT 1",
+    )
+    .unwrap_or_default();
+    let found = found.ok_or(Error::PgmqMissing)?;
+    let mut numbers = found.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    let mut next = || numbers.next().unwrap_or(0);
+    if (next(), next(), next()) < PGMQ_MIN { Err(Error::PgmqTooOld { found }) } else { Ok(()) }
+}
+
+/// pgmq's table of a queue is `q_` and the name, in lower case, cut where Postgres cuts identifiers.
+/// Where two queues of `pgmq.meta` share a table, the name as given wins, then the older one.
+const FIND: &str = "
+    SELECT m.queue_name::text,
+           format('pgmq.%I', lower('q_' || m.queue_name)::name),
+           c.oid
+      FROM pgmq.meta m
+      LEFT JOIN pg_catalog.pg_class c
+             ON c.relnamespace = 'pgmq'::regnamespace
+            AND c.relname = lower('q_' || m.queue_name)::name
+     WHERE lower('q_' || m.queue_name)::name = lower('q_' || $1)::name
+     ORDER BY m.queue_name <> $1, m.created_at
+     LIMIT 1";
+
+/// Every queue that has a table, in the order of the tables' names: whoever locks several takes them
+/// in this order.
+const FIND_ALL: &str = "
+    SELECT DISTINCT ON (c.relname)
+           m.queue_name::text, format('pgmq.%I', c.relname), c.oid
+      FROM pgmq.meta m
+      JOIN pg_catalog.pg_class c
+        ON c.relnamespace = 'pgmq'::regnamespace
+       AND c.relname = lower('q_' || m.queue_name)::name
+     ORDER BY c.relname, m.created_at";
+
+/// Finds a queue by any spelling that pgmq accepts.
+pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
+    let row = Spi::connect(|client| -> spi::Result<_> {
+        let rows = client.select(FIND, Some(1), &[queue.into()])?;
+        if rows.is_empty() { Ok(None) } else { rows.first().get_three::<String, String, pg_sys::Oid>().map(Some) }
+    });
+    match report(row) {
+        Some((Some(name), Some(table), Some(oid))) => Ok(Queue { name, table, oid }),
+        Some((Some(name), Some(table), None)) => {
+            Err(Error::QueueTableNotFound { queue: name, table })
+        }
+        _ => Err(Error::QueueNotFound { queue: queue.into() }),
+    }
+}
+
+/// Every queue.
+pub(crate) fn find_all() -> Vec<Queue> {
+    report(Spi::connect(|client| {
+        client
+            .select(FIND_ALL, None, &[])?
+            .map(|row| {
+                Ok(Queue {
+                    name: row.get(1)?.unwrap_or_default(),
+                    table: row.get(2)?.unwrap_or_default(),
+                    oid: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
+                })
+            })
+            .collect()
+    }))
+}
+
+/// SPI's own failures are bugs of ours, not mistakes of a user: raise them as they are.
+pub(crate) fn report<T>(result: spi::Result<T>) -> T {
+    result.unwrap_or_else(|error| {
+        pgrx::error!("aimq: {error}");
+    })
+}
+
+/// AFTER INSERT FOR EACH ROW (`TRIGGER_TYPE_ROW | TRIGGER_TYPE_INSERT`, catalog/pg_trigger.h).
+const TRIGGER_TYPE: i16 = 1 | 4;
+
+impl Queue {
+    /// Takes `mode` on the table until the transaction ends, waiting for it as any DDL would.
+    pub(crate) fn lock(&self, mode: u32) {
+        // SAFETY: locking takes an OID, whether or not a table has it.
+        unsafe { pg_sys::LockRelationOid(self.oid, mode.cast_signed()) }
+    }
+
+    /// Fails unless the caller may create triggers on the table.
+    pub(crate) fn check_may_enable(&self) -> Result<(), Error> {
+        let allowed = report(Spi::get_one_with_args::<bool>(
+            "SELECT has_table_privilege($1, 'TRIGGER')",
+            &[self.oid.into()],
+        ));
+        if allowed == Some(false) {
+            return Err(Error::NoTriggerPrivilege { table: self.table.clone(), role: current_role() });
+        }
+        Ok(())
+    }
+
+    /// Fails unless the caller may drop triggers of the table.
+    pub(crate) fn check_may_disable(&self) -> Result<(), Error> {
+        let owner = report(Spi::get_one_with_args::<String>(
+            "SELECT pg_get_userbyid(relowner)::text FROM pg_class \
+             WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE') UNION ALL SELECT NULL LIMIT 1",
+            &[self.oid.into()],
+        ));
+        match owner {
+            Some(owner) => {
+                Err(Error::NotOwner { table: self.table.clone(), owner, role: current_role() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The trigger of aimq's name that the table carries now: from the relation cache, so it is
+    /// current even where the transaction's snapshot is old. Takes ACCESS SHARE.
+    pub(crate) fn attached(&self) -> Option<Attached> {
+        let ours: Option<pg_sys::Oid> =
+            report(Spi::get_one("SELECT 'aimq.realtime_trigger()'::regprocedure::oid"));
+        // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
+        // nothing in between keeps a pointer into it.
+        unsafe {
+            let relation =
+                pg_sys::try_relation_open(self.oid, pg_sys::AccessShareLock.cast_signed());
+            if relation.is_null() {
+                return None;
+            }
+            let descriptor = (*relation).trigdesc;
+            let triggers = if descriptor.is_null() {
+                &[]
+            } else {
+                let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
+                std::slice::from_raw_parts((*descriptor).triggers, count)
+            };
+            let attached = triggers
+                .iter()
+                .find(|trigger| CStr::from_ptr(trigger.tgname) == TRIGGER)
+                .map(|trigger| Attached {
+                    setting: setting(trigger).filter(|_| {
+                        Some(trigger.tgfoid) == ours
+                            && trigger.tgtype == TRIGGER_TYPE
+                            && trigger.tgqual.is_null()
+                    }),
+                    enabled: trigger.tgenabled.cast_unsigned(),
+                });
+            pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
+            attached
+        }
+    }
+}
+
+/// # Safety
+/// The trigger's arguments must be valid.
+unsafe fn setting(trigger: &pg_sys::Trigger) -> Option<Setting> {
+    if trigger.tgnargs != 3 {
+        return None;
+    }
+    // SAFETY: there are three, each a string.
+    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) }.to_bytes().to_vec();
+    Some(Setting { channel: argument(0), event: argument(1), queue: argument(2) })
+}
+
+fn current_role() -> String {
+    report(Spi::get_one("SELECT current_user::text")).unwrap_or_default()
+}

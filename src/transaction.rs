@@ -1,0 +1,89 @@
+//! The batch of the transaction that this backend is in, and the callbacks that follow the
+//! transaction.
+//!
+//! One raw callback for each kind is registered once per backend: pgrx's own helpers register
+//! closures for each transaction, and keep them over PREPARE TRANSACTION, where they would fire in
+//! the next one.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+
+use aimq_core::batch::Batch;
+use aimq_core::route::Route;
+use aimq_core::timestamp::Timestamp;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::{delivery, ffi};
+
+thread_local! {
+    /// A backend has one thread that may touch Postgres, so this is the backend's.
+    static BATCH: RefCell<Batch> = RefCell::new(Batch::default());
+}
+
+/// Notes one message of the current (sub)transaction.
+#[inline]
+pub(crate) fn record(route: Route<'_>, visible_at: Timestamp) {
+    BATCH.with_borrow_mut(|batch| batch.record(ffi::nest_level(), route, visible_at));
+}
+
+pub(crate) fn init() {
+    // SAFETY: called once, from _PG_init; the callbacks are guarded functions of this library, which
+    // Postgres never unloads.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
+    }
+}
+
+/// Only the PRE events may raise: they abort the transaction cleanly. After them, forgetting is all
+/// that happens.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
+    use pg_sys::XactEvent as On;
+    BATCH.with_borrow_mut(|batch| {
+        if batch.is_empty() {
+            // Routes whose messages were all rolled back may be left.
+            if event != On::XACT_EVENT_PRE_COMMIT && event != On::XACT_EVENT_PRE_PREPARE {
+                batch.clear();
+            }
+            return;
+        }
+        match event {
+            // Deferred triggers have run, and async.c sends what is pending after this callback
+            // (access/transam/xact.c, CommitTransaction).
+            On::XACT_EVENT_PRE_COMMIT => {
+                delivery::announce(batch);
+                batch.clear();
+            }
+            On::XACT_EVENT_PRE_PREPARE => {
+                delivery::set_aside(batch);
+                batch.clear();
+            }
+            On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
+            // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
+            _ => batch.clear(),
+        }
+    });
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut c_void,
+) {
+    use pg_sys::SubXactEvent as On;
+    BATCH.with_borrow_mut(|batch| {
+        if batch.is_empty() {
+            return;
+        }
+        // xact.c calls this while the subtransaction that ends is still the current one.
+        match event {
+            On::SUBXACT_EVENT_COMMIT_SUB => batch.release(ffi::nest_level()),
+            On::SUBXACT_EVENT_ABORT_SUB => batch.roll_back(ffi::nest_level()),
+            _ => {}
+        }
+    });
+}
