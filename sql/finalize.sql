@@ -1,3 +1,7 @@
+-- Fails, with a hint, for a pgmq that is too old.
+SELECT aimq._check_pgmq();
+COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. Internal';
+
 -- Privileges. Everything in this schema runs with the privileges of its caller and asks for those of
 -- pgmq's own tables, so that nothing is gained by being allowed to call it. Producers need none of it:
 -- Postgres checks EXECUTE on a trigger's function when the trigger is made, not when it fires.

@@ -28,7 +28,7 @@ AS $$
             SELECT position('\x00'::bytea IN substring(t.tgargs, channel.length + 2)) - 1 AS length
            ) event ON true
 $$;
-COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows. Internal.';
+COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows. Internal';
 
 CREATE VIEW aimq.queues AS SELECT * FROM aimq._queues();
 COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken';

@@ -88,6 +88,13 @@ fn disable_realtime_all() -> Result<SetOfIterator<'static, String>, ErrorReport>
     Ok(changed(disable)?)
 }
 
+/// `aimq._check_pgmq()`: fails unless pgmq is recent enough. Run by CREATE EXTENSION.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _check_pgmq() -> Result<(), ErrorReport> {
+    Ok(pgmq::check_version()?)
+}
+
 fn changed(
     change: impl Fn(&Queue) -> Result<bool, Error>,
 ) -> Result<SetOfIterator<'static, String>, Error> {
@@ -140,7 +147,7 @@ fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
     }
     // OR REPLACE changes it in place: at no moment is there no trigger for others.
     report(Spi::run(&format!(
-        "CREATE OR REPLACE TRIGGER aimq_realtime AFTER INSERT ON {} FOR EACH ROW \
+        "CREATE OR REPLACE TRIGGER aimq_realtime BEFORE INSERT ON {} FOR EACH ROW \
          EXECUTE FUNCTION aimq.realtime_trigger({}, {}, {})",
         queue.table,
         quote_literal(channel),

@@ -158,9 +158,9 @@ impl Misuse {
         let message = match self {
             Self::NotATrigger => "aimq.realtime_trigger() was not called as a trigger",
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
-            Self::Time => "aimq.realtime_trigger() must be attached AFTER INSERT, not BEFORE",
+            Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
             Self::Event => "aimq.realtime_trigger() must be attached to INSERT alone",
-            Self::Arguments => "aimq.realtime_trigger() takes three arguments: channel, event, queue",
+            Self::Arguments => "aimq.realtime_trigger() takes three arguments: channel (1 to 63 bytes), event, queue",
             Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
         };
         let detail = match self {

@@ -15,10 +15,16 @@ mod raw {
     }
 
     // In pgrx's bindings, but each call there pays a sigsetjmp, and these run for every row or every
-    // commit. None of them raises (access/transam/xact.c, access/common/heaptuple.c,
+    // commit. None of them raises for the
+    // arguments that they get here (access/transam/xact.c, access/common/heaptuple.c,
     // utils/adt/timestamp.c), hence "C": should one ever unwind, Rust aborts instead of going wrong.
     unsafe extern "C" {
         pub(super) fn GetCurrentTransactionNestLevel() -> c_int;
+        pub(super) fn heap_attisnull(
+            tuple: pg_sys::HeapTuple,
+            attribute: c_int,
+            descriptor: pg_sys::TupleDesc,
+        ) -> bool;
         pub(super) fn nocachegetattr(
             tuple: pg_sys::HeapTuple,
             attribute: c_int,
@@ -62,21 +68,25 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(unsafe { raw::GetCurrentTimestamp() })
 }
 
-/// The value of a `timestamptz` attribute that is not null.
+/// The value of a `timestamptz` attribute; `None` if it is null.
 ///
 /// # Safety
-/// `tuple` must be of `descriptor`, whose attribute `number` (from 1) must be a timestamptz and not
-/// null in this tuple.
+/// `tuple` must be of `descriptor`, whose attribute `number` (from 1) must be a timestamptz.
 #[inline]
 pub(crate) unsafe fn timestamp_attribute(
     tuple: pg_sys::HeapTuple,
     number: c_int,
     descriptor: pg_sys::TupleDesc,
-) -> Timestamp {
+) -> Option<Timestamp> {
     // SAFETY: as demanded of the caller; timestamptz is passed by value on the 64-bit platforms that
     // pgrx supports, so the datum is the number.
-    let datum = unsafe { raw::nocachegetattr(tuple, number, descriptor) };
-    Timestamp(datum.value() as i64)
+    unsafe {
+        if raw::heap_attisnull(tuple, number, descriptor) {
+            return None;
+        }
+        let datum = raw::nocachegetattr(tuple, number, descriptor);
+        Some(Timestamp(datum.value().cast_signed() as i64))
+    }
 }
 
 /// The attributes of a tuple descriptor. PostgreSQL 18 moved them behind the compact ones

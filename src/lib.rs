@@ -12,6 +12,8 @@ mod error;
 mod ffi;
 mod pgmq;
 mod settings;
+#[cfg(feature = "bench_shapes")]
+mod shapes;
 mod transaction;
 mod trigger;
 

@@ -2,10 +2,12 @@
 
 use std::ffi::CStr;
 
+use aimq_core::route::Route;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, PGMQ_MIN};
+use crate::trigger::{BEFORE_INSERT_ROW, trigger_route};
 
 /// The name of the trigger that makes a queue realtime.
 pub(crate) const TRIGGER: &CStr = c"aimq_realtime";
@@ -31,6 +33,13 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn new(channel: &str, event: &str, queue: &str) -> Self {
         Self { channel: channel.into(), event: event.into(), queue: queue.into() }
+    }
+}
+
+impl From<Route<'_>> for Setting {
+    fn from(route: Route<'_>) -> Self {
+        let copy = |text: &CStr| text.to_bytes().to_vec();
+        Self { channel: copy(route.channel), event: copy(route.event), queue: copy(route.queue) }
     }
 }
 
@@ -119,9 +128,6 @@ pub(crate) fn report<T>(result: spi::Result<T>) -> T {
     })
 }
 
-/// AFTER INSERT FOR EACH ROW (`TRIGGER_TYPE_ROW | TRIGGER_TYPE_INSERT`, catalog/pg_trigger.h).
-const TRIGGER_TYPE: i16 = 1 | 4;
-
 impl Queue {
     /// Takes `mode` on the table until the transaction ends, waiting for it as any DDL would.
     pub(crate) fn lock(&self, mode: u32) {
@@ -180,28 +186,19 @@ impl Queue {
                 .iter()
                 .find(|trigger| CStr::from_ptr(trigger.tgname) == TRIGGER)
                 .map(|trigger| Attached {
-                    setting: setting(trigger).filter(|_| {
-                        Some(trigger.tgfoid) == ours
-                            && trigger.tgtype == TRIGGER_TYPE
-                            && trigger.tgqual.is_null()
-                    }),
+                    setting: trigger_route(trigger)
+                        .filter(|_| {
+                            Some(trigger.tgfoid) == ours
+                                && trigger.tgtype == BEFORE_INSERT_ROW
+                                && trigger.tgqual.is_null()
+                        })
+                        .map(Setting::from),
                     enabled: trigger.tgenabled.cast_unsigned(),
                 });
             pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
             attached
         }
     }
-}
-
-/// # Safety
-/// The trigger's arguments must be valid.
-unsafe fn setting(trigger: &pg_sys::Trigger) -> Option<Setting> {
-    if trigger.tgnargs != 3 {
-        return None;
-    }
-    // SAFETY: there are three, each a string.
-    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) }.to_bytes().to_vec();
-    Some(Setting { channel: argument(0), event: argument(1), queue: argument(2) })
 }
 
 fn current_role() -> String {

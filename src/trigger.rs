@@ -1,17 +1,22 @@
-//! The trigger on a queue's table: reads the inserted row and adds it to the transaction's batch.
+//! The trigger on a queue's table: reads the row to be inserted and adds it to the transaction's
+//! batch.
 //!
 //! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the
 //! way of a row there is no SPI, no catalog look-up, no call that can raise, and, but for the first
 //! row of a route or savepoint, no allocation.
+//!
+//! BEFORE INSERT, FOR EACH ROW: why that, and what the others cost, is in docs/design/trigger.md.
+//! What a BEFORE trigger cannot know is what the triggers after it make of the row; see
+//! [`has_company`].
 
 use std::ffi::{CStr, c_int};
 
-use aimq_core::route::Route;
+use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::trigger_support::{
-    called_as_trigger, trigger_fired_after, trigger_fired_by_insert, trigger_fired_for_row,
+    called_as_trigger, trigger_fired_before, trigger_fired_by_insert, trigger_fired_for_row,
 };
 
 use crate::error::{Error, Misuse};
@@ -19,33 +24,33 @@ use crate::{ffi, settings, transaction};
 
 /// Tells Postgres that [`aimq_realtime_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C" fn pg_finfo_aimq_realtime_trigger() -> &'static pg_sys::Pg_finfo_record {
     const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
     &RECORD
 }
 
-/// `aimq.realtime_trigger()`: AFTER INSERT, FOR EACH ROW, with the arguments channel, event, queue.
+/// `aimq.realtime_trigger()`, with the arguments channel, event, queue. Returns the row as it is.
 #[unsafe(no_mangle)]
 #[pg_guard]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: Postgres calls this with valid call information; `data_of` checks that it is a
     // trigger's, and for which event.
-    unsafe {
-        let data = match data_of(fcinfo) {
-            Ok(data) => data,
-            Err(misuse) => Error::from(misuse).raise(),
-        };
-        if settings::enabled() {
-            match route_and_visibility(data) {
-                Ok((route, visible_at)) => transaction::record(route, visible_at),
-                Err(misuse) => Error::from(misuse).raise(),
+    let noted = unsafe {
+        data_of(fcinfo).and_then(|data| {
+            if settings::enabled() {
+                note(data)?;
             }
-        }
+            Ok(data.tg_trigtuple)
+        })
+    };
+    match noted {
+        Ok(row) => pg_sys::Datum::from(row),
+        Err(misuse) => Error::from(misuse).raise(),
     }
-    // An AFTER trigger's result is ignored; a null flag would be an error (commands/trigger.c).
-    pg_sys::Datum::from(0)
 }
 
 /// # Safety
@@ -64,7 +69,7 @@ unsafe fn data_of<'a>(
     if !trigger_fired_for_row(data.tg_event) {
         return Err(Misuse::Level);
     }
-    if !trigger_fired_after(data.tg_event) {
+    if !trigger_fired_before(data.tg_event) {
         return Err(Misuse::Time);
     }
     if !trigger_fired_by_insert(data.tg_event) {
@@ -73,33 +78,70 @@ unsafe fn data_of<'a>(
     Ok(data)
 }
 
+/// Adds the row to the batch.
+///
 /// # Safety
-/// `data` must be that of a row trigger that fires now, after an INSERT.
+/// `data` must be that of a row trigger that fires now, before an INSERT.
 #[inline]
-unsafe fn route_and_visibility(
-    data: &pg_sys::TriggerData,
-) -> Result<(Route<'_>, Timestamp), Misuse> {
+unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
     // SAFETY: the trigger, its arguments, the relation and the row live for the call.
     unsafe {
-        let trigger = &*data.tg_trigger;
-        if trigger.tgnargs != 3 {
-            return Err(Misuse::Arguments);
-        }
-        let argument = |number: usize| CStr::from_ptr(*trigger.tgargs.add(number));
-        let route = Route { channel: argument(0), event: argument(1), queue: argument(2) };
-        let descriptor = (*data.tg_relation).rd_att;
-        let number = visibility_attribute(descriptor).ok_or(Misuse::Table)?;
-        Ok((route, ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor)))
+        let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
+        let relation = &*data.tg_relation;
+        let number = visibility_attribute(relation.rd_att).ok_or(Misuse::Table)?;
+        let visible_at = if has_company(relation.trigdesc) {
+            None
+        } else {
+            ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att)
+        };
+        // Unknown counts as visible: at worst a worker reads in vain.
+        transaction::record(route, visible_at.unwrap_or(Timestamp::NEG_INFINITY));
     }
+    Ok(())
 }
 
-/// The number (from 1) of the column `vt`: a `timestamptz` that cannot be null, as every queue's
-/// table has it. It is looked for by name, since pgmq 1.8 put a column before it.
+/// Whether the table has another BEFORE INSERT row trigger, which may change the row's visibility time
+/// after we have seen it. (It may also drop the row: then the count is one too high.)
+///
+/// # Safety
+/// `triggers` must be the descriptor of the relation of a trigger that fires.
+#[inline]
+unsafe fn has_company(triggers: *const pg_sys::TriggerDesc) -> bool {
+    // SAFETY: as demanded of the caller.
+    let triggers = unsafe {
+        let count = usize::try_from((*triggers).numtriggers).unwrap_or(0);
+        std::slice::from_raw_parts((*triggers).triggers, count)
+    };
+    triggers.iter().filter(|trigger| trigger.tgtype & BEFORE_INSERT_ROW == BEFORE_INSERT_ROW).count() > 1
+}
+
+/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
+
+/// The arguments of a trigger of ours; `None` unless there are three and the first is a channel.
+///
+/// # Safety
+/// The trigger's arguments must be valid.
+#[inline]
+pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_>> {
+    if trigger.tgnargs != 3 {
+        return None;
+    }
+    // SAFETY: there are three, each a string that lives as long as the trigger.
+    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
+    let route = Route { channel: argument(0), event: argument(1), queue: argument(2) };
+    // Async_Notify would refuse it at commit: tell while it can be told whose mistake it is.
+    let channel = route.channel.count_bytes();
+    (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
+}
+
+/// The number (from 1) of the column `vt`: a `timestamptz NOT NULL`, as every queue's table has
+/// it. It is looked for by name, since pgmq 1.8 put a column before it.
 ///
 /// # Safety
 /// `descriptor` must be valid.
 #[inline]
-unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
+pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
     // SAFETY: as demanded of the caller.
     let attributes = unsafe { ffi::attributes(descriptor) };
     let at = attributes.iter().position(|attribute| {

@@ -55,13 +55,9 @@ impl Batch {
     ///
     /// Allocates when a route or a level is new, else never.
     pub fn record(&mut self, level: Level, route: Route<'_>, visible_at: Timestamp) {
-        route.write_key(&mut self.key);
         let at = match self.routes.get_index(self.last) {
-            Some((key, _)) if **key == *self.key => self.last,
-            _ => match self.routes.get_index_of(self.key.as_slice()) {
-                Some(at) => at,
-                None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
-            },
+            Some((key, _)) if route.is_key(key) => self.last,
+            _ => self.position(route),
         };
         self.last = at;
         let tallies = &mut self.routes[at];
@@ -72,6 +68,15 @@ impl Batch {
                 tallies.push((level, tally));
                 self.journal.push((level, at));
             }
+        }
+    }
+
+    /// The position of a route, which is made if it is new.
+    fn position(&mut self, route: Route<'_>) -> usize {
+        route.write_key(&mut self.key);
+        match self.routes.get_index_of(self.key.as_slice()) {
+            Some(at) => at,
+            None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
         }
     }
 

@@ -25,6 +25,16 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// Whether `key` is what [`Route::write_key`] writes: without writing it.
+    pub(crate) fn is_key(self, key: &[u8]) -> bool {
+        let mut rest = key;
+        for part in [self.channel, self.event, self.queue] {
+            let Some(after) = rest.strip_prefix(part.to_bytes_with_nul()) else { return false };
+            rest = after;
+        }
+        rest.is_empty()
+    }
+
     /// Reads back what [`Route::write_key`] wrote; `None` for anything else.
     pub(crate) fn from_key(key: &'a [u8]) -> Option<Self> {
         let channel = CStr::from_bytes_until_nul(key).ok()?;

@@ -8,8 +8,8 @@ use std::fmt;
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// `infinity`: never.
-    pub const INFINITY: Self = Self(i64::MAX);
+    /// `-infinity`: before every other.
+    pub const NEG_INFINITY: Self = Self(i64::MIN);
 }
 
 /// Days from 1970-01-01 to 2000-01-01, Postgres' epoch.

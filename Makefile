@@ -1,0 +1,23 @@
+# Every command of this project. PG chooses the major version of PostgreSQL (14 to 18).
+LAB = sh lab/run.sh
+MAJOR = $(if $(PG),--pg $(PG))
+
+.PHONY: help demo test bench install lint
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## See a worker being woken, on a throw-away server (PG=17)
+	@$(LAB) demo $(MAJOR)
+
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17 for one, TEST=name for some client tests)
+	@$(LAB) test $(MAJOR)
+
+bench: ## Measure what the trigger costs a producer (PG=17)
+	@$(LAB) bench trigger $(MAJOR)
+
+install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
+	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"
+
+lint: ## Check formatting, clippy and documentation; warnings are errors
+	@$(LAB) lint

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Builds and runs the lab, having checked that this machine can build anything at all.
+set -eu
+cd "$(dirname "$0")/.."
+
+if ! command -v cargo >/dev/null; then
+    echo "A Rust toolchain is needed (1.88 or later): see https://rustup.rs" >&2
+    exit 1
+fi
+
+missing=
+command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+command -v python3 >/dev/null || missing="$missing python3 python3-pip"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "  installing system packages:$missing"
+        # shellcheck disable=SC2086 # a list
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $missing >/dev/null ||
+            { apt-get update -qq && apt-get install -qq -y $missing >/dev/null; }
+    else
+        printf 'System packages are missing. Run this, then try again:\n\n    sudo apt-get install -y%s\n\n' "$missing" >&2
+        exit 1
+    fi
+fi
+
+# The lab has no use for the linker flags that cargo-pgrx chooses, nor for those of the user.
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_TARGET_DIR
+(while sleep 10; do echo "  … building the lab itself (once)" >&2; done) &
+ticker=$!
+trap 'kill $ticker 2>/dev/null' EXIT
+cargo build --quiet --locked -p aimq-lab
+kill $ticker
+trap - EXIT
+exec target/debug/aimq-lab "$@"

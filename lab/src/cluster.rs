@@ -1,0 +1,133 @@
+//! A throw-away Postgres server: in a temporary folder, on a unix socket, gone when dropped, when we
+//! are interrupted, and when we are killed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use postgres::{Client, NoTls};
+
+use crate::setup::Major;
+use crate::shell;
+
+/// How long a server may take to start or stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The servers that run now, for when we are interrupted.
+static RUNNING: Mutex<Vec<Server>> = Mutex::new(Vec::new());
+
+/// A running server and its folder.
+#[derive(Debug)]
+struct Server {
+    folder: PathBuf,
+    postmaster: Child,
+}
+
+/// A handle that stops its server when dropped.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    folder: PathBuf,
+}
+
+impl Cluster {
+    /// Makes and starts a server. `settings` are lines of postgresql.conf.
+    pub(crate) fn start(major: Major, settings: &[&str]) -> Result<Self> {
+        // A short path: a unix socket's has at most 107 bytes.
+        let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
+        let made = Self { folder: folder.clone() };
+        if shell::is_root() {
+            std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
+        }
+        let data = folder.join("data");
+        shell::output(
+            shell::unprivileged(&major.program("initdb"))
+                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
+                .arg(&data),
+        )?;
+        let log = std::fs::File::create(folder.join("log"))?;
+        let mut server = shell::unprivileged(&major.program("postgres"));
+        server.arg("-D").arg(&data).args(["-c", "listen_addresses="]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
+        let postmaster =
+            server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        running().push(Server { folder, postmaster });
+        made.wait_until_ready()?;
+        Ok(made)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.connect("postgres") {
+                Ok(_) => return Ok(()),
+                Err(_) if Instant::now() < deadline && !self.exited() => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(error) => {
+                    let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                    return Err(error).with_context(|| format!("the server did not start:\n{log}"));
+                }
+            }
+        }
+    }
+
+    fn exited(&self) -> bool {
+        running().iter_mut().any(|server| {
+            server.folder == self.folder && !matches!(server.postmaster.try_wait(), Ok(None))
+        })
+    }
+
+    /// Connects as the superuser.
+    pub(crate) fn connect(&self, database: &str) -> Result<Client> {
+        let mut config = postgres::Config::new();
+        config.host_path(&self.folder).user("postgres").dbname(database).application_name("lab");
+        Ok(config.connect(NoTls)?)
+    }
+
+    /// The folder with the socket.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let mut running = running();
+        if let Some(at) = running.iter().position(|server| server.folder == self.folder) {
+            let server = running.swap_remove(at);
+            drop(running);
+            server.stop();
+        }
+    }
+}
+
+impl Server {
+    /// Immediate shutdown: nothing in there is worth keeping.
+    fn stop(mut self) {
+        let pid = self.postmaster.id().to_string();
+        let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
+        let _ = self.postmaster.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn running() -> std::sync::MutexGuard<'static, Vec<Server>> {
+    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// On Ctrl-C, SIGTERM and SIGHUP: stop every server, remove its folder, go.
+pub(crate) fn clean_up_on_signals() -> Result<()> {
+    ctrlc::set_handler(|| {
+        for server in running().drain(..) {
+            server.stop();
+        }
+        eprintln!("\ninterrupted; nothing is left running");
+        std::process::exit(130);
+    })?;
+    Ok(())
+}

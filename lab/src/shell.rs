@@ -1,0 +1,54 @@
+//! Where things are, and how other programs are called.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+/// The checkout.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// The ignored folder for everything that is downloaded, built or logged.
+pub(crate) fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Whether we are root: then servers run as somebody else, and missing packages are installed.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}
+
+/// Who servers run as where we are root, which Postgres refuses to run as. Debian's `nobody`.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// A command that Postgres' own programs are run with: not as root, able to read the checkout
+/// wherever it lies, and ended when we end.
+pub(crate) fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg("--pdeathsig=INT");
+    if is_root() {
+        command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}")[..]]);
+        command.args(["--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]);
+    }
+    command.arg("--").arg(program);
+    // A predictable server: no settings of the user's, messages in English.
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    command.current_dir("/");
+    command
+}
+
+/// Runs a command and returns what it printed; an error carries what it said.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let said = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    anyhow::ensure!(
+        said.status.success(),
+        "{command:?} failed ({}):\n{}{}",
+        said.status,
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}

@@ -1,0 +1,192 @@
+//! `make test`: every test on every major, with a count at the end.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cluster::Cluster;
+use crate::progress::step;
+use crate::setup::{self, ALL_MAJORS, Major, Profile};
+use crate::shell;
+
+/// What the tests need of the server: prepared transactions, and a NOTIFY queue that can be filled
+/// where its size can be set (PostgreSQL 17 and later).
+fn settings(major: Major) -> Vec<&'static str> {
+    let mut settings = vec![
+        "fsync=off",
+        "max_connections=300",
+        "max_prepared_transactions=20",
+        "wal_level=logical",
+        "timezone=UTC",
+    ];
+    if major.0 >= 17 {
+        settings.push("max_notify_queue_pages=64");
+    }
+    settings
+}
+
+/// Tests that passed and failed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+pub(crate) fn run(majors: &[Major]) -> Result<()> {
+    let majors = if majors.is_empty() { &ALL_MAJORS[..] } else { majors };
+    let begun = Instant::now();
+    let mut total = Count::default();
+    let mut rows = Vec::new();
+    let mut note = |what: String, count: Count| {
+        total.passed += count.passed;
+        total.failed += count.failed;
+        rows.push((what, count));
+    };
+    for major in majors {
+        setup::prepare(*major)?;
+    }
+    setup::partman(majors)?;
+    setup::python()?;
+
+    let mut core = setup::cargo_command()?;
+    core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
+    note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
+    for major in majors {
+        let title = format!("PostgreSQL {}: client tests", major.0);
+        note(title.clone(), client_tests(*major, &title)?);
+        // After the client tests: the harness installs a build of its own over ours.
+        let title = format!("PostgreSQL {}: tests in the server", major.0);
+        note(title.clone(), server_tests(*major, &title)?);
+    }
+
+    println!();
+    for (what, count) in rows {
+        println!("  {what:40} {:>5} passed {:>5} failed", count.passed, count.failed);
+    }
+    println!("\n  {:.0} s\n", begun.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", total.passed, total.failed);
+    ensure!(total.failed == 0, "{} tests failed", total.failed);
+    ensure!(total.passed > 0, "no test ran");
+    Ok(())
+}
+
+/// `make lint`.
+pub(crate) fn lint() -> Result<()> {
+    setup::prepare(setup::DEFAULT_MAJOR)?;
+    let feature = setup::DEFAULT_MAJOR.feature();
+    let cargo = |arguments: &[&str]| -> Result<Command> {
+        let mut command = setup::cargo_command()?;
+        // The flags that cargo-pgrx builds with: else every crate would be compiled once more.
+        command.args(["--config", setup::PGRX_RUSTFLAGS]).args(arguments);
+        Ok(command)
+    };
+    step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
+    let features = format!("{feature},pg_test,bench_shapes");
+    let clippy = ["clippy", "--workspace", "--all-targets", "--no-default-features", "--features"];
+    step("clippy", cargo(&clippy)?.args([&features, "--", "-D", "warnings"]))?;
+    let doc = ["doc", "--workspace", "--no-deps", "--document-private-items", "--no-default-features", "--features"];
+    step("rustdoc", cargo(&doc)?.arg(&feature).env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(())
+}
+
+fn client_tests(major: Major, title: &str) -> Result<Count> {
+    setup::install(major, Profile::Debug, &[])?;
+    setup::old_pgmq_stand_in(major)?;
+    let cluster = Cluster::start(major, &settings(major))?;
+    cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
+    cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
+    let mut tests = setup::cargo_command()?;
+    tests
+        .args(["test", "-p", "aimq-client-tests", "--no-fail-fast", "--tests", "--examples"])
+        .env("AIMQ_TEST_SOCKET", cluster.folder())
+        .env("AIMQ_TEST_MAJOR", major.0.to_string())
+        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)
+        .env("AIMQ_TEST_PYTHONPATH", setup::python_packages());
+    tests.arg("--");
+    if major.0 < 17 {
+        tests.args(["--skip", "from_17_"]);
+    }
+    tests.args(std::env::var_os("TEST"));
+    let count = cargo_test(title, &mut tests)?;
+    if count.failed > 0 {
+        let kept = shell::target().join(format!("lab/logs/server-pg{}.log", major.0));
+        std::fs::copy(cluster.folder().join("log"), &kept)?;
+        println!("    the server's log: {}", kept.display());
+    }
+    Ok(count)
+}
+
+/// `#[pg_test]`, through cargo-pgrx's own harness. It runs servers by `sudo -u`, which a bare Debian
+/// lacks and root has no need of: where we are root, a `sudo` of ours stands in front of the PATH.
+fn server_tests(major: Major, title: &str) -> Result<Count> {
+    let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?;
+    let mut tests = setup::cargo_command()?;
+    tests.args(["pgrx", "test", &major.feature(), "--no-default-features"]);
+    tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
+    if shell::is_root() {
+        std::os::unix::fs::chown(folder.path(), Some(shell::NOBODY), Some(shell::NOBODY))?;
+        let bin = shell::target().join("lab/bin");
+        stand_in_sudo(&bin)?;
+        let mut path = bin.into_os_string();
+        path.push(":");
+        path.push(shell::target().join("tools/bin"));
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody", "--pgdata"]);
+        tests.arg(folder.path());
+    } else {
+        tests.arg("--pgdata").arg(folder.path());
+        if std::env::var_os("USER").is_none() {
+            tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
+        }
+    }
+    cargo_test(title, &mut tests)
+}
+
+fn stand_in_sudo(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join("sudo");
+    std::fs::write(
+        &file,
+        "#!/bin/sh\n\
+         # Stands in for sudo where cargo-pgrx's test harness calls it as root: `sudo -u nobody …` and `sudo …`.\n\
+         if [ \"$1\" = -u ]; then\n\
+         \tshift 2\n\
+         \texec setpriv --reuid=65534 --regid=65534 --clear-groups \\\n\
+         \t\t--inh-caps=+dac_override --ambient-caps=+dac_override env \"$@\"\n\
+         fi\n\
+         exec env \"$@\"\n",
+    )?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Runs tests, shows those that failed, and counts. A build that fails is an error.
+fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
+    let mut count = Count::default();
+    let said = match step(title, command) {
+        Ok(said) => said,
+        Err(error) => {
+            // cargo ends non-zero for failed tests too: those are counted, not fatal.
+            let log = std::fs::read_to_string(crate::progress::log_of(title))?;
+            if !log.contains("test result: FAILED") {
+                return Err(error);
+            }
+            log
+        }
+    };
+    for line in said.lines().filter(|line| line.starts_with("test result:")) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let before = |word: &str| {
+            let at = words.iter().position(|found| found.trim_end_matches(';') == word)?;
+            words.get(at.checked_sub(1)?)?.parse::<u64>().ok()
+        };
+        count.passed += before("passed").unwrap_or(0);
+        count.failed += before("failed").unwrap_or(0);
+    }
+    ensure!(count.passed + count.failed > 0, "{title}: no test ran");
+    Ok(count)
+}

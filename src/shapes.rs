@@ -1,0 +1,94 @@
+//! Other shapes that the trigger could have, for `lab bench trigger` only: never part of a release.
+//! docs/design/trigger.md says which won.
+
+use std::ffi::c_int;
+
+use aimq_core::route::Route;
+use aimq_core::timestamp::Timestamp;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::trigger::{trigger_route, visibility_attribute};
+use crate::{ffi, transaction};
+
+macro_rules! version_1 {
+    ($name:ident, $record:ident, $body:expr) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $record() -> &'static pg_sys::Pg_finfo_record {
+            const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        pub unsafe extern "C-unwind" fn $name(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: a measurement attaches it as it is meant.
+            unsafe { ($body)(fcinfo) }
+        }
+    };
+}
+
+version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionCallInfo| {
+    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+    let descriptor = (*data.tg_relation).rd_att;
+    let number = visibility_attribute(descriptor).unwrap_or(1);
+    let at = ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor);
+    transaction::record(trigger_route(&*data.tg_trigger).unwrap(), at.unwrap());
+    pg_sys::Datum::from(0)
+});
+
+version_1!(shape_statement, pg_finfo_shape_statement, |fcinfo: pg_sys::FunctionCallInfo| {
+    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+    transaction::record(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
+    pg_sys::Datum::from(0)
+});
+
+version_1!(shape_statement_rows, pg_finfo_shape_statement_rows, |fcinfo: pg_sys::FunctionCallInfo| {
+    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+    let descriptor = (*data.tg_relation).rd_att;
+    let number = visibility_attribute(descriptor).unwrap_or(1);
+    let route = trigger_route(&*data.tg_trigger).unwrap();
+    #[allow(ffi_unwind_calls, reason = "guarded here, once for all rows")]
+    pg_sys::ffi::pg_guard_ffi_boundary(|| {
+        let slot = raw::MakeSingleTupleTableSlot(descriptor, &raw const raw::TTSOpsMinimalTuple);
+        while raw::tuplestore_gettupleslot(data.tg_newtable, true, false, slot) {
+            raw::slot_getsomeattrs_int(slot, number);
+            let at = (*(*slot).tts_values.add(number as usize - 1)).value();
+            transaction::record(route, Timestamp(at as i64));
+        }
+        raw::ExecDropSingleTupleTableSlot(slot);
+    });
+    pg_sys::Datum::from(0)
+});
+
+mod raw {
+    use super::*;
+    unsafe extern "C-unwind" {
+        pub(super) static TTSOpsMinimalTuple: pg_sys::TupleTableSlotOps;
+        pub(super) fn MakeSingleTupleTableSlot(
+            descriptor: pg_sys::TupleDesc,
+            ops: *const pg_sys::TupleTableSlotOps,
+        ) -> *mut pg_sys::TupleTableSlot;
+        pub(super) fn ExecDropSingleTupleTableSlot(slot: *mut pg_sys::TupleTableSlot);
+        pub(super) fn tuplestore_gettupleslot(
+            store: *mut pg_sys::Tuplestorestate,
+            forward: bool,
+            copy: bool,
+            slot: *mut pg_sys::TupleTableSlot,
+        ) -> bool;
+        pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, number: c_int);
+    }
+}
+
+// A function for a WHEN clause that notes the row and is always false, so that no event is queued:
+// (channel cstring, event cstring, queue cstring, vt timestamptz) returns boolean.
+version_1!(shape_when, pg_finfo_shape_when, |fcinfo: pg_sys::FunctionCallInfo| {
+    let arguments = (*fcinfo).args.as_ptr();
+    let text = |n: usize| {
+        std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr())
+    };
+    let route = Route { channel: text(0), event: text(1), queue: text(2) };
+    transaction::record(route, Timestamp((*arguments.add(3)).value.value() as i64));
+    pg_sys::Datum::from(false)
+});

@@ -1,0 +1,255 @@
+//! What the client tests share: a database for each test in the server that `make test` started, a
+//! listener in a connection of its own, and waiting for conditions with a deadline.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aimq_core::payload::Payload;
+use postgres::error::DbError;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, NoTls};
+
+/// The channel where none is named.
+pub const CHANNEL: &str = "aimq:jobs";
+
+/// How long a condition may take to come true. Never waited for where all is well.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+fn environment(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: these tests need a server, run `make test`"))
+}
+
+/// The major version of the server under test.
+pub fn major() -> u32 {
+    environment("AIMQ_TEST_MAJOR").parse().expect("a number")
+}
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// One of the server's own programs, set up to connect to it as the superuser.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(PathBuf::from(environment("AIMQ_TEST_BIN")).join(name));
+    command.env("PGHOST", environment("AIMQ_TEST_SOCKET")).env("PGUSER", "postgres");
+    command
+}
+
+/// A database of one test, dropped with it.
+#[derive(Debug)]
+pub struct Database {
+    /// Its name; a prefix for roles and other things that databases share.
+    pub name: String,
+}
+
+impl Database {
+    /// A database with pgmq and aimq in it.
+    pub fn new() -> Self {
+        Self::from_template("aimq_template")
+    }
+
+    /// A database with nothing in it.
+    pub fn empty() -> Self {
+        Self::from_template("template0")
+    }
+
+    fn from_template(template: &str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("t{}_{number}", std::process::id());
+        server("postgres")
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .expect("CREATE DATABASE");
+        Self { name }
+    }
+
+    /// A new session of the superuser.
+    pub fn connect(&self) -> Client {
+        server(&self.name)
+    }
+
+    /// A new session of `role`.
+    pub fn connect_as(&self, role: &str) -> Client {
+        config(&self.name).user(role).connect(NoTls).expect("connect")
+    }
+
+    /// A new session whose warnings and notices are kept.
+    pub fn connect_hearing(&self) -> (Client, Heard) {
+        let heard = Heard::default();
+        let kept = heard.clone();
+        let mut config = config(&self.name);
+        config.notice_callback(move |notice| kept.0.lock().expect("not poisoned").push(notice));
+        (config.connect(NoTls).expect("connect"), heard)
+    }
+
+    /// A listener on `channel`, in a session of its own.
+    pub fn listen(&self, channel: &str) -> Listener {
+        let mut client = self.connect();
+        client.batch_execute(&format!("LISTEN {}", quoted(channel))).expect("LISTEN");
+        Listener { client, fence: self.connect(), channel: channel.to_owned(), fences: 0 }
+    }
+
+    /// Makes a role that may log in, with nothing granted; dropped with the database.
+    pub fn role(&self, suffix: &str) -> String {
+        let role = format!("{}_{suffix}", self.name);
+        self.connect().batch_execute(&format!("CREATE ROLE {role} LOGIN")).expect("CREATE ROLE");
+        role
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let mut client = server("postgres");
+        let name = &self.name;
+        let _ = client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"));
+        let roles = client.query("SELECT rolname::text FROM pg_roles WHERE rolname ^@ $1", &[&format!("{name}_")]);
+        for role in roles.into_iter().flatten() {
+            let _ = client.batch_execute(&format!("DROP ROLE {}", role.get::<_, &str>(0)));
+        }
+    }
+}
+
+fn config(database: &str) -> postgres::Config {
+    let mut config = Client::configure();
+    config.host_path(environment("AIMQ_TEST_SOCKET")).user("postgres").dbname(database);
+    config.application_name("aimq-client-tests");
+    config
+}
+
+fn server(database: &str) -> Client {
+    config(database).connect(NoTls).expect("connect")
+}
+
+/// An identifier in SQL.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Warnings and notices that a session was told.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<Mutex<Vec<DbError>>>);
+
+impl Heard {
+    /// Those of WARNING, forgotten with the call.
+    pub fn warnings(&self) -> Vec<DbError> {
+        let all = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
+        all.into_iter().filter(|notice| notice.severity() == "WARNING").collect()
+    }
+}
+
+/// A session that listens on one channel.
+#[allow(missing_debug_implementations, reason = "a client has none")]
+pub struct Listener {
+    client: Client,
+    fence: Client,
+    channel: String,
+    fences: u32,
+}
+
+impl Listener {
+    /// Every payload that was sent before this call, as it came. Notifications arrive in the order
+    /// of the commits, so one that we send ourselves tells when all are there: nothing is waited out.
+    pub fn raw(&mut self) -> Vec<String> {
+        self.fences += 1;
+        let fence = format!("fence {}", self.fences);
+        self.fence.execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence]).expect("fence");
+        let mut payloads = Vec::new();
+        let mut notifications = self.client.notifications();
+        let mut coming = notifications.timeout_iter(DEADLINE);
+        loop {
+            let one = coming.next().expect("listening").expect("the fence before the deadline");
+            if one.payload() == fence {
+                return payloads;
+            }
+            payloads.push(one.payload().to_owned());
+        }
+    }
+
+    /// The same, parsed.
+    pub fn payloads(&mut self) -> Vec<Payload> {
+        self.raw().iter().map(|text| serde_json::from_str(text).expect("JSON")).collect()
+    }
+
+    /// Of each notification: the queues it names, with their counts.
+    pub fn counts(&mut self) -> Vec<BTreeMap<String, u64>> {
+        let counts = |payload: Payload| {
+            let queues = payload.queues.expect("queues are named").into_iter();
+            queues.map(|(name, news)| (name, news.count)).collect()
+        };
+        self.payloads().into_iter().map(counts).collect()
+    }
+
+    /// Waits for the next notification.
+    pub fn next(&mut self) -> String {
+        let mut notifications = self.client.notifications();
+        let one = notifications.timeout_iter(DEADLINE).next().expect("listening");
+        one.expect("a notification before the deadline").payload().to_owned()
+    }
+}
+
+/// One notification with these counts.
+pub fn one<const N: usize>(counts: [(&str, u64); N]) -> Vec<BTreeMap<String, u64>> {
+    vec![counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()]
+}
+
+/// Waits until `condition` holds.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until a session of this database waits for a lock.
+pub fn wait_until_blocked(database: &Database, pid: i32) {
+    let mut client = database.connect();
+    wait_until("a session to wait for a lock", || {
+        client.query_one("SELECT cardinality(pg_blocking_pids($1)) > 0", &[&pid]).expect("query").get(0)
+    });
+}
+
+/// The session's process.
+pub fn pid(client: &mut Client) -> i32 {
+    client.query_one("SELECT pg_backend_pid()", &[]).expect("query").get(0)
+}
+
+/// The error of a statement that must fail.
+pub fn failure(client: &mut Client, sql: &str) -> DbError {
+    match client.simple_query(sql) {
+        Ok(_) => panic!("should have failed: {sql}"),
+        Err(error) => error.as_db_error().expect("an error of the server").clone(),
+    }
+}
+
+/// Runs statements, each of which must succeed. More than one in a call make one transaction, as the
+/// protocol has it, unless they say otherwise themselves.
+#[track_caller]
+pub fn run(client: &mut Client, sql: &str) {
+    if let Err(error) = client.batch_execute(sql) {
+        panic!("{sql}: {}", told(&error));
+    }
+}
+
+/// The server's words, where it was the server.
+fn told(error: &postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| format!("{error:?}"))
+}
+
+/// One value of one row.
+#[track_caller]
+pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut Client, sql: &str) -> T {
+    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", told(&error))).get(0)
+}
