@@ -10,8 +10,8 @@ help: ## Show this list
 demo: ## See a worker being woken, on a throw-away server (PG=17)
 	@$(LAB) demo $(MAJOR)
 
-test: ## Run every test on PostgreSQL 14 to 18 (PG=17 for one, TEST=name for some client tests)
-	@$(LAB) test $(MAJOR)
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server, TEST=name)
+	@$(LAB) test $(KIND) $(MAJOR)
 
 bench: ## Measure what the trigger costs a producer (PG=17)
 	@$(LAB) bench trigger $(MAJOR)

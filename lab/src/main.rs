@@ -15,7 +15,7 @@ Usage: lab COMMAND
 
   setup [--pg MAJOR]...      make everything ready: PostgreSQL, pgmq, aimq
   demo [--pg MAJOR]          show a worker being woken
-  test [--pg MAJOR]...       run every test, on all majors or those named
+  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, server; on all majors or those named
   bench NAME [--pg MAJOR]    measure; NAME is `trigger`
   install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
   lint                       formatting, clippy, documentation
@@ -53,7 +53,7 @@ fn run() -> Result<()> {
         }
         "demo" => demo::run(one()),
         "demo-worker" => demo::worker(&words),
-        "test" => tests::run(&majors),
+        "test" => tests::run(&words, &majors),
         "install" => setup::install_into(words.first().map_or("", String::as_str)),
         "lint" => tests::lint(),
         "bench" => bench::run(&words, one()),

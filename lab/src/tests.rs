@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::cluster::Cluster;
 use crate::progress::step;
@@ -27,6 +27,9 @@ fn settings(major: Major) -> Vec<&'static str> {
     settings
 }
 
+/// The kinds of tests; docs/design/testing.md says which is for what.
+const KINDS: [&str; 3] = ["unit", "client", "server"];
+
 /// Tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
@@ -34,7 +37,11 @@ struct Count {
     failed: u64,
 }
 
-pub(crate) fn run(majors: &[Major]) -> Result<()> {
+pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
+    let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|word| word == kind);
+    if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        bail!("there is no kind of tests {other:?}: choose from {}", KINDS.join(", "));
+    }
     let majors = if majors.is_empty() { &ALL_MAJORS[..] } else { majors };
     let begun = Instant::now();
     let mut total = Count::default();
@@ -50,15 +57,21 @@ pub(crate) fn run(majors: &[Major]) -> Result<()> {
     setup::partman(majors)?;
     setup::python()?;
 
-    let mut core = setup::cargo_command()?;
-    core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
-    note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
+    if wanted("unit") {
+        let mut core = setup::cargo_command()?;
+        core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
+        note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
+    }
     for major in majors {
-        let title = format!("PostgreSQL {}: client tests", major.0);
-        note(title.clone(), client_tests(*major, &title)?);
-        // After the client tests: the harness installs a build of its own over ours.
-        let title = format!("PostgreSQL {}: tests in the server", major.0);
-        note(title.clone(), server_tests(*major, &title)?);
+        if wanted("client") {
+            let title = format!("PostgreSQL {}: client tests", major.0);
+            note(title.clone(), client_tests(*major, &title)?);
+        }
+        if wanted("server") {
+            // After the client tests: the harness installs a build of its own over ours.
+            let title = format!("PostgreSQL {}: tests in the server", major.0);
+            note(title.clone(), server_tests(*major, &title)?);
+        }
     }
 
     println!();

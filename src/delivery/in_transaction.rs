@@ -22,8 +22,12 @@ const FULL: f64 = 0.75;
 /// The least time between two warnings about a full queue from one backend.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
+pub(crate) fn has_room(usage: f64) -> bool {
+    usage < FULL
+}
+
 pub(crate) fn announce(batch: &Batch) {
-    if ffi::notification_queue_usage() >= FULL {
+    if !has_room(ffi::notification_queue_usage()) {
         warn_full();
         return;
     }

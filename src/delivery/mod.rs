@@ -7,6 +7,9 @@ mod in_transaction;
 
 use aimq_core::batch::Batch;
 
+#[cfg(any(test, feature = "pg_test"))]
+pub(crate) use in_transaction::has_room;
+
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT.
 pub(crate) fn announce(batch: &Batch) {
     in_transaction::announce(batch);

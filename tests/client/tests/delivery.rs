@@ -283,7 +283,7 @@ fn more_queues_than_fit_mean_check_all_your_queues() {
     let mut listener = database.listen(CHANNEL);
     run(&mut client, "SELECT pgmq.send(queue, '{}') FROM aimq.queues");
     assert_eq!(listener.raw(), [r#"{"event":"job_enqueued"}"#]);
-    run(&mut client, "SELECT pgmq.send(queue, '{}') FROM (SELECT queue FROM aimq.queues LIMIT 100) some");
+    run(&mut client, "SELECT pgmq.send(queue, '{}') FROM (SELECT queue FROM aimq.queues LIMIT 100) q");
     assert_eq!(listener.counts()[0].len(), 100);
 }
 
