@@ -10,11 +10,11 @@ help: ## Show this list
 demo: ## See a worker being woken, on a throw-away server (PG=17)
 	@$(LAB) demo $(MAJOR)
 
-test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server, TEST=name)
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
 
-bench: ## Measure what the trigger costs a producer (PG=17)
-	@$(LAB) bench trigger $(MAJOR)
+bench: ## Measure what the trigger costs a producer (PG=17, QUICK=1 for a mere look)
+	@$(LAB) bench trigger $(if $(QUICK),quick) $(MAJOR)
 
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"

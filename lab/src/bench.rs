@@ -8,7 +8,7 @@ use crate::setup::Major;
 
 pub(crate) fn run(words: &[String], major: Major) -> Result<()> {
     match words.first().map(String::as_str) {
-        Some("trigger") => trigger::run(major),
+        Some("trigger") => trigger::run(major, words.get(1).is_some_and(|word| word == "quick")),
         _ => bail!("which measurement? `trigger`"),
     }
 }

@@ -94,6 +94,8 @@ struct Worker {
     notifications: u64,
     empty_reads: u64,
     woken: Micros,
+    /// It has found the queue empty and done nothing since.
+    waiting: bool,
     read: Vec<(u64, Micros)>,
     archived: Vec<(u64, Micros)>,
 }
@@ -123,20 +125,21 @@ impl Worker {
             notifications: 0,
             empty_reads: 0,
             woken: 0,
+            waiting: false,
             read: Vec::new(),
             archived: Vec::new(),
         };
         // It has listened and found the queue empty: from here on it waits.
-        while worker.empty_reads == 0 {
-            worker.hear(Instant::now() + PATIENCE)?;
-        }
+        worker.finish(0)?;
         worker.empty_reads = 0;
         Ok(worker)
     }
 
     fn hear(&mut self, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(left) {
+        let event = self.events.recv_timeout(left);
+        self.waiting = matches!(event, Ok(Event::Empty));
+        match event {
             Ok(Event::Woken { at, notifications }) => {
                 self.woken = at;
                 self.notifications += notifications;
@@ -154,8 +157,7 @@ impl Worker {
     /// Hears the worker out until it has archived so many jobs since the last call, and waits again.
     fn finish(&mut self, jobs: usize) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let empty = self.empty_reads;
-        while self.archived.len() < jobs || self.empty_reads == empty {
+        while self.archived.len() < jobs || !self.waiting {
             self.hear(deadline)?;
         }
         Ok(())
@@ -216,8 +218,7 @@ impl Drop for Worker {
 fn enqueue(producer: &mut Client, first: u64, jobs: u64) -> Result<Micros> {
     let mut transaction = producer.transaction()?;
     transaction.batch_execute(&format!(
-        "SELECT count(pgmq.send('{QUEUE}', jsonb_build_object('job', n)))
-           FROM generate_series({first}, {}) n",
+        "SELECT pgmq.send('{QUEUE}', jsonb_build_object('job', n)) FROM generate_series({first}, {}) n",
         first + jobs - 1
     ))?;
     let committed = now();

@@ -15,7 +15,8 @@ Usage: lab COMMAND
 
   setup [--pg MAJOR]...      make everything ready: PostgreSQL, pgmq, aimq
   demo [--pg MAJOR]          show a worker being woken
-  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, server; on all majors or those named
+  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, server, commands; on all
+                             majors or those named
   bench NAME [--pg MAJOR]    measure; NAME is `trigger`
   install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
   lint                       formatting, clippy, documentation

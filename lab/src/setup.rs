@@ -108,8 +108,10 @@ pub(crate) fn install_into(pg_config: &str) -> Result<()> {
     build_packages(&mut Vec::new())?;
     build_cargo_pgrx()?;
     let pg_config = std::fs::canonicalize(pg_config)?;
-    write_pgrx_config(&[(major, pg_config.clone())])?;
+    let home = target().join("pgrx-install");
+    write_pgrx_config(&home, &[(major, pg_config.clone())])?;
     let mut command = cargo_command()?;
+    command.env("PGRX_HOME", home);
     command.args(["pgrx", "install", "--release", "--no-default-features"]);
     command.args(["--features", &major.feature(), "--pg-config"]).arg(&pg_config);
     command.env("PGRX_PG_CONFIG_PATH", &pg_config);
@@ -304,7 +306,7 @@ pub(crate) fn cargo_command() -> Result<Command> {
     let mut path = target().join("tools/bin").into_os_string();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    command.current_dir(shell::root()).env("PATH", path).env("PGRX_HOME", target().join("pgrx"));
+    command.current_dir(shell::root()).env("PATH", path).env("PGRX_HOME", pgrx_home());
     command.env("CARGO_TARGET_DIR", target());
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
         command.env_remove(name);
@@ -312,24 +314,32 @@ pub(crate) fn cargo_command() -> Result<Command> {
     Ok(command)
 }
 
+fn pgrx_home() -> PathBuf {
+    target().join("pgrx")
+}
+
 /// cargo-pgrx, and its list of the PostgreSQLs under target/.
 fn cargo_pgrx() -> Result<()> {
     build_cargo_pgrx()?;
     let majors = ALL_MAJORS.iter().filter(|major| major.program("pg_config").exists());
-    write_pgrx_config(&majors.map(|major| (*major, major.program("pg_config"))).collect::<Vec<_>>())
+    let all: Vec<_> = majors.map(|major| (*major, major.program("pg_config"))).collect();
+    write_pgrx_config(&pgrx_home(), &all)
 }
 
 /// cargo-pgrx takes headers and programs from this list. Written by us: `cargo pgrx init` would run
 /// initdb where it can.
-fn write_pgrx_config(postgres: &[(Major, PathBuf)]) -> Result<()> {
-    let folder = target().join("pgrx");
-    std::fs::create_dir_all(&folder)?;
+fn write_pgrx_config(folder: &Path, postgres: &[(Major, PathBuf)]) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
     let mut config = "[configs]\n".to_owned();
     for (major, path) in postgres {
         config += &format!("{} = {:?}\n", major.feature(), path.display().to_string());
     }
-    std::fs::write(folder.join("config.toml"), config)?;
-    Ok(())
+    // Touched only when it changes: the bindings are built anew whenever it is.
+    let file = folder.join("config.toml");
+    if std::fs::read_to_string(&file).is_ok_and(|found| found == config) {
+        return Ok(());
+    }
+    Ok(std::fs::write(file, config)?)
 }
 
 fn build_cargo_pgrx() -> Result<()> {

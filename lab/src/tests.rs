@@ -28,7 +28,7 @@ fn settings(major: Major) -> Vec<&'static str> {
 }
 
 /// The kinds of tests; docs/design/testing.md says which is for what.
-const KINDS: [&str; 3] = ["unit", "client", "server"];
+const KINDS: [&str; 4] = ["unit", "client", "server", "commands"];
 
 /// Tests that passed and failed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +74,10 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         }
     }
 
+    if wanted("commands") {
+        note("the README's commands".into(), commands()?);
+    }
+
     println!();
     for (what, count) in rows {
         println!("  {what:40} {:>5} passed {:>5} failed", count.passed, count.failed);
@@ -112,7 +116,7 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
     let mut tests = setup::cargo_command()?;
     tests
-        .args(["test", "-p", "aimq-client-tests", "--no-fail-fast", "--tests", "--examples"])
+        .args(["test", "-p", "aimq-client-tests", "--no-fail-fast"])
         .env("AIMQ_TEST_SOCKET", cluster.folder())
         .env("AIMQ_TEST_MAJOR", major.0.to_string())
         .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)
@@ -129,6 +133,46 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
         println!("    the server's log: {}", kept.display());
     }
     Ok(count)
+}
+
+/// The README's `make` commands that no other test runs, each a test.
+fn commands() -> Result<Count> {
+    let mut count = Count::default();
+    let pg_config = format!("PG_CONFIG={}", setup::DEFAULT_MAJOR.program("pg_config").display());
+    for (arguments, says) in [
+        (&["help"][..], "make demo"),
+        (&["demo"], "Nothing is left running."),
+        (&["install", &pg_config], "Installed."),
+        (&["bench", "QUICK=1"], "raw results:"),
+    ] {
+        let title = format!("make {}", arguments[0]);
+        let before = servers()?;
+        let mut make = Command::new("make");
+        make.current_dir(shell::root()).args(arguments);
+        let mut problems = Vec::new();
+        match step(&title, &mut make) {
+            Ok(said) if !said.contains(says) => problems.push(format!("it did not say {says:?}")),
+            Ok(_) => {}
+            Err(error) => problems.push(error.to_string()),
+        }
+        if servers()? != before {
+            problems.push("it left something in the folder for temporary files".into());
+        }
+        for problem in &problems {
+            println!("    {title}: {problem}");
+        }
+        count.passed += u64::from(problems.is_empty());
+        count.failed += u64::from(!problems.is_empty());
+    }
+    Ok(count)
+}
+
+/// The folders of servers that run now, or were left behind.
+fn servers() -> Result<Vec<std::ffi::OsString>> {
+    let all = std::fs::read_dir(std::env::temp_dir())?.flatten().map(|entry| entry.file_name());
+    let mut ours: Vec<_> = all.filter(|name| name.to_string_lossy().starts_with("aimq-")).collect();
+    ours.sort();
+    Ok(ours)
 }
 
 /// `#[pg_test]`, through cargo-pgrx's own harness. It runs servers by `sudo -u`, which a bare Debian

@@ -63,7 +63,8 @@ const LOADS: [Load; 8] = [
     Load { name: "INSERT of 1,000,000", messages: 1_000_000, message: TINY, repeats: 1, pairs: 5 },
 ];
 
-pub(crate) fn run(major: Major) -> Result<()> {
+/// `quick` has two pairs of each and leaves out the large loads: a look, no measurement.
+pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
     setup::prepare(major)?;
     setup::install(major, Profile::Release, &["bench_shapes"])?;
     // No flush: it would hide what the CPU pays. Nothing else runs in this server.
@@ -87,8 +88,8 @@ pub(crate) fn run(major: Major) -> Result<()> {
         print!("{name:>18}");
     }
     println!();
-    for load in &LOADS {
-        let pairs = load.pairs;
+    for load in LOADS.iter().filter(|load| !quick || load.messages <= 1000) {
+        let pairs = if quick { 2 } else { load.pairs };
         let mut seconds = vec![Vec::new(); SHAPES.len()];
         let mut peaks = vec![0; SHAPES.len()];
         for pair in 0..=pairs {
