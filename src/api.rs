@@ -3,6 +3,11 @@
 //! `pg_trigger` is the one source of truth: these functions read it, and change it by the DDL that
 //! a user would write. All of them run with the caller's privileges.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "pgrx reports an ErrorReport whole; no hot path here"
+)]
+
 use aimq_core::payload::event_fits;
 use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys;
@@ -54,10 +59,15 @@ fn create_queue(
     event: default!(Option<&str>, "'job_enqueued'"),
 ) -> Result<(), ErrorReport> {
     let queue = present("queue", queue)?;
-    let realtime = realtime.ok_or(Error::NullArgument { argument: "realtime" })?;
+    let realtime = realtime.ok_or(Error::NullArgument {
+        argument: "realtime",
+    })?;
     let (channel, event) = checked(channel, event)?;
     pgmq::check_version()?;
-    report(Spi::run_with_args("SELECT pgmq.create($1)", &[queue.into()]));
+    report(Spi::run_with_args(
+        "SELECT pgmq.create($1)",
+        &[queue.into()],
+    ));
     if realtime {
         enable(&pgmq::find(queue)?, channel, event)?;
     }
@@ -122,7 +132,9 @@ fn checked<'a>(
     let channel = present("channel", channel)?;
     let event = present("event", event)?;
     if channel.len() > CHANNEL_MAX_BYTES {
-        return Err(Error::ChannelTooLong { bytes: channel.len() });
+        return Err(Error::ChannelTooLong {
+            bytes: channel.len(),
+        });
     }
     if !event_fits(event) {
         return Err(Error::EventTooLong { bytes: event.len() });
@@ -133,7 +145,9 @@ fn checked<'a>(
 fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
     let wanted = Setting::new(channel, event, &queue.name);
     let has_it = |attached: &Option<Attached>| {
-        attached.as_ref().is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
+        attached
+            .as_ref()
+            .is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
     };
     if has_it(&queue.attached()) {
         return Ok(false);
@@ -160,7 +174,10 @@ fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
         Some(b'R') => "REPLICA",
         _ => return Ok(true),
     };
-    report(Spi::run(&format!("ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime", queue.table)));
+    report(Spi::run(&format!(
+        "ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime",
+        queue.table
+    )));
     Ok(true)
 }
 
@@ -173,6 +190,9 @@ fn disable(queue: &Queue) -> Result<bool, Error> {
     if queue.attached().is_none() {
         return Ok(false);
     }
-    report(Spi::run(&format!("DROP TRIGGER aimq_realtime ON {}", queue.table)));
+    report(Spi::run(&format!(
+        "DROP TRIGGER aimq_realtime ON {}",
+        queue.table
+    )));
     Ok(true)
 }

@@ -26,7 +26,11 @@ pub(crate) enum Error {
     /// 42501
     NoTriggerPrivilege { table: String, role: String },
     /// 42501
-    NotOwner { table: String, owner: String, role: String },
+    NotOwner {
+        table: String,
+        owner: String,
+        role: String,
+    },
     /// 55000
     PgmqMissing,
     /// 0A000
@@ -57,8 +61,16 @@ impl From<Error> for ErrorReport {
     fn from(error: Error) -> Self {
         let (message, detail, hint) = error.texts();
         let report = Self::new(error.sqlstate(), message, "aimq");
-        let report = if detail.is_empty() { report } else { report.set_detail(detail) };
-        if hint.is_empty() { report } else { report.set_hint(hint) }
+        let report = if detail.is_empty() {
+            report
+        } else {
+            report.set_detail(detail)
+        };
+        if hint.is_empty() {
+            report
+        } else {
+            report.set_hint(hint)
+        }
     }
 }
 
@@ -160,7 +172,9 @@ impl Misuse {
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
             Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
             Self::Event => "aimq.realtime_trigger() must be attached to INSERT alone",
-            Self::Arguments => "aimq.realtime_trigger() takes three arguments: channel (1 to 63 bytes), event, queue",
+            Self::Arguments => {
+                "aimq.realtime_trigger() takes three arguments: channel (1 to 63 bytes), event, queue"
+            }
             Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
         };
         let detail = match self {
@@ -169,7 +183,9 @@ impl Misuse {
         };
         let hint = match self {
             Self::NotATrigger => "Call aimq.enable_realtime(queue), which attaches it.",
-            _ => "Drop this trigger and call aimq.enable_realtime(queue), which attaches it as it should be.",
+            _ => {
+                "Drop this trigger and call aimq.enable_realtime(queue), which attaches it as it should be."
+            }
         };
         (message.into(), detail.into(), hint.into())
     }

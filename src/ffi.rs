@@ -36,13 +36,15 @@ mod raw {
 
 /// Queues a notification to be sent at commit: what `pg_notify` does. Raises for a channel that is
 /// empty or too long, a payload that is too long, and in parallel workers.
+#[allow(
+    ffi_unwind_calls,
+    reason = "this is the guard that turns the error into a panic"
+)]
 pub(crate) fn notify(channel: &CStr, payload: &CStr) {
+    let (channel, payload) = (channel.as_ptr(), payload.as_ptr());
     // SAFETY: both strings outlive the call, Async_Notify copies them, and nothing in the closure
     // has a destructor.
-    #[allow(ffi_unwind_calls, reason = "this is the guard that turns the error into a panic")]
-    unsafe {
-        pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel.as_ptr(), payload.as_ptr()))
-    }
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
 }
 
 /// How full the NOTIFY queue is, from 0 to 1. Takes two short lightweight locks.

@@ -32,14 +32,22 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new(channel: &str, event: &str, queue: &str) -> Self {
-        Self { channel: channel.into(), event: event.into(), queue: queue.into() }
+        Self {
+            channel: channel.into(),
+            event: event.into(),
+            queue: queue.into(),
+        }
     }
 }
 
 impl From<Route<'_>> for Setting {
     fn from(route: Route<'_>) -> Self {
         let copy = |text: &CStr| text.to_bytes().to_vec();
-        Self { channel: copy(route.channel), event: copy(route.event), queue: copy(route.queue) }
+        Self {
+            channel: copy(route.channel),
+            event: copy(route.event),
+            queue: copy(route.queue),
+        }
     }
 }
 
@@ -62,7 +70,11 @@ pub(crate) fn check_version() -> Result<(), Error> {
     let found = found.ok_or(Error::PgmqMissing)?;
     let mut numbers = found.split('.').map(|part| part.parse().unwrap_or(0_u32));
     let mut next = || numbers.next().unwrap_or(0);
-    if (next(), next(), next()) < PGMQ_MIN { Err(Error::PgmqTooOld { found }) } else { Ok(()) }
+    if (next(), next(), next()) < PGMQ_MIN {
+        Err(Error::PgmqTooOld { found })
+    } else {
+        Ok(())
+    }
 }
 
 /// pgmq's table of a queue is `q_` and the name, in lower case, cut where Postgres cuts identifiers.
@@ -94,14 +106,22 @@ const FIND_ALL: &str = "
 pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
     let row = Spi::connect(|client| -> spi::Result<_> {
         let rows = client.select(FIND, Some(1), &[queue.into()])?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_three::<String, String, pg_sys::Oid>().map(Some) }
+        if rows.is_empty() {
+            Ok(None)
+        } else {
+            rows.first()
+                .get_three::<String, String, pg_sys::Oid>()
+                .map(Some)
+        }
     });
     match report(row) {
         Some((Some(name), Some(table), Some(oid))) => Ok(Queue { name, table, oid }),
         Some((Some(name), Some(table), None)) => {
             Err(Error::QueueTableNotFound { queue: name, table })
         }
-        _ => Err(Error::QueueNotFound { queue: queue.into() }),
+        _ => Err(Error::QueueNotFound {
+            queue: queue.into(),
+        }),
     }
 }
 
@@ -142,7 +162,10 @@ impl Queue {
             &[self.oid.into()],
         ));
         if allowed == Some(false) {
-            return Err(Error::NoTriggerPrivilege { table: self.table.clone(), role: current_role() });
+            return Err(Error::NoTriggerPrivilege {
+                table: self.table.clone(),
+                role: current_role(),
+            });
         }
         Ok(())
     }
@@ -155,9 +178,11 @@ impl Queue {
             &[self.oid.into()],
         ));
         match owner {
-            Some(owner) => {
-                Err(Error::NotOwner { table: self.table.clone(), owner, role: current_role() })
-            }
+            Some(owner) => Err(Error::NotOwner {
+                table: self.table.clone(),
+                owner,
+                role: current_role(),
+            }),
             None => Ok(()),
         }
     }
@@ -165,8 +190,9 @@ impl Queue {
     /// The trigger of aimq's name that the table carries now: from the relation cache, so it is
     /// current even where the transaction's snapshot is old. Takes ACCESS SHARE.
     pub(crate) fn attached(&self) -> Option<Attached> {
-        let ours: Option<pg_sys::Oid> =
-            report(Spi::get_one("SELECT 'aimq.realtime_trigger()'::regprocedure::oid"));
+        let ours: Option<pg_sys::Oid> = report(Spi::get_one(
+            "SELECT 'aimq.realtime_trigger()'::regprocedure::oid",
+        ));
         // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
         // nothing in between keeps a pointer into it.
         unsafe {

@@ -1,6 +1,8 @@
 //! Other shapes that the trigger could have, for `lab bench trigger` only: never part of a release.
 //! docs/design/trigger.md says which won.
 
+#![allow(unreachable_pub, reason = "Postgres finds them by their symbols")]
+
 use std::ffi::c_int;
 
 use aimq_core::route::Route;
@@ -29,38 +31,51 @@ macro_rules! version_1 {
     };
 }
 
-version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionCallInfo| {
-    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-    let descriptor = (*data.tg_relation).rd_att;
-    let number = visibility_attribute(descriptor).unwrap_or(1);
-    let at = ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor);
-    transaction::record(trigger_route(&*data.tg_trigger).unwrap(), at.unwrap());
-    pg_sys::Datum::from(0)
-});
+version_1!(
+    shape_after_row,
+    pg_finfo_shape_after_row,
+    |fcinfo: pg_sys::FunctionCallInfo| {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        let descriptor = (*data.tg_relation).rd_att;
+        let number = visibility_attribute(descriptor).unwrap_or(1);
+        let at = ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor);
+        transaction::record(trigger_route(&*data.tg_trigger).unwrap(), at.unwrap());
+        pg_sys::Datum::from(0)
+    }
+);
 
-version_1!(shape_statement, pg_finfo_shape_statement, |fcinfo: pg_sys::FunctionCallInfo| {
-    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-    transaction::record(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
-    pg_sys::Datum::from(0)
-});
+version_1!(
+    shape_statement,
+    pg_finfo_shape_statement,
+    |fcinfo: pg_sys::FunctionCallInfo| {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        transaction::record(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
+        pg_sys::Datum::from(0)
+    }
+);
 
-version_1!(shape_statement_rows, pg_finfo_shape_statement_rows, |fcinfo: pg_sys::FunctionCallInfo| {
-    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-    let descriptor = (*data.tg_relation).rd_att;
-    let number = visibility_attribute(descriptor).unwrap_or(1);
-    let route = trigger_route(&*data.tg_trigger).unwrap();
-    #[allow(ffi_unwind_calls, reason = "guarded here, once for all rows")]
-    pg_sys::ffi::pg_guard_ffi_boundary(|| {
-        let slot = raw::MakeSingleTupleTableSlot(descriptor, &raw const raw::TTSOpsMinimalTuple);
-        while raw::tuplestore_gettupleslot(data.tg_newtable, true, false, slot) {
-            raw::slot_getsomeattrs_int(slot, number);
-            let at = (*(*slot).tts_values.add(number as usize - 1)).value();
-            transaction::record(route, Timestamp(at as i64));
-        }
-        raw::ExecDropSingleTupleTableSlot(slot);
-    });
-    pg_sys::Datum::from(0)
-});
+version_1!(
+    shape_statement_rows,
+    pg_finfo_shape_statement_rows,
+    |fcinfo: pg_sys::FunctionCallInfo| {
+        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+        let descriptor = (*data.tg_relation).rd_att;
+        let number = visibility_attribute(descriptor).unwrap_or(1);
+        let route = trigger_route(&*data.tg_trigger).unwrap();
+        #[allow(ffi_unwind_calls, reason = "guarded here, once for all rows")]
+        pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            let slot =
+                raw::MakeSingleTupleTableSlot(descriptor, &raw const raw::TTSOpsMinimalTuple);
+            while raw::tuplestore_gettupleslot(data.tg_newtable, true, false, slot) {
+                raw::slot_getsomeattrs_int(slot, number);
+                let at = (*(*slot).tts_values.add(number as usize - 1)).value();
+                transaction::record(route, Timestamp(at as i64));
+            }
+            raw::ExecDropSingleTupleTableSlot(slot);
+        });
+        pg_sys::Datum::from(0)
+    }
+);
 
 mod raw {
     use super::*;
@@ -83,12 +98,18 @@ mod raw {
 
 // A function for a WHEN clause that notes the row and is always false, so that no event is queued:
 // (channel cstring, event cstring, queue cstring, vt timestamptz) returns boolean.
-version_1!(shape_when, pg_finfo_shape_when, |fcinfo: pg_sys::FunctionCallInfo| {
-    let arguments = (*fcinfo).args.as_ptr();
-    let text = |n: usize| {
-        std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr())
-    };
-    let route = Route { channel: text(0), event: text(1), queue: text(2) };
-    transaction::record(route, Timestamp((*arguments.add(3)).value.value() as i64));
-    pg_sys::Datum::from(false)
-});
+version_1!(
+    shape_when,
+    pg_finfo_shape_when,
+    |fcinfo: pg_sys::FunctionCallInfo| {
+        let arguments = (*fcinfo).args.as_ptr();
+        let text = |n: usize| std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr());
+        let route = Route {
+            channel: text(0),
+            event: text(1),
+            queue: text(2),
+        };
+        transaction::record(route, Timestamp((*arguments.add(3)).value.value() as i64));
+        pg_sys::Datum::from(false)
+    }
+);

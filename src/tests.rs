@@ -20,7 +20,8 @@ mod tests {
     fn the_trigger_is_what_the_documents_say() {
         Spi::run("SELECT aimq.create_queue('Emails', channel => 'it''s', event => 'e')").unwrap();
         assert_eq!(
-            text("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'aimq_realtime'").unwrap(),
+            text("SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'aimq_realtime'")
+                .unwrap(),
             "CREATE TRIGGER aimq_realtime BEFORE INSERT ON pgmq.q_emails FOR EACH ROW \
              EXECUTE FUNCTION aimq.realtime_trigger('it''s', 'e', 'Emails')"
         );

@@ -56,9 +56,7 @@ pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
 /// # Safety
 /// `fcinfo` must be what Postgres called us with.
 #[inline]
-unsafe fn data_of<'a>(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<&'a pg_sys::TriggerData, Misuse> {
+unsafe fn data_of<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Result<&'a pg_sys::TriggerData, Misuse> {
     // SAFETY: once called_as_trigger says so, the context is a TriggerData that lives for the call.
     let data = unsafe {
         if !called_as_trigger(fcinfo) {
@@ -112,7 +110,11 @@ unsafe fn has_company(triggers: *const pg_sys::TriggerDesc) -> bool {
         let count = usize::try_from((*triggers).numtriggers).unwrap_or(0);
         std::slice::from_raw_parts((*triggers).triggers, count)
     };
-    triggers.iter().filter(|trigger| trigger.tgtype & BEFORE_INSERT_ROW == BEFORE_INSERT_ROW).count() > 1
+    triggers
+        .iter()
+        .filter(|trigger| trigger.tgtype & BEFORE_INSERT_ROW == BEFORE_INSERT_ROW)
+        .count()
+        > 1
 }
 
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
@@ -129,7 +131,11 @@ pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_
     }
     // SAFETY: there are three, each a string that lives as long as the trigger.
     let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
-    let route = Route { channel: argument(0), event: argument(1), queue: argument(2) };
+    let route = Route {
+        channel: argument(0),
+        event: argument(1),
+        queue: argument(2),
+    };
     // Async_Notify would refuse it at commit: tell while it can be told whose mistake it is.
     let channel = route.channel.count_bytes();
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)

@@ -61,7 +61,10 @@ impl Batch {
         };
         self.last = at;
         let tallies = &mut self.routes[at];
-        let tally = Tally { count: 1, earliest: visible_at };
+        let tally = Tally {
+            count: 1,
+            earliest: visible_at,
+        };
         match tallies.last_mut() {
             Some((top, sum)) if *top == level => sum.add(tally),
             _ => {
@@ -76,17 +79,24 @@ impl Batch {
         route.write_key(&mut self.key);
         match self.routes.get_index_of(self.key.as_slice()) {
             Some(at) => at,
-            None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
+            None => {
+                self.routes
+                    .insert_full(self.key.as_slice().into(), Vec::new())
+                    .0
+            }
         }
     }
 
     /// The savepoint at `level` was released: what it enqueued belongs to the level around it.
     pub fn release(&mut self, level: Level) {
-        let mut kept = self.first_of(level);
-        for next in kept..self.journal.len() {
+        let first = self.first_of(level);
+        let mut kept = first;
+        for next in first..self.journal.len() {
             let at = self.journal[next].1;
             let tallies = &mut self.routes[at];
-            let Some((_, tally)) = tallies.pop() else { continue };
+            let Some((_, tally)) = tallies.pop() else {
+                continue;
+            };
             match tallies.last_mut() {
                 Some((top, sum)) if *top == level - 1 => sum.add(tally),
                 _ => {
@@ -109,7 +119,12 @@ impl Batch {
 
     /// Where the entries of `level` and deeper ones begin.
     fn first_of(&self, level: Level) -> usize {
-        let deeper = self.journal.iter().rev().take_while(|(of, _)| *of >= level).count();
+        let deeper = self
+            .journal
+            .iter()
+            .rev()
+            .take_while(|(of, _)| *of >= level)
+            .count();
         self.journal.len() - deeper
     }
 
@@ -133,10 +148,13 @@ impl Batch {
     /// What there is to say, by route in the order of first use, savepoints summed up.
     pub fn tallies(&self) -> impl Iterator<Item = (Route<'_>, Tally)> {
         self.routes.iter().filter_map(|(key, tallies)| {
-            let sum = tallies.iter().map(|(_, tally)| *tally).reduce(|mut sum, tally| {
-                sum.add(tally);
-                sum
-            })?;
+            let sum = tallies
+                .iter()
+                .map(|(_, tally)| *tally)
+                .reduce(|mut sum, tally| {
+                    sum.add(tally);
+                    sum
+                })?;
             Some((Route::from_key(key)?, sum))
         })
     }
@@ -150,11 +168,17 @@ impl Batch {
                 count: tally.count,
                 visible_at: (tally.earliest > now).then_some(tally.earliest),
             };
-            groups.entry((route.channel, route.event)).or_default().push(news);
+            groups
+                .entry((route.channel, route.event))
+                .or_default()
+                .push(news);
         }
         groups
             .into_iter()
-            .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
+            .map(|((channel, event), news)| Notification {
+                channel,
+                payload: encode(event, &news),
+            })
             .collect()
     }
 }

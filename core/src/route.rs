@@ -29,7 +29,9 @@ impl<'a> Route<'a> {
     pub(crate) fn is_key(self, key: &[u8]) -> bool {
         let mut rest = key;
         for part in [self.channel, self.event, self.queue] {
-            let Some(after) = rest.strip_prefix(part.to_bytes_with_nul()) else { return false };
+            let Some(after) = rest.strip_prefix(part.to_bytes_with_nul()) else {
+                return false;
+            };
             rest = after;
         }
         rest.is_empty()
@@ -41,6 +43,10 @@ impl<'a> Route<'a> {
         let rest = &key[channel.count_bytes() + 1..];
         let event = CStr::from_bytes_until_nul(rest).ok()?;
         let queue = CStr::from_bytes_with_nul(&rest[event.count_bytes() + 1..]).ok()?;
-        Some(Self { channel, event, queue })
+        Some(Self {
+            channel,
+            event,
+            queue,
+        })
     }
 }

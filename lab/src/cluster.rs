@@ -36,25 +36,41 @@ impl Cluster {
     pub(crate) fn start(major: Major, settings: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let made = Self { folder: folder.clone() };
+        let made = Self {
+            folder: folder.clone(),
+        };
         if shell::is_root() {
             std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         }
         let data = folder.join("data");
         shell::output(
             shell::unprivileged(&major.program("initdb"))
-                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
+                .args([
+                    "--auth=trust",
+                    "--username=postgres",
+                    "--no-sync",
+                    "--encoding=UTF8",
+                    "-D",
+                ])
                 .arg(&data),
         )?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut server = shell::unprivileged(&major.program("postgres"));
-        server.arg("-D").arg(&data).args(["-c", "listen_addresses="]);
-        server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
+        server
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses="]);
+        server
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", folder.display()));
         for setting in settings {
             server.args(["-c", setting]);
         }
-        let postmaster =
-            server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let postmaster = server
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
         running().push(Server { folder, postmaster });
         made.wait_until_ready()?;
         Ok(made)
@@ -85,7 +101,11 @@ impl Cluster {
     /// Connects as the superuser.
     pub(crate) fn connect(&self, database: &str) -> Result<Client> {
         let mut config = postgres::Config::new();
-        config.host_path(&self.folder).user("postgres").dbname(database).application_name("lab");
+        config
+            .host_path(&self.folder)
+            .user("postgres")
+            .dbname(database)
+            .application_name("lab");
         Ok(config.connect(NoTls)?)
     }
 
@@ -98,7 +118,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let mut running = running();
-        if let Some(at) = running.iter().position(|server| server.folder == self.folder) {
+        if let Some(at) = running
+            .iter()
+            .position(|server| server.folder == self.folder)
+        {
             let server = running.swap_remove(at);
             drop(running);
             server.stop();
@@ -110,14 +133,18 @@ impl Server {
     /// Immediate shutdown: nothing in there is worth keeping.
     fn stop(mut self) {
         let pid = self.postmaster.id().to_string();
-        let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
+        let _ = std::process::Command::new("kill")
+            .args(["-QUIT", &pid])
+            .status();
         let _ = self.postmaster.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
 fn running() -> std::sync::MutexGuard<'static, Vec<Server>> {
-    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    RUNNING
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// On Ctrl-C, SIGTERM and SIGHUP: stop every server, remove its folder, go.

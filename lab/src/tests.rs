@@ -40,9 +40,16 @@ struct Count {
 pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|word| word == kind);
     if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
-        bail!("there is no kind of tests {other:?}: choose from {}", KINDS.join(", "));
+        bail!(
+            "there is no kind of tests {other:?}: choose from {}",
+            KINDS.join(", ")
+        );
     }
-    let majors = if majors.is_empty() { &ALL_MAJORS[..] } else { majors };
+    let majors = if majors.is_empty() {
+        &ALL_MAJORS[..]
+    } else {
+        majors
+    };
     let begun = Instant::now();
     let mut total = Count::default();
     let mut rows = Vec::new();
@@ -60,7 +67,10 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
         core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
-        note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
+        note(
+            "unit tests of pure Rust".into(),
+            cargo_test("unit tests of pure Rust", &mut core)?,
+        );
     }
     for major in majors {
         if wanted("client") {
@@ -80,7 +90,10 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
 
     println!();
     for (what, count) in rows {
-        println!("  {what:40} {:>5} passed {:>5} failed", count.passed, count.failed);
+        println!(
+            "  {what:40} {:>5} passed {:>5} failed",
+            count.passed, count.failed
+        );
     }
     println!("\n  {:.0} s\n", begun.elapsed().as_secs_f64());
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -96,15 +109,38 @@ pub(crate) fn lint() -> Result<()> {
     let cargo = |arguments: &[&str]| -> Result<Command> {
         let mut command = setup::cargo_command()?;
         // The flags that cargo-pgrx builds with: else every crate would be compiled once more.
-        command.args(["--config", setup::PGRX_RUSTFLAGS]).args(arguments);
+        command
+            .args(["--config", setup::PGRX_RUSTFLAGS])
+            .args(arguments);
         Ok(command)
     };
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
     let features = format!("{feature},pg_test,bench_shapes");
-    let clippy = ["clippy", "--workspace", "--all-targets", "--no-default-features", "--features"];
-    step("clippy", cargo(&clippy)?.args([&features, "--", "-D", "warnings"]))?;
-    let doc = ["doc", "--workspace", "--no-deps", "--document-private-items", "--no-default-features", "--features"];
-    step("rustdoc", cargo(&doc)?.arg(&feature).env("RUSTDOCFLAGS", "-D warnings"))?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--no-default-features",
+        "--features",
+    ];
+    step(
+        "clippy",
+        cargo(&clippy)?.args([&features, "--", "-D", "warnings"]),
+    )?;
+    let doc = [
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+        "--no-default-features",
+        "--features",
+    ];
+    step(
+        "rustdoc",
+        cargo(&doc)?
+            .arg(&feature)
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
+    )?;
     Ok(())
 }
 
@@ -112,14 +148,24 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     setup::install(major, Profile::Debug, &[])?;
     setup::old_pgmq_stand_in(major)?;
     let cluster = Cluster::start(major, &settings(major))?;
-    cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
-    cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
+    cluster
+        .connect("postgres")?
+        .batch_execute("CREATE DATABASE aimq_template")?;
+    cluster
+        .connect("aimq_template")?
+        .batch_execute("CREATE EXTENSION aimq CASCADE")?;
     let mut tests = setup::cargo_command()?;
     tests
         .args(["test", "-p", "aimq-client-tests", "--no-fail-fast"])
         .env("AIMQ_TEST_SOCKET", cluster.folder())
         .env("AIMQ_TEST_MAJOR", major.0.to_string())
-        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)
+        .env(
+            "AIMQ_TEST_BIN",
+            major
+                .program("psql")
+                .parent()
+                .context("a program has a folder")?,
+        )
         .env("AIMQ_TEST_PYTHONPATH", setup::python_packages());
     tests.arg("--");
     if major.0 < 17 {
@@ -138,7 +184,10 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
 /// The README's `make` commands that no other test runs, each a test.
 fn commands() -> Result<Count> {
     let mut count = Count::default();
-    let pg_config = format!("PG_CONFIG={}", setup::DEFAULT_MAJOR.program("pg_config").display());
+    let pg_config = format!(
+        "PG_CONFIG={}",
+        setup::DEFAULT_MAJOR.program("pg_config").display()
+    );
     for (arguments, says) in [
         (&["help"][..], "make demo"),
         (&["demo"], "Nothing is left running."),
@@ -169,8 +218,12 @@ fn commands() -> Result<Count> {
 
 /// The folders of servers that run now, or were left behind.
 fn servers() -> Result<Vec<std::ffi::OsString>> {
-    let all = std::fs::read_dir(std::env::temp_dir())?.flatten().map(|entry| entry.file_name());
-    let mut ours: Vec<_> = all.filter(|name| name.to_string_lossy().starts_with("aimq-")).collect();
+    let all = std::fs::read_dir(std::env::temp_dir())?
+        .flatten()
+        .map(|entry| entry.file_name());
+    let mut ours: Vec<_> = all
+        .filter(|name| name.to_string_lossy().starts_with("aimq-"))
+        .collect();
     ours.sort();
     Ok(ours)
 }
@@ -191,7 +244,10 @@ fn server_tests(major: Major, title: &str) -> Result<Count> {
         path.push(shell::target().join("tools/bin"));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody", "--pgdata"]);
+        tests
+            .env("PATH", path)
+            .env("USER", "root")
+            .args(["--runas", "nobody", "--pgdata"]);
         tests.arg(folder.path());
     } else {
         tests.arg("--pgdata").arg(folder.path());
@@ -238,7 +294,9 @@ fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
     for line in said.lines().filter(|line| line.starts_with("test result:")) {
         let words: Vec<_> = line.split_whitespace().collect();
         let before = |word: &str| {
-            let at = words.iter().position(|found| found.trim_end_matches(';') == word)?;
+            let at = words
+                .iter()
+                .position(|found| found.trim_end_matches(';') == word)?;
             words.get(at.checked_sub(1)?)?.parse::<u64>().ok()
         };
         count.passed += before("passed").unwrap_or(0);

@@ -42,8 +42,13 @@ pub(crate) fn announce(batch: &Batch) {
 /// NOTIFY would make PREPARE TRANSACTION fail (commands/async.c, AtPrepare_Notify), and COMMIT
 /// PREPARED may run in another session: the wake-up is left out, aloud.
 pub(crate) fn set_aside(batch: &Batch) {
-    let queues = batch.tallies().map(|(route, _)| route.queue.to_string_lossy().into_owned());
-    Warning::PreparedTransaction { queues: queues.collect() }.report();
+    let queues = batch
+        .tallies()
+        .map(|(route, _)| route.queue.to_string_lossy().into_owned());
+    Warning::PreparedTransaction {
+        queues: queues.collect(),
+    }
+    .report();
 }
 
 fn warn_full() {

@@ -40,7 +40,11 @@ fn the_trigger_function_refuses_what_it_is_not_meant_for() {
     }
     let error = failure(&mut client, "SELECT aimq.realtime_trigger()");
     assert_eq!(error.code().code(), "39P01");
-    assert!(error.hint().is_some_and(|hint| hint.contains("aimq.enable_realtime")));
+    assert!(
+        error
+            .hint()
+            .is_some_and(|hint| hint.contains("aimq.enable_realtime"))
+    );
 }
 
 #[test]
@@ -57,7 +61,9 @@ fn a_channel_that_notify_would_refuse_is_told_by_name() {
                  EXECUTE FUNCTION aimq.realtime_trigger('{channel}', 'e', 'a')"
             ))
             .expect("attach");
-        let error = transaction.batch_execute("SELECT pgmq.send('a', '{}')").expect_err("refused at once");
+        let error = transaction
+            .batch_execute("SELECT pgmq.send('a', '{}')")
+            .expect_err("refused at once");
         let error = error.as_db_error().expect("an error of the server").clone();
         assert_eq!(error.code().code(), "39P01", "{error}");
     }
