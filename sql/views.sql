@@ -1,7 +1,19 @@
--- pgmq's queues and the triggers on their tables. A function under a view, since a function runs with
--- the privileges of who asks, and a view before PostgreSQL 15 with those of its owner.
-CREATE FUNCTION aimq._queues()
-    RETURNS TABLE (queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text)
+-- pgmq's queues and the triggers on their tables.
+
+-- The one place that knows how pgmq names a queue's table: `q_` and the queue's name, in lower case
+-- (pgmq.format_table_name); the cast cuts it where Postgres cuts identifiers.
+CREATE FUNCTION aimq._table(queue text) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$ SELECT lower('q_' || queue)::name $$;
+COMMENT ON FUNCTION aimq._table(text) IS 'The name of a queue''s table. Internal';
+
+-- A function under the view, since a function runs with the privileges of who asks, and a view before
+-- PostgreSQL 15 with those of its owner.
+CREATE FUNCTION aimq._queues() RETURNS TABLE (
+        queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text,
+        created_at timestamptz, relation oid, relation_name name
+    )
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -10,11 +22,15 @@ AS $$
            m.is_unlogged,
            t.oid IS NOT NULL,
            convert_from(substring(t.tgargs, 1, channel.length), getdatabaseencoding()),
-           convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding())
+           convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding()),
+           m.created_at,
+           c.oid,
+           q.name
       FROM pgmq.meta m
+     CROSS JOIN LATERAL aimq._table(m.queue_name) q (name)
       LEFT JOIN pg_class c
              ON c.relnamespace = 'pgmq'::regnamespace
-            AND c.relname = lower('q_' || m.queue_name)::name
+            AND c.relname = q.name
       LEFT JOIN pg_trigger t
              ON t.tgrelid = c.oid
             AND t.tgname = 'aimq_realtime'
@@ -28,9 +44,10 @@ AS $$
             SELECT position('\x00'::bytea IN substring(t.tgargs, channel.length + 2)) - 1 AS length
            ) event ON true
 $$;
-COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows. Internal';
+COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 
-CREATE VIEW aimq.queues AS SELECT * FROM aimq._queues();
+CREATE VIEW aimq.queues AS
+    SELECT queue, partitioned, unlogged, realtime, channel, event FROM aimq._queues();
 COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';

@@ -63,10 +63,9 @@ pub(crate) struct Attached {
 
 /// Fails unless pgmq is there and recent enough.
 pub(crate) fn check_version() -> Result<(), Error> {
-    let found: Option<String> = Spi::get_one(
-        "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pgmq' UNION ALL SELECT NULL LIMIT 1",
-    )
-    .unwrap_or_default();
+    let found: Option<String> = report(Spi::get_one(
+        "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'pgmq')",
+    ));
     let found = found.ok_or(Error::PgmqMissing)?;
     let mut numbers = found.split('.').map(|part| part.parse().unwrap_or(0_u32));
     let mut next = || numbers.next().unwrap_or(0);
@@ -77,30 +76,21 @@ pub(crate) fn check_version() -> Result<(), Error> {
     }
 }
 
-/// pgmq's table of a queue is `q_` and the name, in lower case, cut where Postgres cuts identifiers.
 /// Where two queues of `pgmq.meta` share a table, the name as given wins, then the older one.
 const FIND: &str = "
-    SELECT m.queue_name::text,
-           format('pgmq.%I', lower('q_' || m.queue_name)::name),
-           c.oid
-      FROM pgmq.meta m
-      LEFT JOIN pg_catalog.pg_class c
-             ON c.relnamespace = 'pgmq'::regnamespace
-            AND c.relname = lower('q_' || m.queue_name)::name
-     WHERE lower('q_' || m.queue_name)::name = lower('q_' || $1)::name
-     ORDER BY m.queue_name <> $1, m.created_at
+    SELECT queue, format('pgmq.%I', relation_name), relation
+      FROM aimq._queues()
+     WHERE relation_name = aimq._table($1)
+     ORDER BY queue <> $1, created_at
      LIMIT 1";
 
 /// Every queue that has a table, in the order of the tables' names: whoever locks several takes them
 /// in this order.
 const FIND_ALL: &str = "
-    SELECT DISTINCT ON (c.relname)
-           m.queue_name::text, format('pgmq.%I', c.relname), c.oid
-      FROM pgmq.meta m
-      JOIN pg_catalog.pg_class c
-        ON c.relnamespace = 'pgmq'::regnamespace
-       AND c.relname = lower('q_' || m.queue_name)::name
-     ORDER BY c.relname, m.created_at";
+    SELECT DISTINCT ON (relation_name) queue, format('pgmq.%I', relation_name), relation
+      FROM aimq._queues()
+     WHERE relation IS NOT NULL
+     ORDER BY relation_name, created_at";
 
 /// Finds a queue by any spelling that pgmq accepts.
 pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
@@ -173,8 +163,8 @@ impl Queue {
     /// Fails unless the caller may drop triggers of the table.
     pub(crate) fn check_may_disable(&self) -> Result<(), Error> {
         let owner = report(Spi::get_one_with_args::<String>(
-            "SELECT pg_get_userbyid(relowner)::text FROM pg_class \
-             WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE') UNION ALL SELECT NULL LIMIT 1",
+            "SELECT (SELECT pg_get_userbyid(relowner)::text FROM pg_class \
+                      WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE'))",
             &[self.oid.into()],
         ));
         match owner {

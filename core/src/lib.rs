@@ -1,5 +1,5 @@
-//! What aimq does without a server: pure Rust, free of `unsafe`, so that it can be unit-tested,
-//! fuzzed and run under Miri.
+//! What aimq does without a server: pure Rust, free of `unsafe`, so that it can be tested by
+//! the thousand cases a second.
 //!
 //! * [`batch`]: what one transaction has enqueued, following its savepoints.
 //! * [`route`]: where the news of a queue goes: channel, event, queue.

@@ -137,9 +137,10 @@ pub(crate) fn lint() -> Result<()> {
     ];
     step(
         "rustdoc",
-        cargo(&doc)?
-            .arg(&feature)
-            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
+        cargo(&doc)?.arg(&feature).env(
+            "RUSTDOCFLAGS",
+            "-D warnings -A rustdoc::private-intra-doc-links",
+        ),
     )?;
     Ok(())
 }
