@@ -13,6 +13,10 @@ use pgrx::prelude::*;
 use crate::trigger::{trigger_route, visibility_attribute};
 use crate::{ffi, transaction};
 
+fn note(route: Route<'_>, visible_at: Timestamp) {
+    let _ = transaction::record(route, || Ok::<_, ()>(visible_at));
+}
+
 macro_rules! version_1 {
     ($name:ident, $record:ident, $body:expr) => {
         #[doc(hidden)]
@@ -37,9 +41,10 @@ version_1!(
     |fcinfo: pg_sys::FunctionCallInfo| {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
         let descriptor = (*data.tg_relation).rd_att;
-        let number = visibility_attribute(descriptor).unwrap_or(1);
-        let at = ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor);
-        transaction::record(trigger_route(&*data.tg_trigger).unwrap(), at.unwrap());
+        let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
+            let number = visibility_attribute(descriptor).ok_or(())?;
+            ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor).ok_or(())
+        });
         pg_sys::Datum::from(0)
     }
 );
@@ -49,7 +54,7 @@ version_1!(
     pg_finfo_shape_statement,
     |fcinfo: pg_sys::FunctionCallInfo| {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-        transaction::record(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
+        note(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
         pg_sys::Datum::from(0)
     }
 );
@@ -69,7 +74,7 @@ version_1!(
             while raw::tuplestore_gettupleslot(data.tg_newtable, true, false, slot) {
                 raw::slot_getsomeattrs_int(slot, number);
                 let at = (*(*slot).tts_values.add(number as usize - 1)).value();
-                transaction::record(route, Timestamp(at as i64));
+                note(route, Timestamp(at as i64));
             }
             raw::ExecDropSingleTupleTableSlot(slot);
         });
@@ -109,7 +114,7 @@ version_1!(
             event: text(1),
             queue: text(2),
         };
-        transaction::record(route, Timestamp((*arguments.add(3)).value.value() as i64));
+        note(route, Timestamp((*arguments.add(3)).value.value() as i64));
         pg_sys::Datum::from(false)
     }
 );

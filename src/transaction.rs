@@ -21,10 +21,27 @@ thread_local! {
     static BATCH: RefCell<Batch> = RefCell::new(Batch::default());
 }
 
-/// Notes one message of the current (sub)transaction.
+/// Notes one message of the current (sub)transaction. When it will be visible is asked only if that
+/// can matter; an error of the answer is handed on, and nothing is noted.
 #[inline]
-pub(crate) fn record(route: Route<'_>, visible_at: Timestamp) {
-    BATCH.with_borrow_mut(|batch| batch.record(ffi::nest_level(), route, visible_at));
+pub(crate) fn record<E>(
+    route: Route<'_>,
+    visible_at: impl FnOnce() -> Result<Timestamp, E>,
+) -> Result<(), E> {
+    BATCH.with_borrow_mut(|batch| {
+        let level = ffi::nest_level();
+        if !batch.record_another(level, route) {
+            let visible_at = visible_at()?;
+            let is_visible = visible_at <= ffi::now();
+            let visible_at = if is_visible {
+                Timestamp::NEG_INFINITY
+            } else {
+                visible_at
+            };
+            batch.record(level, route, visible_at);
+        }
+        Ok(())
+    })
 }
 
 pub(crate) fn init() {

@@ -86,16 +86,14 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         let relation = &*data.tg_relation;
-        let number = visibility_attribute(relation.rd_att).ok_or(Misuse::Table)?;
-        let visible_at = if has_company(relation.trigdesc) {
-            None
-        } else {
-            ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att)
-        };
-        // Unknown counts as visible: at worst a worker reads in vain.
-        transaction::record(route, visible_at.unwrap_or(Timestamp::NEG_INFINITY));
+        transaction::record(route, || {
+            let number = visibility_attribute(relation.rd_att).ok_or(Misuse::Table)?;
+            let known = !has_company(relation.trigdesc);
+            let at = || ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
+            // Unknown counts as visible: at worst a worker reads in vain.
+            Ok(known.then(at).flatten().unwrap_or(Timestamp::NEG_INFINITY))
+        })
     }
-    Ok(())
 }
 
 /// Whether the table has another BEFORE INSERT row trigger, which may change the row's visibility time

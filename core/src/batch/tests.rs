@@ -136,6 +136,29 @@ fn names_that_run_together_are_not_confused() {
 }
 
 #[test]
+fn another_message_is_counted_only_where_others_are_visible_already() {
+    let mut batch = Batch::default();
+    assert!(
+        !batch.record_another(1, route(c"a")),
+        "nothing is there yet"
+    );
+    batch.record(1, route(c"a"), NOW);
+    assert!(
+        !batch.record_another(1, route(c"a")),
+        "its time could matter"
+    );
+    batch.record(1, route(c"a"), Timestamp::NEG_INFINITY);
+    assert!(batch.record_another(1, route(c"a")));
+    assert!(!batch.record_another(2, route(c"a")), "another savepoint");
+    assert!(!batch.record_another(1, route(c"b")), "another queue");
+    assert_eq!(counts(&batch), [("a".into(), 3)]);
+    batch.roll_back(1);
+    assert!(!batch.record_another(1, route(c"a")));
+    batch.clear();
+    assert!(!batch.record_another(1, route(c"a")));
+}
+
+#[test]
 fn clear_forgets_and_gives_back_the_room_of_a_giant() {
     let mut batch = Batch::default();
     for n in 0..10_000 {
@@ -196,7 +219,12 @@ proptest! {
                 }
                 Step::Release | Step::RollBack => {}
                 Step::Enqueue(queue, at) => {
-                    batch.record(level, route(queues[usize::from(queue)]), Timestamp(at));
+                    // As the trigger does: what is visible already counts as of old.
+                    let at = if at < 1_000_000 { i64::MIN } else { at };
+                    let name = queues[usize::from(queue)];
+                    if !batch.record_another(level, route(name)) {
+                        batch.record(level, route(name), Timestamp(at));
+                    }
                     model.push((level, queue, at));
                 }
                 Step::Clear => {
