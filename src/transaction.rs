@@ -58,29 +58,16 @@ pub(crate) fn init() {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent as On;
-    BATCH.with_borrow_mut(|batch| {
-        if batch.is_empty() {
-            // Routes whose messages were all rolled back may be left.
-            if event != On::XACT_EVENT_PRE_COMMIT && event != On::XACT_EVENT_PRE_PREPARE {
-                batch.clear();
-            }
-            return;
-        }
-        match event {
-            // Deferred triggers have run, and async.c sends what is pending after this callback
-            // (access/transam/xact.c, CommitTransaction).
-            On::XACT_EVENT_PRE_COMMIT => {
-                delivery::announce(batch);
-                batch.clear();
-            }
-            On::XACT_EVENT_PRE_PREPARE => {
-                delivery::set_aside(batch);
-                batch.clear();
-            }
-            On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
-            // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
-            _ => batch.clear(),
-        }
+    BATCH.with_borrow_mut(|batch| match event {
+        // Deferred triggers have run, and async.c sends what is pending after this callback
+        // (access/transam/xact.c, CommitTransaction).
+        On::XACT_EVENT_PRE_COMMIT if !batch.is_empty() => delivery::announce(batch),
+        On::XACT_EVENT_PRE_PREPARE if !batch.is_empty() => delivery::set_aside(batch),
+        On::XACT_EVENT_PRE_COMMIT
+        | On::XACT_EVENT_PRE_PREPARE
+        | On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
+        // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
+        _ => batch.clear(),
     });
 }
 

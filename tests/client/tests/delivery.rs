@@ -208,6 +208,18 @@ fn exception_blocks_are_savepoints() {
 }
 
 #[test]
+fn a_released_savepoint_outlives_the_next_one_and_falls_with_the_one_around_it() {
+    let (_database, mut client, mut listener) = three_queues();
+    run(
+        &mut client,
+        "BEGIN; SAVEPOINT s; SELECT pgmq.send('a', '{}'); RELEASE s;
+         SAVEPOINT s; SELECT pgmq.send('a', '{}'); SELECT pgmq.send('b', '{}'); ROLLBACK TO s;
+         SAVEPOINT t; SAVEPOINT u; SELECT pgmq.send('c', '{}'); RELEASE u; ROLLBACK TO t; COMMIT",
+    );
+    assert_eq!(listener.counts(), one([("a", 1)]));
+}
+
+#[test]
 fn the_first_message_of_a_queue_may_be_rolled_back_and_the_second_still_wakes() {
     let (_database, mut client, mut listener) = three_queues();
     run(
