@@ -25,10 +25,10 @@ fi
 
 # The lab has no use for the linker flags that cargo-pgrx chooses, nor for those of the user.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_TARGET_DIR
-(while sleep 10; do echo "  … building the lab itself (once)" >&2; done) &
+(while sleep 10 && kill -0 $$ 2>/dev/null; do echo "  … building the lab itself (once)" >&2; done) &
 ticker=$!
 trap 'kill $ticker 2>/dev/null' EXIT
-cargo build --quiet --locked -p aimq-lab
+cargo build --quiet --locked -p aimq-lab --target-dir target
 kill $ticker
 trap - EXIT
 exec target/debug/aimq-lab "$@"

@@ -27,7 +27,7 @@ AS $$
            c.oid,
            q.name
       FROM pgmq.meta m
-     CROSS JOIN LATERAL aimq._table(m.queue_name) q (name)
+     CROSS JOIN LATERAL aimq._table(m.queue_name::text) q (name)
       LEFT JOIN pg_class c
              ON c.relnamespace = 'pgmq'::regnamespace
             AND c.relname = q.name
@@ -36,12 +36,14 @@ AS $$
             AND t.tgname = 'aimq_realtime'
             AND t.tgfoid = 'aimq.realtime_trigger()'::regprocedure
             AND t.tgenabled <> 'D'
+            -- As aimq.enable_realtime attaches it: BEFORE INSERT FOR EACH ROW, three arguments.
+            AND t.tgtype = 7 AND t.tgqual IS NULL AND t.tgnargs = 3
       -- tgargs holds the arguments one after the other, each with a NUL byte behind it.
       LEFT JOIN LATERAL (
-            SELECT position('\x00'::bytea IN t.tgargs) - 1 AS length
+            SELECT position(decode('00', 'hex') IN t.tgargs) - 1 AS length
            ) channel ON true
       LEFT JOIN LATERAL (
-            SELECT position('\x00'::bytea IN substring(t.tgargs, channel.length + 2)) - 1 AS length
+            SELECT position(decode('00', 'hex') IN substring(t.tgargs, channel.length + 2)) - 1 AS length
            ) event ON true
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';

@@ -3,10 +3,7 @@
 //! `pg_trigger` is the one source of truth: these functions read it, and change it by the DDL that
 //! a user would write. All of them run with the caller's privileges.
 
-#![allow(
-    clippy::result_large_err,
-    reason = "pgrx reports an ErrorReport whole; no hot path here"
-)]
+#![allow(clippy::result_large_err, reason = "pgrx reports an ErrorReport whole; no hot path here")]
 
 use aimq_core::payload::event_fits;
 use aimq_core::route::CHANNEL_MAX_BYTES;
@@ -59,15 +56,10 @@ fn create_queue(
     event: default!(Option<&str>, "'job_enqueued'"),
 ) -> Result<(), ErrorReport> {
     let queue = present("queue", queue)?;
-    let realtime = realtime.ok_or(Error::NullArgument {
-        argument: "realtime",
-    })?;
+    let realtime = realtime.ok_or(Error::NullArgument { argument: "realtime" })?;
     let (channel, event) = checked(channel, event)?;
     pgmq::check_version()?;
-    report(Spi::run_with_args(
-        "SELECT pgmq.create($1)",
-        &[queue.into()],
-    ));
+    report(Spi::run_with_args("SELECT pgmq.create($1)", &[queue.into()]));
     if realtime {
         enable(&pgmq::find(queue)?, channel, event)?;
     }
@@ -110,8 +102,11 @@ fn changed(
 ) -> Result<SetOfIterator<'static, String>, Error> {
     let mut changed = Vec::new();
     for queue in pgmq::find_all() {
-        if change(&queue)? {
-            changed.push(queue.name);
+        match change(&queue) {
+            Ok(true) => changed.push(queue.name),
+            // Dropped since it was looked up: then there is nothing to change.
+            Ok(false) | Err(Error::QueueTableNotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(SetOfIterator::new(changed))
@@ -132,9 +127,7 @@ fn checked<'a>(
     let channel = present("channel", channel)?;
     let event = present("event", event)?;
     if channel.len() > CHANNEL_MAX_BYTES {
-        return Err(Error::ChannelTooLong {
-            bytes: channel.len(),
-        });
+        return Err(Error::ChannelTooLong { bytes: channel.len() });
     }
     if !event_fits(event) {
         return Err(Error::EventTooLong { bytes: event.len() });
@@ -145,17 +138,15 @@ fn checked<'a>(
 fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
     let wanted = Setting::new(channel, event, &queue.name);
     let has_it = |attached: &Option<Attached>| {
-        attached
-            .as_ref()
-            .is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
+        attached.as_ref().is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
     };
-    if has_it(&queue.attached()) {
+    if has_it(&queue.attached()?) {
         return Ok(false);
     }
     queue.check_may_enable()?;
     // Another session may be doing the same: look again once it can't.
     queue.lock(pg_sys::ShareRowExclusiveLock);
-    let attached = queue.attached();
+    let attached = queue.attached()?;
     if has_it(&attached) {
         return Ok(false);
     }
@@ -174,25 +165,19 @@ fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
         Some(b'R') => "REPLICA",
         _ => return Ok(true),
     };
-    report(Spi::run(&format!(
-        "ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime",
-        queue.table
-    )));
+    report(Spi::run(&format!("ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime", queue.table)));
     Ok(true)
 }
 
 fn disable(queue: &Queue) -> Result<bool, Error> {
-    if queue.attached().is_none() {
+    if queue.attached()?.is_none() {
         return Ok(false);
     }
     queue.check_may_disable()?;
     queue.lock(pg_sys::AccessExclusiveLock);
-    if queue.attached().is_none() {
+    if queue.attached()?.is_none() {
         return Ok(false);
     }
-    report(Spi::run(&format!(
-        "DROP TRIGGER aimq_realtime ON {}",
-        queue.table
-    )));
+    report(Spi::run(&format!("DROP TRIGGER aimq_realtime ON {}", queue.table)));
     Ok(true)
 }

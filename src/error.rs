@@ -5,8 +5,9 @@ use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-/// The oldest pgmq that aimq works with.
-pub(crate) const PGMQ_MIN: (u32, u32, u32) = (1, 5, 0);
+/// The oldest pgmq that aimq works with. Before, queue tables were members of the extension, and
+/// pg_dump left their triggers out.
+pub(crate) const PGMQ_MIN: (u32, u32, u32) = (1, 6, 0);
 
 /// What a user can get wrong.
 #[derive(Debug)]
@@ -26,11 +27,7 @@ pub(crate) enum Error {
     /// 42501
     NoTriggerPrivilege { table: String, role: String },
     /// 42501
-    NotOwner {
-        table: String,
-        owner: String,
-        role: String,
-    },
+    NotOwner { table: String, owner: String, role: String },
     /// 55000
     PgmqMissing,
     /// 0A000
@@ -61,16 +58,8 @@ impl From<Error> for ErrorReport {
     fn from(error: Error) -> Self {
         let (message, detail, hint) = error.texts();
         let report = Self::new(error.sqlstate(), message, "aimq");
-        let report = if detail.is_empty() {
-            report
-        } else {
-            report.set_detail(detail)
-        };
-        if hint.is_empty() {
-            report
-        } else {
-            report.set_hint(hint)
-        }
+        let report = if detail.is_empty() { report } else { report.set_detail(detail) };
+        if hint.is_empty() { report } else { report.set_hint(hint) }
     }
 }
 
@@ -115,7 +104,7 @@ impl Error {
             ),
             Self::QueueTableNotFound { queue, table } => (
                 format!("queue \"{queue}\" has no table"),
-                format!("pgmq.meta names the queue, but there is no table pgmq.\"{table}\"."),
+                format!("pgmq.meta names the queue, but there is no table {table}."),
                 "If the table was renamed, give it back its name; if it was dropped, run SELECT pgmq.drop_queue(…).".into(),
             ),
             Self::NullArgument { argument } => (
@@ -178,7 +167,7 @@ impl Misuse {
             Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
         };
         let detail = match self {
-            Self::Table => "The table has no column vt of type timestamptz that is NOT NULL.",
+            Self::Table => "The table has no column vt of type timestamptz.",
             _ => "",
         };
         let hint = match self {

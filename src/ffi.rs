@@ -1,6 +1,7 @@
 //! The few functions of Postgres that pgrx does not bind, or binds with a guard that the hot path
 //! need not pay: each beside its safe wrapper, with the reason.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 
 use aimq_core::timestamp::Timestamp;
@@ -36,10 +37,7 @@ mod raw {
 
 /// Queues a notification to be sent at commit: what `pg_notify` does. Raises for a channel that is
 /// empty or too long, a payload that is too long, and in parallel workers.
-#[allow(
-    ffi_unwind_calls,
-    reason = "this is the guard that turns the error into a panic"
-)]
+#[allow(ffi_unwind_calls, reason = "this is the guard that turns the error into a panic")]
 pub(crate) fn notify(channel: &CStr, payload: &CStr) {
     let (channel, payload) = (channel.as_ptr(), payload.as_ptr());
     // SAFETY: both strings outlive the call, Async_Notify copies them, and nothing in the closure
@@ -47,7 +45,34 @@ pub(crate) fn notify(channel: &CStr, payload: &CStr) {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
 }
 
-/// How full the NOTIFY queue is, from 0 to 1. Takes two short lightweight locks.
+thread_local! {
+    /// The session's lock_timeout while it is suspended.
+    static LOCK_TIMEOUT: Cell<Option<c_int>> = const { Cell::new(None) };
+}
+
+/// Lets the rest of this transaction wait for locks without lock_timeout. The variable is set, not the
+/// setting: that takes no memory, cannot raise, and is undone by [`resume_lock_timeout`] before
+/// Postgres ends the transaction's settings (access/transam/xact.c).
+pub(crate) fn suspend_lock_timeout() {
+    // SAFETY: a plain variable of this backend, read when a wait begins (storage/lmgr/proc.c).
+    unsafe {
+        if LOCK_TIMEOUT.get().is_none() && pg_sys::LockTimeout > 0 {
+            LOCK_TIMEOUT.set(Some(pg_sys::LockTimeout));
+            pg_sys::LockTimeout = 0;
+        }
+    }
+}
+
+/// Undoes [`suspend_lock_timeout`]. Cannot raise.
+pub(crate) fn resume_lock_timeout() {
+    if let Some(timeout) = LOCK_TIMEOUT.take() {
+        // SAFETY: as above.
+        unsafe { pg_sys::LockTimeout = timeout };
+    }
+}
+
+/// How full the NOTIFY queue is, from 0 to 1. Takes exclusive lightweight locks and looks at
+/// every listener.
 pub(crate) fn notification_queue_usage() -> f64 {
     // SAFETY: pg_notification_queue_usage (commands/async.c) takes no arguments and does not look at
     // its call information; it returns a float8.

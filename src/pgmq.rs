@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 
 use aimq_core::route::Route;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -32,22 +33,14 @@ pub(crate) struct Setting {
 
 impl Setting {
     pub(crate) fn new(channel: &str, event: &str, queue: &str) -> Self {
-        Self {
-            channel: channel.into(),
-            event: event.into(),
-            queue: queue.into(),
-        }
+        Self { channel: channel.into(), event: event.into(), queue: queue.into() }
     }
 }
 
 impl From<Route<'_>> for Setting {
     fn from(route: Route<'_>) -> Self {
         let copy = |text: &CStr| text.to_bytes().to_vec();
-        Self {
-            channel: copy(route.channel),
-            event: copy(route.event),
-            queue: copy(route.queue),
-        }
+        Self { channel: copy(route.channel), event: copy(route.event), queue: copy(route.queue) }
     }
 }
 
@@ -63,17 +56,12 @@ pub(crate) struct Attached {
 
 /// Fails unless pgmq is there and recent enough.
 pub(crate) fn check_version() -> Result<(), Error> {
-    let found: Option<String> = report(Spi::get_one(
-        "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'pgmq')",
-    ));
+    let found: Option<String> =
+        ask("SELECT (SELECT extversion FROM pg_extension WHERE extname = 'pgmq')", &[]);
     let found = found.ok_or(Error::PgmqMissing)?;
     let mut numbers = found.split('.').map(|part| part.parse().unwrap_or(0_u32));
     let mut next = || numbers.next().unwrap_or(0);
-    if (next(), next(), next()) < PGMQ_MIN {
-        Err(Error::PgmqTooOld { found })
-    } else {
-        Ok(())
-    }
+    if (next(), next(), next()) < PGMQ_MIN { Err(Error::PgmqTooOld { found }) } else { Ok(()) }
 }
 
 /// Where two queues of `pgmq.meta` share a table, the name as given wins, then the older one.
@@ -99,9 +87,7 @@ pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
         if rows.is_empty() {
             Ok(None)
         } else {
-            rows.first()
-                .get_three::<String, String, pg_sys::Oid>()
-                .map(Some)
+            rows.first().get_three::<String, String, pg_sys::Oid>().map(Some)
         }
     });
     match report(row) {
@@ -109,9 +95,7 @@ pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
         Some((Some(name), Some(table), None)) => {
             Err(Error::QueueTableNotFound { queue: name, table })
         }
-        _ => Err(Error::QueueNotFound {
-            queue: queue.into(),
-        }),
+        _ => Err(Error::QueueNotFound { queue: queue.into() }),
     }
 }
 
@@ -131,6 +115,12 @@ pub(crate) fn find_all() -> Vec<Queue> {
     }))
 }
 
+/// One value. Where the transaction has written nothing yet this reads only, and so takes no
+/// transaction id: asking for what is so already costs others nothing.
+fn ask<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
+    report(Spi::connect(|client| client.select(sql, Some(1), arguments)?.first().get_one()))
+}
+
 /// SPI's own failures are bugs of ours, not mistakes of a user: raise them as they are.
 pub(crate) fn report<T>(result: spi::Result<T>) -> T {
     result.unwrap_or_else(|error| {
@@ -147,10 +137,8 @@ impl Queue {
 
     /// Fails unless the caller may create triggers on the table.
     pub(crate) fn check_may_enable(&self) -> Result<(), Error> {
-        let allowed = report(Spi::get_one_with_args::<bool>(
-            "SELECT has_table_privilege($1, 'TRIGGER')",
-            &[self.oid.into()],
-        ));
+        let allowed: Option<bool> =
+            ask("SELECT has_table_privilege($1, 'TRIGGER')", &[self.oid.into()]);
         if allowed == Some(false) {
             return Err(Error::NoTriggerPrivilege {
                 table: self.table.clone(),
@@ -162,34 +150,35 @@ impl Queue {
 
     /// Fails unless the caller may drop triggers of the table.
     pub(crate) fn check_may_disable(&self) -> Result<(), Error> {
-        let owner = report(Spi::get_one_with_args::<String>(
+        let owner: Option<String> = ask(
             "SELECT (SELECT pg_get_userbyid(relowner)::text FROM pg_class \
                       WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE'))",
             &[self.oid.into()],
-        ));
+        );
         match owner {
-            Some(owner) => Err(Error::NotOwner {
-                table: self.table.clone(),
-                owner,
-                role: current_role(),
-            }),
+            Some(owner) => {
+                Err(Error::NotOwner { table: self.table.clone(), owner, role: current_role() })
+            }
             None => Ok(()),
         }
     }
 
     /// The trigger of aimq's name that the table carries now: from the relation cache, so it is
-    /// current even where the transaction's snapshot is old. Takes ACCESS SHARE.
-    pub(crate) fn attached(&self) -> Option<Attached> {
-        let ours: Option<pg_sys::Oid> = report(Spi::get_one(
-            "SELECT 'aimq.realtime_trigger()'::regprocedure::oid",
-        ));
+    /// current even where the transaction's snapshot is old. Takes ACCESS SHARE. Fails if the table
+    /// has gone.
+    pub(crate) fn attached(&self) -> Result<Option<Attached>, Error> {
+        let ours: Option<pg_sys::Oid> =
+            ask("SELECT 'aimq.realtime_trigger()'::regprocedure::oid", &[]);
         // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
         // nothing in between keeps a pointer into it.
         unsafe {
             let relation =
                 pg_sys::try_relation_open(self.oid, pg_sys::AccessShareLock.cast_signed());
             if relation.is_null() {
-                return None;
+                return Err(Error::QueueTableNotFound {
+                    queue: self.name.clone(),
+                    table: self.table.clone(),
+                });
             }
             let descriptor = (*relation).trigdesc;
             let triggers = if descriptor.is_null() {
@@ -212,11 +201,11 @@ impl Queue {
                     enabled: trigger.tgenabled.cast_unsigned(),
                 });
             pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
-            attached
+            Ok(attached)
         }
     }
 }
 
 fn current_role() -> String {
-    report(Spi::get_one("SELECT current_user::text")).unwrap_or_default()
+    ask("SELECT current_user::text", &[]).unwrap_or_default()
 }

@@ -35,29 +35,21 @@ macro_rules! version_1 {
     };
 }
 
-version_1!(
-    shape_after_row,
-    pg_finfo_shape_after_row,
-    |fcinfo: pg_sys::FunctionCallInfo| {
-        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-        let descriptor = (*data.tg_relation).rd_att;
-        let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
-            let number = visibility_attribute(descriptor).ok_or(())?;
-            ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor).ok_or(())
-        });
-        pg_sys::Datum::from(0)
-    }
-);
+version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionCallInfo| {
+    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+    let descriptor = (*data.tg_relation).rd_att;
+    let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
+        let number = visibility_attribute(descriptor).ok_or(())?;
+        ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor).ok_or(())
+    });
+    pg_sys::Datum::from(0)
+});
 
-version_1!(
-    shape_statement,
-    pg_finfo_shape_statement,
-    |fcinfo: pg_sys::FunctionCallInfo| {
-        let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-        note(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
-        pg_sys::Datum::from(0)
-    }
-);
+version_1!(shape_statement, pg_finfo_shape_statement, |fcinfo: pg_sys::FunctionCallInfo| {
+    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
+    note(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
+    pg_sys::Datum::from(0)
+});
 
 version_1!(
     shape_statement_rows,
@@ -103,18 +95,10 @@ mod raw {
 
 // A function for a WHEN clause that notes the row and is always false, so that no event is queued:
 // (channel cstring, event cstring, queue cstring, vt timestamptz) returns boolean.
-version_1!(
-    shape_when,
-    pg_finfo_shape_when,
-    |fcinfo: pg_sys::FunctionCallInfo| {
-        let arguments = (*fcinfo).args.as_ptr();
-        let text = |n: usize| std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr());
-        let route = Route {
-            channel: text(0),
-            event: text(1),
-            queue: text(2),
-        };
-        note(route, Timestamp((*arguments.add(3)).value.value() as i64));
-        pg_sys::Datum::from(false)
-    }
-);
+version_1!(shape_when, pg_finfo_shape_when, |fcinfo: pg_sys::FunctionCallInfo| {
+    let arguments = (*fcinfo).args.as_ptr();
+    let text = |n: usize| std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr());
+    let route = Route { channel: text(0), event: text(1), queue: text(2) };
+    note(route, Timestamp((*arguments.add(3)).value.value() as i64));
+    pg_sys::Datum::from(false)
+});

@@ -33,11 +33,7 @@ pub(crate) fn record<E>(
         if !batch.record_another(level, route) {
             let visible_at = visible_at()?;
             let is_visible = visible_at <= ffi::now();
-            let visible_at = if is_visible {
-                Timestamp::NEG_INFINITY
-            } else {
-                visible_at
-            };
+            let visible_at = if is_visible { Timestamp::NEG_INFINITY } else { visible_at };
             batch.record(level, route, visible_at);
         }
         Ok(())
@@ -58,17 +54,34 @@ pub(crate) fn init() {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
     use pg_sys::XactEvent as On;
-    BATCH.with_borrow_mut(|batch| match event {
+    match event {
         // Deferred triggers have run, and async.c sends what is pending after this callback
         // (access/transam/xact.c, CommitTransaction).
-        On::XACT_EVENT_PRE_COMMIT if !batch.is_empty() => delivery::announce(batch),
-        On::XACT_EVENT_PRE_PREPARE if !batch.is_empty() => delivery::set_aside(batch),
-        On::XACT_EVENT_PRE_COMMIT
-        | On::XACT_EVENT_PRE_PREPARE
-        | On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
+        On::XACT_EVENT_PRE_COMMIT => hand_over(delivery::announce),
+        On::XACT_EVENT_PRE_PREPARE => hand_over(delivery::set_aside),
+        On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
         // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
-        _ => batch.clear(),
-    });
+        _ => {
+            delivery::end();
+            with_batch(Batch::clear);
+        }
+    }
+}
+
+/// Gives the batch to a delivery. It is taken out meanwhile: a delivery may raise, even a FATAL, which
+/// runs the callbacks of the abort inside this one.
+fn hand_over(delivery: impl FnOnce(&Batch)) {
+    let mut batch = BATCH.take();
+    if !batch.is_empty() {
+        delivery(&batch);
+    }
+    batch.clear();
+    BATCH.set(batch); // for the room that it has
+}
+
+/// Changes the batch where nothing may go wrong: not even a panic of ours.
+fn with_batch(change: impl FnOnce(&mut Batch)) {
+    let _ = BATCH.try_with(|batch| batch.try_borrow_mut().map(|mut batch| change(&mut batch)));
 }
 
 #[pg_guard]
@@ -79,15 +92,10 @@ unsafe extern "C-unwind" fn on_subtransaction(
     _arg: *mut c_void,
 ) {
     use pg_sys::SubXactEvent as On;
-    BATCH.with_borrow_mut(|batch| {
-        if batch.is_empty() {
-            return;
-        }
-        // xact.c calls this while the subtransaction that ends is still the current one.
-        match event {
-            On::SUBXACT_EVENT_COMMIT_SUB => batch.release(ffi::nest_level()),
-            On::SUBXACT_EVENT_ABORT_SUB => batch.roll_back(ffi::nest_level()),
-            _ => {}
-        }
-    });
+    // xact.c calls this while the subtransaction that ends is still the current one.
+    match event {
+        On::SUBXACT_EVENT_COMMIT_SUB => with_batch(|batch| batch.release(ffi::nest_level())),
+        On::SUBXACT_EVENT_ABORT_SUB => with_batch(|batch| batch.roll_back(ffi::nest_level())),
+        _ => {}
+    }
 }

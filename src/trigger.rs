@@ -129,18 +129,13 @@ pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_
     }
     // SAFETY: there are three, each a string that lives as long as the trigger.
     let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
-    let route = Route {
-        channel: argument(0),
-        event: argument(1),
-        queue: argument(2),
-    };
+    let route = Route { channel: argument(0), event: argument(1), queue: argument(2) };
     // Async_Notify would refuse it at commit: tell while it can be told whose mistake it is.
     let channel = route.channel.count_bytes();
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
 }
 
-/// The number (from 1) of the column `vt`: a `timestamptz NOT NULL`, as every queue's table has
-/// it. It is looked for by name, since pgmq 1.8 put a column before it.
+/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it. It is looked for by name, since pgmq 1.8 put a column before it.
 ///
 /// # Safety
 /// `descriptor` must be valid.
@@ -151,7 +146,6 @@ pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Opti
     let at = attributes.iter().position(|attribute| {
         attribute.attname.data[..3] == VT
             && attribute.atttypid == pg_sys::TIMESTAMPTZOID
-            && attribute.attnotnull
             && !attribute.attisdropped
     })?;
     c_int::try_from(at + 1).ok()

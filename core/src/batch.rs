@@ -62,10 +62,7 @@ impl Batch {
         };
         self.last = at;
         let tallies = &mut self.routes[at];
-        let tally = Tally {
-            count: 1,
-            earliest: visible_at,
-        };
+        let tally = Tally { count: 1, earliest: visible_at };
         match tallies.last_mut() {
             Some((top, sum)) if *top == level => sum.add(tally),
             _ => {
@@ -97,11 +94,7 @@ impl Batch {
         route.write_key(&mut self.key);
         match self.routes.get_index_of(self.key.as_slice()) {
             Some(at) => at,
-            None => {
-                self.routes
-                    .insert_full(self.key.as_slice().into(), Vec::new())
-                    .0
-            }
+            None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
         }
     }
 
@@ -137,12 +130,7 @@ impl Batch {
 
     /// Where the entries of `level` and deeper ones begin.
     fn first_of(&self, level: Level) -> usize {
-        let deeper = self
-            .journal
-            .iter()
-            .rev()
-            .take_while(|(of, _)| *of >= level)
-            .count();
+        let deeper = self.journal.iter().rev().take_while(|(of, _)| *of >= level).count();
         self.journal.len() - deeper
     }
 
@@ -166,13 +154,10 @@ impl Batch {
     /// What there is to say, by route in the order of first use, savepoints summed up.
     pub fn tallies(&self) -> impl Iterator<Item = (Route<'_>, Tally)> {
         self.routes.iter().filter_map(|(key, tallies)| {
-            let sum = tallies
-                .iter()
-                .map(|(_, tally)| *tally)
-                .reduce(|mut sum, tally| {
-                    sum.add(tally);
-                    sum
-                })?;
+            let sum = tallies.iter().map(|(_, tally)| *tally).reduce(|mut sum, tally| {
+                sum.add(tally);
+                sum
+            })?;
             Some((Route::from_key(key)?, sum))
         })
     }
@@ -186,17 +171,11 @@ impl Batch {
                 count: tally.count,
                 visible_at: (tally.earliest > now).then_some(tally.earliest),
             };
-            groups
-                .entry((route.channel, route.event))
-                .or_default()
-                .push(news);
+            groups.entry((route.channel, route.event)).or_default().push(news);
         }
         groups
             .into_iter()
-            .map(|((channel, event), news)| Notification {
-                channel,
-                payload: encode(event, &news),
-            })
+            .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
             .collect()
     }
 }

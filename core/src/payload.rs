@@ -26,7 +26,7 @@ pub const PAYLOAD_MAX_BYTES: usize = 7999;
 pub struct Notification<'a> {
     /// Where to.
     pub channel: &'a CStr,
-    /// JSON of at most [`PAYLOAD_MAX_BYTES`] bytes (as long as the event fits), without NUL.
+    /// JSON of at most [`PAYLOAD_MAX_BYTES`] bytes without NUL; empty where not even the event fits.
     pub payload: String,
 }
 
@@ -100,24 +100,17 @@ pub fn encode(event: &CStr, news: &[News<'_>]) -> String {
     let queues: Option<Vec<_>> = news
         .iter()
         .map(|news| {
-            let about = OutgoingNews {
-                count: news.count,
-                visible_at: news.visible_at,
-            };
+            let about = OutgoingNews { count: news.count, visible_at: news.visible_at };
             news.queue.to_str().ok().map(|queue| (queue, about))
         })
         .collect();
-    let whole = to_json(&Outgoing {
-        event: event.clone(),
-        queues: queues.map(Queues),
-    });
+    let whole = to_json(&Outgoing { event: event.clone(), queues: queues.map(Queues) });
     if whole.len() <= PAYLOAD_MAX_BYTES {
         return whole;
     }
-    to_json(&Outgoing {
-        event,
-        queues: None,
-    })
+    let short = to_json(&Outgoing { event, queues: None });
+    // Only a trigger made by hand has an event that long: what a consumer can't parse is a wake-up too.
+    if short.len() <= PAYLOAD_MAX_BYTES { short } else { String::new() }
 }
 
 /// JSON of a value whose keys are strings and whose `Serialize` is ours: that cannot fail. Should it
@@ -132,10 +125,7 @@ pub fn event_fits(event: &str) -> bool {
     /// `"queues":{"…":{"count":…,"visible_at":"…"}}` with 63 bytes of name, each of which may need
     /// six for its escape, 20 digits and 28 characters of time.
     const ROOM_FOR_ONE_QUEUE: usize = 63 * 6 + 20 + 28 + 64;
-    let alone = to_json(&Outgoing {
-        event: event.into(),
-        queues: None,
-    });
+    let alone = to_json(&Outgoing { event: event.into(), queues: None });
     alone.len() + ROOM_FOR_ONE_QUEUE <= PAYLOAD_MAX_BYTES
 }
 
@@ -146,20 +136,14 @@ mod tests {
     use std::ffi::CString;
 
     fn news<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> News<'a> {
-        News {
-            queue,
-            count,
-            visible_at: visible_at.map(Timestamp),
-        }
+        News { queue, count, visible_at: visible_at.map(Timestamp) }
     }
 
     #[test]
     fn the_example_of_the_documents() {
         let at = (1_795_230_000_123 - 946_684_800_000) * 1000;
-        let payload = encode(
-            c"job_enqueued",
-            &[news(c"emails", 3, None), news(c"reports", 1, Some(at))],
-        );
+        let payload =
+            encode(c"job_enqueued", &[news(c"emails", 3, None), news(c"reports", 1, Some(at))]);
         assert_eq!(
             payload,
             r#"{"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}"#
@@ -177,12 +161,15 @@ mod tests {
     fn fits_to_the_byte() {
         // {"event":"e","queues":{"":{"count":1}}} is 39 bytes without the name.
         let longest = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 39)).unwrap();
-        assert_eq!(
-            encode(c"e", &[news(&longest, 1, None)]).len(),
-            PAYLOAD_MAX_BYTES
-        );
+        assert_eq!(encode(c"e", &[news(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
         let longer = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 38)).unwrap();
         assert_eq!(encode(c"e", &[news(&longer, 1, None)]), r#"{"event":"e"}"#);
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_is_still_a_wake_up() {
+        let event = CString::new("e".repeat(PAYLOAD_MAX_BYTES)).unwrap();
+        assert_eq!(encode(&event, &[news(c"q", 1, None)]), "");
     }
 
     proptest! {

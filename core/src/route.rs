@@ -43,10 +43,6 @@ impl<'a> Route<'a> {
         let rest = &key[channel.count_bytes() + 1..];
         let event = CStr::from_bytes_until_nul(rest).ok()?;
         let queue = CStr::from_bytes_with_nul(&rest[event.count_bytes() + 1..]).ok()?;
-        Some(Self {
-            channel,
-            event,
-            queue,
-        })
+        Some(Self { channel, event, queue })
     }
 }

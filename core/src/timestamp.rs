@@ -55,11 +55,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -74,23 +70,13 @@ mod tests {
     fn known_moments() {
         let show = |micros: i64| Timestamp(micros).to_string();
         assert_eq!(show(0), "2000-01-01T00:00:00.000Z");
-        assert_eq!(
-            show(-1),
-            "2000-01-01T00:00:00.000Z",
-            "rounded up, over the day's end"
-        );
+        assert_eq!(show(-1), "2000-01-01T00:00:00.000Z", "rounded up, over the day's end");
         assert_eq!(show(1), "2000-01-01T00:00:00.001Z");
         assert_eq!(show(1000), "2000-01-01T00:00:00.001Z");
-        assert_eq!(
-            show(951_782_400_000_000 - 946_684_800_000_000),
-            "2000-02-29T00:00:00.000Z"
-        );
+        assert_eq!(show(951_782_400_000_000 - 946_684_800_000_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(show(i64::MAX), "infinity");
         assert_eq!(show(i64::MIN), "-infinity");
-        assert!(
-            show(9_223_371_331_199_000_000).starts_with("+294276-12-31"),
-            "Postgres' last day"
-        );
+        assert!(show(9_223_371_331_199_000_000).starts_with("+294276-12-31"), "Postgres' last day");
     }
 
     proptest! {

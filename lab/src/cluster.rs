@@ -18,11 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The servers that run now, for when we are interrupted.
 static RUNNING: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
-/// A running server and its folder.
+/// A server, as soon as its folder is there.
 #[derive(Debug)]
 struct Server {
     folder: PathBuf,
-    postmaster: Child,
+    /// `None` before it runs, and where somebody else starts it.
+    postmaster: Option<Child>,
 }
 
 /// A handle that stops its server when dropped.
@@ -32,46 +33,42 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// A folder in which somebody else makes and starts servers: they are stopped with it.
+    pub(crate) fn adopt(folder: PathBuf) -> Self {
+        Self::register(folder)
+    }
+
+    fn register(folder: PathBuf) -> Self {
+        running().push(Server { folder: folder.clone(), postmaster: None });
+        Self { folder }
+    }
+
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
     pub(crate) fn start(major: Major, settings: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let made = Self {
-            folder: folder.clone(),
-        };
+        let made = Self::register(folder.clone());
         if shell::is_root() {
             std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         }
         let data = folder.join("data");
         shell::output(
             shell::unprivileged(&major.program("initdb"))
-                .args([
-                    "--auth=trust",
-                    "--username=postgres",
-                    "--no-sync",
-                    "--encoding=UTF8",
-                    "-D",
-                ])
+                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
         let log = std::fs::File::create(folder.join("log"))?;
         let mut server = shell::unprivileged(&major.program("postgres"));
-        server
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses="]);
-        server
-            .arg("-c")
-            .arg(format!("unix_socket_directories={}", folder.display()));
+        server.arg("-D").arg(&data).args(["-c", "listen_addresses="]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
         for setting in settings {
             server.args(["-c", setting]);
         }
-        let postmaster = server
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        running().push(Server { folder, postmaster });
+        let postmaster =
+            server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        if let Some(server) = running().iter_mut().find(|server| server.folder == folder) {
+            server.postmaster = Some(postmaster);
+        }
         made.wait_until_ready()?;
         Ok(made)
     }
@@ -94,18 +91,15 @@ impl Cluster {
 
     fn exited(&self) -> bool {
         running().iter_mut().any(|server| {
-            server.folder == self.folder && !matches!(server.postmaster.try_wait(), Ok(None))
+            server.folder == self.folder
+                && server.postmaster.as_mut().is_none_or(|it| !matches!(it.try_wait(), Ok(None)))
         })
     }
 
     /// Connects as the superuser.
     pub(crate) fn connect(&self, database: &str) -> Result<Client> {
         let mut config = postgres::Config::new();
-        config
-            .host_path(&self.folder)
-            .user("postgres")
-            .dbname(database)
-            .application_name("lab");
+        config.host_path(&self.folder).user("postgres").dbname(database).application_name("lab");
         Ok(config.connect(NoTls)?)
     }
 
@@ -118,10 +112,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let mut running = running();
-        if let Some(at) = running
-            .iter()
-            .position(|server| server.folder == self.folder)
-        {
+        if let Some(at) = running.iter().position(|server| server.folder == self.folder) {
             let server = running.swap_remove(at);
             drop(running);
             server.stop();
@@ -132,19 +123,38 @@ impl Drop for Cluster {
 impl Server {
     /// Immediate shutdown: nothing in there is worth keeping.
     fn stop(mut self) {
-        let pid = self.postmaster.id().to_string();
-        let _ = std::process::Command::new("kill")
-            .args(["-QUIT", &pid])
-            .status();
-        let _ = self.postmaster.wait();
+        if let Some(postmaster) = &mut self.postmaster {
+            quit(&postmaster.id().to_string());
+            let _ = postmaster.wait();
+        }
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let file = entry.path().join("postmaster.pid");
+            let Ok(text) = std::fs::read_to_string(file) else {
+                continue;
+            };
+            let Some(pid) = text.lines().next() else {
+                continue;
+            };
+            quit(pid);
+            let deadline = Instant::now() + PATIENCE;
+            while Path::new("/proc").join(pid).exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
+/// The shell's own `kill`: a bare Debian has no other.
+fn quit(pid: &str) {
+    let _ = std::process::Command::new("sh")
+        .args(["-c", "kill -QUIT \"$1\"", "sh", pid])
+        .stderr(Stdio::null())
+        .status();
+}
+
 fn running() -> std::sync::MutexGuard<'static, Vec<Server>> {
-    RUNNING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// On Ctrl-C, SIGTERM and SIGHUP: stop every server, remove its folder, go.

@@ -49,10 +49,7 @@ pub(crate) fn run(major: Major) -> Result<()> {
     println!("  job   enqueued      woken       read   archived");
     for job in 1..=SHOWN {
         let way = worker.follow(&mut producer, job)?;
-        println!(
-            "  {job:>3}   {:>8.1}   {:>8.1}   {:>8.1}   {:>8.1}",
-            0.0, way[0], way[1], way[2]
-        );
+        println!("  {job:>3}   {:>8.1}   {:>8.1}   {:>8.1}   {:>8.1}", 0.0, way[0], way[1], way[2]);
     }
 
     println!("\nBursts: {BURST} jobs in one transaction\n");
@@ -74,10 +71,7 @@ pub(crate) fn run(major: Major) -> Result<()> {
         MEAN_GAP.as_millis()
     );
     let mut sides = Vec::new();
-    for (title, mode) in [
-        ("woken by aimq", "realtime"),
-        ("polling each second", "polling"),
-    ] {
+    for (title, mode) in [("woken by aimq", "realtime"), ("polling each second", "polling")] {
         let mut worker = Worker::start(&cluster, mode)?;
         let spinner = Spinner::new(&format!("a worker {title}"));
         let latencies = worker.load(&mut producer)?;
@@ -160,10 +154,7 @@ impl Worker {
             Ok(Event::Archived { jobs, at }) => {
                 self.archived.extend(jobs.into_iter().map(|job| (job, at)));
             }
-            Err(_) => bail!(
-                "the worker did not do its job within {} s",
-                PATIENCE.as_secs()
-            ),
+            Err(_) => bail!("the worker did not do its job within {} s", PATIENCE.as_secs()),
         }
         Ok(())
     }
@@ -183,31 +174,19 @@ impl Worker {
         let committed = enqueue(producer, job, 1)?;
         self.finish(1)?;
         let since = |at: Micros| (at - committed) as f64 / 1000.0;
-        Ok([
-            since(self.woken),
-            since(self.first_read(job)),
-            since(self.archived[0].1),
-        ])
+        Ok([since(self.woken), since(self.first_read(job)), since(self.archived[0].1)])
     }
 
     fn burst(&mut self, producer: &mut Client, first: u64, jobs: u64) -> Result<(Micros, f64)> {
         self.archived.clear();
         let committed = enqueue(producer, first, jobs)?;
         self.finish(usize::try_from(jobs)?)?;
-        let last = self
-            .archived
-            .iter()
-            .map(|(_, at)| *at)
-            .max()
-            .unwrap_or(committed);
+        let last = self.archived.iter().map(|(_, at)| *at).max().unwrap_or(committed);
         Ok((committed, (last - committed) as f64 / 1000.0))
     }
 
     fn first_read(&self, job: u64) -> Micros {
-        self.read
-            .iter()
-            .find(|(read, _)| *read == job)
-            .map_or(0, |(_, at)| *at)
+        self.read.iter().find(|(read, _)| *read == job).map_or(0, |(_, at)| *at)
     }
 
     /// The comparison's load; returns the ms from each job's commit until it was read, sorted.

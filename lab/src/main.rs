@@ -49,14 +49,8 @@ fn run() -> Result<()> {
     }
     match command.as_str() {
         "setup" => {
-            let majors = if majors.is_empty() {
-                setup::ALL_MAJORS.to_vec()
-            } else {
-                majors
-            };
-            majors
-                .iter()
-                .try_for_each(|major| setup::ready(*major, setup::Profile::Release))
+            let majors = if majors.is_empty() { setup::ALL_MAJORS.to_vec() } else { majors };
+            majors.iter().try_for_each(|major| setup::ready(*major, setup::Profile::Release))
         }
         "demo" => demo::run(one()),
         "demo-worker" => demo::worker(&words),

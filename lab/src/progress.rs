@@ -63,20 +63,14 @@ pub(crate) fn step(title: &str, command: &mut Command) -> Result<String> {
         for line in tail.into_iter().rev() {
             eprintln!("    {line}");
         }
-        bail!(
-            "{title}: failed ({status}); the whole log is {}",
-            path.display()
-        );
+        bail!("{title}: failed ({status}); the whole log is {}", path.display());
     }
     Ok(all)
 }
 
 /// Where the output of a step is kept.
 pub(crate) fn log_of(title: &str) -> PathBuf {
-    let name: String = title
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c } else { '-' })
-        .collect();
+    let name: String = title.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
     shell::target().join("lab/logs").join(format!("{name}.log"))
 }
 
@@ -103,12 +97,7 @@ impl Spinner {
             eprintln!("  … {title}");
         }
         let now = Instant::now();
-        Self {
-            title: title.to_owned(),
-            bar,
-            begun: now,
-            beaten: now.into(),
-        }
+        Self { title: title.to_owned(), bar, begun: now, beaten: now.into() }
     }
 
     fn say(&self, line: &str) {
@@ -116,11 +105,7 @@ impl Spinner {
             Some(bar) => bar.set_message(line.trim().to_owned()),
             None if self.beaten.get().elapsed() >= HEARTBEAT => {
                 self.beaten.set(Instant::now());
-                eprintln!(
-                    "    {:4.0} s  {}",
-                    self.begun.elapsed().as_secs_f64(),
-                    line.trim()
-                );
+                eprintln!("    {:4.0} s  {}", self.begun.elapsed().as_secs_f64(), line.trim());
             }
             None => {}
         }
@@ -135,10 +120,6 @@ impl Spinner {
             bar.finish_and_clear();
         }
         let mark = if well { '✓' } else { '✗' };
-        eprintln!(
-            "  {mark} {} ({:.1} s)",
-            self.title,
-            self.begun.elapsed().as_secs_f64()
-        );
+        eprintln!("  {mark} {} ({:.1} s)", self.title, self.begun.elapsed().as_secs_f64());
     }
 }

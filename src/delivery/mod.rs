@@ -15,6 +15,11 @@ pub(crate) fn announce(batch: &Batch) {
     in_transaction::announce(batch);
 }
 
+/// The transaction has ended, one way or the other. Cannot raise.
+pub(crate) fn end() {
+    in_transaction::end();
+}
+
 /// The transaction is being prepared: whoever commits it later will have no batch.
 pub(crate) fn set_aside(batch: &Batch) {
     in_transaction::set_aside(batch);

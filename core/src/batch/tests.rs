@@ -6,11 +6,7 @@ use proptest::prelude::*;
 const NOW: Timestamp = Timestamp(1_000_000);
 
 fn route(queue: &CStr) -> Route<'_> {
-    Route {
-        channel: c"aimq:jobs",
-        event: c"job_enqueued",
-        queue,
-    }
+    Route { channel: c"aimq:jobs", event: c"job_enqueued", queue }
 }
 
 fn counts(batch: &Batch) -> Vec<(String, u64)> {
@@ -50,41 +46,19 @@ fn a_released_savepoint_is_rolled_back_with_the_one_around_it() {
 #[test]
 fn one_notification_for_each_channel_and_event() {
     let mut batch = Batch::default();
-    let mut say = |channel, event, queue| {
-        batch.record(
-            1,
-            Route {
-                channel,
-                event,
-                queue,
-            },
-            NOW,
-        )
-    };
+    let mut say = |channel, event, queue| batch.record(1, Route { channel, event, queue }, NOW);
     say(c"one", c"e", c"a");
     say(c"two", c"e", c"b");
     say(c"one", c"e", c"c");
     say(c"one", c"other", c"d");
-    let sent: Vec<_> = batch
-        .notifications(NOW)
-        .into_iter()
-        .map(|n| (n.channel.to_owned(), n.payload))
-        .collect();
+    let sent: Vec<_> =
+        batch.notifications(NOW).into_iter().map(|n| (n.channel.to_owned(), n.payload)).collect();
     assert_eq!(
         sent,
         [
-            (
-                c"one".into(),
-                r#"{"event":"e","queues":{"a":{"count":1},"c":{"count":1}}}"#.into()
-            ),
-            (
-                c"two".into(),
-                r#"{"event":"e","queues":{"b":{"count":1}}}"#.into()
-            ),
-            (
-                c"one".into(),
-                r#"{"event":"other","queues":{"d":{"count":1}}}"#.into()
-            ),
+            (c"one".into(), r#"{"event":"e","queues":{"a":{"count":1},"c":{"count":1}}}"#.into()),
+            (c"two".into(), r#"{"event":"e","queues":{"b":{"count":1}}}"#.into()),
+            (c"one".into(), r#"{"event":"other","queues":{"d":{"count":1}}}"#.into()),
         ]
     );
 }
@@ -105,48 +79,18 @@ fn the_visibility_time_is_said_only_if_nothing_is_visible_yet() {
 #[test]
 fn names_that_run_together_are_not_confused() {
     let mut batch = Batch::default();
-    batch.record(
-        1,
-        Route {
-            channel: c"ab",
-            event: c"c",
-            queue: c"d",
-        },
-        NOW,
-    );
-    batch.record(
-        1,
-        Route {
-            channel: c"a",
-            event: c"bc",
-            queue: c"d",
-        },
-        NOW,
-    );
-    batch.record(
-        1,
-        Route {
-            channel: c"a",
-            event: c"b",
-            queue: c"cd",
-        },
-        NOW,
-    );
+    batch.record(1, Route { channel: c"ab", event: c"c", queue: c"d" }, NOW);
+    batch.record(1, Route { channel: c"a", event: c"bc", queue: c"d" }, NOW);
+    batch.record(1, Route { channel: c"a", event: c"b", queue: c"cd" }, NOW);
     assert_eq!(batch.tallies().count(), 3);
 }
 
 #[test]
 fn another_message_is_counted_only_where_others_are_visible_already() {
     let mut batch = Batch::default();
-    assert!(
-        !batch.record_another(1, route(c"a")),
-        "nothing is there yet"
-    );
+    assert!(!batch.record_another(1, route(c"a")), "nothing is there yet");
     batch.record(1, route(c"a"), NOW);
-    assert!(
-        !batch.record_another(1, route(c"a")),
-        "its time could matter"
-    );
+    assert!(!batch.record_another(1, route(c"a")), "its time could matter");
     batch.record(1, route(c"a"), Timestamp::NEG_INFINITY);
     assert!(batch.record_another(1, route(c"a")));
     assert!(!batch.record_another(2, route(c"a")), "another savepoint");

@@ -53,62 +53,14 @@ struct Load {
 }
 
 const LOADS: [Load; 8] = [
-    Load {
-        name: "send_batch of 1",
-        messages: 1,
-        message: TINY,
-        repeats: 2000,
-        pairs: 21,
-    },
-    Load {
-        name: "send_batch of 100",
-        messages: 100,
-        message: TINY,
-        repeats: 100,
-        pairs: 31,
-    },
-    Load {
-        name: "send_batch of 1,000",
-        messages: 1000,
-        message: TINY,
-        repeats: 20,
-        pairs: 61,
-    },
-    Load {
-        name: "the same, 240 bytes",
-        messages: 1000,
-        message: USUAL,
-        repeats: 20,
-        pairs: 61,
-    },
-    Load {
-        name: "send_batch of 10,000",
-        messages: 10_000,
-        message: TINY,
-        repeats: 3,
-        pairs: 21,
-    },
-    Load {
-        name: "COPY of 100,000",
-        messages: 100_000,
-        message: TINY,
-        repeats: 1,
-        pairs: 21,
-    },
-    Load {
-        name: "the same, 240 bytes ",
-        messages: 100_000,
-        message: USUAL,
-        repeats: 1,
-        pairs: 11,
-    },
-    Load {
-        name: "INSERT of 1,000,000",
-        messages: 1_000_000,
-        message: TINY,
-        repeats: 1,
-        pairs: 5,
-    },
+    Load { name: "send_batch of 1", messages: 1, message: TINY, repeats: 2000, pairs: 21 },
+    Load { name: "send_batch of 100", messages: 100, message: TINY, repeats: 100, pairs: 31 },
+    Load { name: "send_batch of 1,000", messages: 1000, message: TINY, repeats: 20, pairs: 61 },
+    Load { name: "the same, 240 bytes", messages: 1000, message: USUAL, repeats: 20, pairs: 61 },
+    Load { name: "send_batch of 10,000", messages: 10_000, message: TINY, repeats: 3, pairs: 21 },
+    Load { name: "COPY of 100,000", messages: 100_000, message: TINY, repeats: 1, pairs: 21 },
+    Load { name: "the same, 240 bytes ", messages: 100_000, message: USUAL, repeats: 1, pairs: 11 },
+    Load { name: "INSERT of 1,000,000", messages: 1_000_000, message: TINY, repeats: 1, pairs: 5 },
 ];
 
 /// `quick` has two pairs of each and leaves out the large loads: a look, no measurement.
@@ -118,12 +70,7 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
     // No flush: it would hide what the CPU pays. Nothing else runs in this server.
     let cluster = Cluster::start(
         major,
-        &[
-            "fsync=off",
-            "autovacuum=off",
-            "shared_buffers=1GB",
-            "max_wal_size=20GB",
-        ],
+        &["fsync=off", "autovacuum=off", "shared_buffers=1GB", "max_wal_size=20GB"],
     )?;
     let mut client = cluster.connect("postgres")?;
     client.batch_execute(
@@ -158,20 +105,13 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
                 }
                 seconds[shape].push(time);
                 peaks[shape] = peaks[shape].max(peak);
-                writeln!(
-                    raw,
-                    "{}\t{pair}\t{}\t{time:.6}\t{peak}",
-                    load.name, SHAPES[shape].0
-                )?;
+                writeln!(raw, "{}\t{pair}\t{}\t{time:.6}\t{peak}", load.name, SHAPES[shape].0)?;
             }
         }
         print!("{:24}{pairs:>6}", load.name);
         for shape in &seconds[1..] {
-            let ratios: Vec<f64> = seconds[0]
-                .iter()
-                .zip(shape)
-                .map(|(none, it)| none / it)
-                .collect();
+            let ratios: Vec<f64> =
+                seconds[0].iter().zip(shape).map(|(none, it)| none / it).collect();
             print!("{:>18.3}", median(&ratios));
         }
         println!();
@@ -204,12 +144,7 @@ fn sample(cluster: &Cluster, load: &Load, attach: &str) -> Result<(f64, u64)> {
     let mut client = cluster.connect("postgres")?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     let begun;
-    let Load {
-        messages,
-        message,
-        repeats,
-        ..
-    } = load;
+    let Load { messages, message, repeats, .. } = load;
     if *messages == 100_000 {
         let text = format!("2026-01-01 00:00:00+00\t{message}\n").repeat(100_000);
         client.batch_execute("SELECT count(*) FROM pgmq.q_b")?;
@@ -249,9 +184,6 @@ fn processor_time(pid: i32) -> Result<f64> {
 /// The peak of a process's private and shared memory in kB, as the kernel counts it.
 fn peak_memory(pid: i32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .context("no VmHWM")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
     Ok(line.split_whitespace().nth(1).unwrap_or("0").parse()?)
 }

@@ -24,16 +24,11 @@ pub(crate) fn print(sides: &[Side]) {
     row("jobs", &|side| side.latencies.len().to_string());
     for (name, part) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)] {
         let name = format!("{name:4} from COMMIT to read, ms");
-        row(&name, &|side| {
-            format!("{:.1}", percentile(&side.latencies, part))
-        });
+        row(&name, &|side| format!("{:.1}", percentile(&side.latencies, part)));
     }
     row("notifications", &|side| side.notifications.to_string());
     row("empty reads", &|side| side.empty_reads.to_string());
-    let slowest = sides
-        .iter()
-        .flat_map(|side| &side.latencies)
-        .fold(0.0_f64, |a, b| a.max(*b));
+    let slowest = sides.iter().flat_map(|side| &side.latencies).fold(0.0_f64, |a, b| a.max(*b));
     println!("\n  Each dot a job, from COMMIT to read (0 to {slowest:.0} ms)\n");
     for side in sides {
         println!("  {:>20} |{}|", side.title, strip(&side.latencies, slowest));

@@ -12,9 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) type Micros = i64;
 
 pub(crate) fn now() -> Micros {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -35,15 +33,9 @@ fn tell(event: &Event) -> Result<()> {
 }
 
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    let [mode, queue, socket] = words else {
-        anyhow::bail!("MODE QUEUE SOCKET-FOLDER")
-    };
+    let [mode, queue, socket] = words else { anyhow::bail!("MODE QUEUE SOCKET-FOLDER") };
     let mut config = Client::configure();
-    config
-        .host_path(socket)
-        .user("postgres")
-        .dbname("postgres")
-        .application_name("worker");
+    config.host_path(socket).user("postgres").dbname("postgres").application_name("worker");
     let mut client = config.connect(NoTls)?;
     let realtime = mode == "realtime";
     if realtime {
@@ -58,10 +50,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             let at = now();
             // Those that have come meanwhile are answered by the same reads.
             let more = client.notifications().iter().count()?;
-            tell(&Event::Woken {
-                at,
-                notifications: 1 + u64::try_from(more)?,
-            })?;
+            tell(&Event::Woken { at, notifications: 1 + u64::try_from(more)? })?;
         } else {
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -79,14 +68,8 @@ fn drain(client: &mut Client, queue: &str) -> Result<()> {
             return tell(&Event::Empty);
         }
         let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let jobs: Vec<u64> = rows
-            .iter()
-            .map(|row| row.get::<_, i64>(1).unsigned_abs())
-            .collect();
-        tell(&Event::Read {
-            jobs: jobs.clone(),
-            at: now(),
-        })?;
+        let jobs: Vec<u64> = rows.iter().map(|row| row.get::<_, i64>(1).unsigned_abs()).collect();
+        tell(&Event::Read { jobs: jobs.clone(), at: now() })?;
         client.query("SELECT pgmq.archive($1, $2::bigint[])", &[&queue, &ids])?;
         tell(&Event::Archived { jobs, at: now() })?;
     }

@@ -37,9 +37,7 @@ pub fn root() -> PathBuf {
 /// One of the server's own programs, set up to connect to it as the superuser.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(PathBuf::from(environment("AIMQ_TEST_BIN")).join(name));
-    command
-        .env("PGHOST", environment("AIMQ_TEST_SOCKET"))
-        .env("PGUSER", "postgres");
+    command.env("PGHOST", environment("AIMQ_TEST_SOCKET")).env("PGUSER", "postgres");
     command
 }
 
@@ -78,10 +76,7 @@ impl Database {
 
     /// A new session of `role`.
     pub fn connect_as(&self, role: &str) -> Client {
-        config(&self.name)
-            .user(role)
-            .connect(NoTls)
-            .expect("connect")
+        config(&self.name).user(role).connect(NoTls).expect("connect")
     }
 
     /// A new session whose warnings and notices are kept.
@@ -96,23 +91,14 @@ impl Database {
     /// A listener on `channel`, in a session of its own.
     pub fn listen(&self, channel: &str) -> Listener {
         let mut client = self.connect();
-        client
-            .batch_execute(&format!("LISTEN {}", quoted(channel)))
-            .expect("LISTEN");
-        Listener {
-            client,
-            fence: self.connect(),
-            channel: channel.to_owned(),
-            fences: 0,
-        }
+        client.batch_execute(&format!("LISTEN {}", quoted(channel))).expect("LISTEN");
+        Listener { client, fence: self.connect(), channel: channel.to_owned(), fences: 0 }
     }
 
     /// Makes a role that may log in, with nothing granted; dropped with the database.
     pub fn role(&self, suffix: &str) -> String {
         let role = format!("{}_{suffix}", self.name);
-        self.connect()
-            .batch_execute(&format!("CREATE ROLE {role} LOGIN"))
-            .expect("CREATE ROLE");
+        self.connect().batch_execute(&format!("CREATE ROLE {role} LOGIN")).expect("CREATE ROLE");
         role
     }
 }
@@ -140,10 +126,7 @@ impl Drop for Database {
 
 fn config(database: &str) -> postgres::Config {
     let mut config = Client::configure();
-    config
-        .host_path(environment("AIMQ_TEST_SOCKET"))
-        .user("postgres")
-        .dbname(database);
+    config.host_path(environment("AIMQ_TEST_SOCKET")).user("postgres").dbname(database);
     config.application_name("aimq-client-tests");
     config
 }
@@ -165,9 +148,7 @@ impl Heard {
     /// Those of WARNING, forgotten with the call.
     pub fn warnings(&self) -> Vec<DbError> {
         let all = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
-        all.into_iter()
-            .filter(|notice| notice.severity() == "WARNING")
-            .collect()
+        all.into_iter().filter(|notice| notice.severity() == "WARNING").collect()
     }
 }
 
@@ -186,17 +167,12 @@ impl Listener {
     pub fn raw(&mut self) -> Vec<String> {
         self.fences += 1;
         let fence = format!("fence {}", self.fences);
-        self.fence
-            .execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence])
-            .expect("fence");
+        self.fence.execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence]).expect("fence");
         let mut payloads = Vec::new();
         let mut notifications = self.client.notifications();
         let mut coming = notifications.timeout_iter(DEADLINE);
         loop {
-            let one = coming
-                .next()
-                .expect("listening")
-                .expect("the fence before the deadline");
+            let one = coming.next().expect("listening").expect("the fence before the deadline");
             if one.payload() == fence {
                 return payloads;
             }
@@ -206,10 +182,7 @@ impl Listener {
 
     /// The same, parsed.
     pub fn payloads(&mut self) -> Vec<Payload> {
-        self.raw()
-            .iter()
-            .map(|text| serde_json::from_str(text).expect("JSON"))
-            .collect()
+        self.raw().iter().map(|text| serde_json::from_str(text).expect("JSON")).collect()
     }
 
     /// Of each notification: the queues it names, with their counts.
@@ -224,24 +197,14 @@ impl Listener {
     /// Waits for the next notification.
     pub fn wait_for_one(&mut self) -> String {
         let mut notifications = self.client.notifications();
-        let one = notifications
-            .timeout_iter(DEADLINE)
-            .next()
-            .expect("listening");
-        one.expect("a notification before the deadline")
-            .payload()
-            .to_owned()
+        let one = notifications.timeout_iter(DEADLINE).next().expect("listening");
+        one.expect("a notification before the deadline").payload().to_owned()
     }
 }
 
 /// One notification with these counts.
 pub fn one<const N: usize>(counts: [(&str, u64); N]) -> Vec<BTreeMap<String, u64>> {
-    vec![
-        counts
-            .into_iter()
-            .map(|(name, count)| (name.to_owned(), count))
-            .collect(),
-    ]
+    vec![counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()]
 }
 
 /// Waits until `condition` holds.
@@ -266,10 +229,7 @@ pub fn wait_until_blocked(database: &Database, pid: i32) {
 
 /// The session's process.
 pub fn pid(client: &mut Client) -> i32 {
-    client
-        .query_one("SELECT pg_backend_pid()", &[])
-        .expect("query")
-        .get(0)
+    client.query_one("SELECT pg_backend_pid()", &[]).expect("query").get(0)
 }
 
 /// The error of a statement that must fail.
@@ -291,16 +251,11 @@ pub fn run(client: &mut Client, sql: &str) {
 
 /// The server's words, where it was the server.
 fn told(error: &postgres::Error) -> String {
-    error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), |error| format!("{error:?}"))
+    error.as_db_error().map_or_else(|| error.to_string(), |error| format!("{error:?}"))
 }
 
 /// One value of one row.
 #[track_caller]
 pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut Client, sql: &str) -> T {
-    client
-        .query_one(sql, &[])
-        .unwrap_or_else(|error| panic!("{sql}: {}", told(&error)))
-        .get(0)
+    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", told(&error))).get(0)
 }

@@ -20,33 +20,19 @@ fn three_queues() -> (Database, Client, Listener) {
 fn every_way_to_enqueue_wakes() {
     let (_database, mut client, mut listener) = three_queues();
     run(&mut client, "SELECT pgmq.send('a', '{}')");
-    assert_eq!(
-        listener.raw(),
-        [r#"{"event":"job_enqueued","queues":{"a":{"count":1}}}"#]
-    );
+    assert_eq!(listener.raw(), [r#"{"event":"job_enqueued","queues":{"a":{"count":1}}}"#]);
 
-    run(
-        &mut client,
-        "SELECT pgmq.send_batch('a', array_fill('{}'::jsonb, '{7}'))",
-    );
+    run(&mut client, "SELECT pgmq.send_batch('a', array_fill('{}'::jsonb, '{7}'))");
     assert_eq!(listener.counts(), one([("a", 7)]));
 
-    run(
-        &mut client,
-        "SELECT pgmq.bind_topic('jobs.*', 'a'), pgmq.bind_topic('jobs.*', 'b')",
-    );
+    run(&mut client, "SELECT pgmq.bind_topic('jobs.*', 'a'), pgmq.bind_topic('jobs.*', 'b')");
     run(&mut client, "SELECT pgmq.send_topic('jobs.new', '{}')");
     assert_eq!(listener.counts(), one([("a", 1), ("b", 1)]));
 
-    run(
-        &mut client,
-        "INSERT INTO pgmq.q_a (vt, message) VALUES (now(), '{}'), (now(), NULL)",
-    );
+    run(&mut client, "INSERT INTO pgmq.q_a (vt, message) VALUES (now(), '{}'), (now(), NULL)");
     assert_eq!(listener.counts(), one([("a", 2)]));
 
-    let mut copy = client
-        .copy_in("COPY pgmq.q_a (vt, message) FROM STDIN")
-        .expect("COPY");
+    let mut copy = client.copy_in("COPY pgmq.q_a (vt, message) FROM STDIN").expect("COPY");
     for number in 0..5000 {
         writeln!(copy, "2026-01-01 00:00:00+00\t{{\"n\": {number}}}").expect("a line");
     }
@@ -57,10 +43,7 @@ fn every_way_to_enqueue_wakes() {
 #[test]
 fn reading_and_finishing_jobs_wakes_nobody() {
     let (_database, mut client, mut listener) = three_queues();
-    run(
-        &mut client,
-        "SELECT pgmq.send_batch('a', array_fill('{}'::jsonb, '{4}'))",
-    );
+    run(&mut client, "SELECT pgmq.send_batch('a', array_fill('{}'::jsonb, '{4}'))");
     assert_eq!(listener.raw().len(), 1);
     run(
         &mut client,
@@ -80,9 +63,7 @@ fn a_thousand_sends_and_nested_savepoints_make_one_notification_with_exact_count
         let queue = sent % 3;
         sent += 1;
         let name = ["a", "b", "c"][queue];
-        transaction
-            .execute("SELECT pgmq.send($1, '{}')", &[&name])
-            .expect("send");
+        transaction.execute("SELECT pgmq.send($1, '{}')", &[&name]).expect("send");
         kept[queue] += 1;
     };
     // 40 rounds of 25 sends: 5 outside, 10 in a savepoint, 10 in one nested in it. Every third inner
@@ -115,11 +96,7 @@ fn a_thousand_sends_and_nested_savepoints_make_one_notification_with_exact_count
     assert_eq!(listener.counts(), one([("a", a), ("b", b), ("c", c)]));
     for (queue, count) in ["a", "b", "c"].into_iter().zip(expected) {
         let rows: i64 = value(&mut client, &format!("SELECT count(*) FROM pgmq.q_{queue}"));
-        assert_eq!(
-            rows.unsigned_abs(),
-            count,
-            "the counts are those of the rows that stayed"
-        );
+        assert_eq!(rows.unsigned_abs(), count, "the counts are those of the rows that stayed");
     }
 
     // A transaction that is rolled back: none. The next one in the same session: unaffected.
@@ -149,14 +126,8 @@ fn one_notification_for_each_channel() {
 #[test]
 fn an_event_of_its_own_gets_a_payload_of_its_own() {
     let (_database, mut client, mut listener) = three_queues();
-    run(
-        &mut client,
-        "SELECT aimq.enable_realtime('b', event => 'report_wanted')",
-    );
-    run(
-        &mut client,
-        "BEGIN; SELECT pgmq.send('a', '{}'); SELECT pgmq.send('b', '{}'); COMMIT",
-    );
+    run(&mut client, "SELECT aimq.enable_realtime('b', event => 'report_wanted')");
+    run(&mut client, "BEGIN; SELECT pgmq.send('a', '{}'); SELECT pgmq.send('b', '{}'); COMMIT");
     assert_eq!(
         listener.raw(),
         [
@@ -233,9 +204,7 @@ fn the_first_message_of_a_queue_may_be_rolled_back_and_the_second_still_wakes() 
 fn a_failed_statement_in_a_savepoint_leaves_nothing() {
     let (_database, mut client, mut listener) = three_queues();
     let mut transaction = client.transaction().expect("BEGIN");
-    transaction
-        .batch_execute("SELECT pgmq.send('b', '{}')")
-        .expect("send");
+    transaction.batch_execute("SELECT pgmq.send('b', '{}')").expect("send");
     {
         let mut savepoint = transaction.savepoint("s").expect("SAVEPOINT");
         savepoint
@@ -261,10 +230,7 @@ fn a_procedure_notifies_once_per_commit() {
          END $$",
     );
     run(&mut client, "CALL work()");
-    let expected: Vec<_> = [1, 2, 4]
-        .into_iter()
-        .flat_map(|count| one([("a", count)]))
-        .collect();
+    let expected: Vec<_> = [1, 2, 4].into_iter().flat_map(|count| one([("a", count)])).collect();
     assert_eq!(listener.counts(), expected);
 }
 
@@ -282,10 +248,7 @@ fn a_prepared_transaction_is_possible_and_leaks_nothing() {
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].code().code(), "0A000");
-    assert_eq!(
-        warnings[0].detail().map(|text| text.contains("Queues: a.")),
-        Some(true)
-    );
+    assert_eq!(warnings[0].detail().map(|text| text.contains("Queues: a.")), Some(true));
     assert!(warnings[0].hint().is_some());
 
     // The next transaction of the same session knows nothing of it.
@@ -304,11 +267,7 @@ fn a_prepared_transaction_is_possible_and_leaks_nothing() {
     run(&mut client, &format!("ROLLBACK PREPARED '{name}'"));
     run(&mut client, &format!("BEGIN; PREPARE TRANSACTION '{name}'"));
     run(&mut client, &format!("COMMIT PREPARED '{name}'"));
-    assert_eq!(
-        heard.warnings().len(),
-        1,
-        "none for a transaction that enqueued nothing"
-    );
+    assert_eq!(heard.warnings().len(), 1, "none for a transaction that enqueued nothing");
     assert_eq!(listener.raw(), [""; 0]);
 }
 
@@ -321,10 +280,7 @@ fn the_kill_switch_works_for_session_role_and_database() {
     run(&mut client, "RESET aimq.enabled");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.counts(), one([("a", 1)]));
-    run(
-        &mut client,
-        "BEGIN; SET LOCAL aimq.enabled = off; SELECT pgmq.send('a', '{}'); COMMIT",
-    );
+    run(&mut client, "BEGIN; SET LOCAL aimq.enabled = off; SELECT pgmq.send('a', '{}'); COMMIT");
     assert_eq!(listener.raw(), [""; 0]);
 
     let role = database.role("quiet");
@@ -332,16 +288,10 @@ fn the_kill_switch_works_for_session_role_and_database() {
         &mut client,
         &format!("ALTER ROLE {role} SET aimq.enabled = off; ALTER ROLE {role} SUPERUSER"),
     );
-    run(
-        &mut database.connect_as(&role),
-        "SELECT pgmq.send('a', '{}')",
-    );
+    run(&mut database.connect_as(&role), "SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.raw(), [""; 0]);
 
-    run(
-        &mut client,
-        &format!("ALTER DATABASE {} SET aimq.enabled = off", database.name),
-    );
+    run(&mut client, &format!("ALTER DATABASE {} SET aimq.enabled = off", database.name));
     run(&mut database.connect(), "SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.raw(), [""; 0]);
     // A session that was there before goes on as it was.
@@ -358,10 +308,7 @@ fn more_queues_than_fit_mean_check_all_your_queues() {
         "SELECT aimq.create_queue(format('a_rather_long_name_for_a_queue_%s', n)) FROM generate_series(1, 200) n",
     );
     let mut listener = database.listen(CHANNEL);
-    run(
-        &mut client,
-        "SELECT pgmq.send(queue, '{}') FROM aimq.queues",
-    );
+    run(&mut client, "SELECT pgmq.send(queue, '{}') FROM aimq.queues");
     assert_eq!(listener.raw(), [r#"{"event":"job_enqueued"}"#]);
     run(
         &mut client,
@@ -396,10 +343,7 @@ fn a_delayed_message_says_when_it_can_be_read() {
         "BEGIN; SELECT pgmq.send('a', '{}', 30); SELECT pgmq.send('a', '{}'); SELECT pgmq.send('b', '{}', 30); COMMIT",
     );
     let queues = listener.payloads().remove(0).queues.expect("queues");
-    assert_eq!(
-        queues["a"].visible_at, None,
-        "one of them can be read at once"
-    );
+    assert_eq!(queues["a"].visible_at, None, "one of them can be read at once");
     assert!(queues["b"].visible_at.is_some());
 
     run(&mut client, "INSERT INTO pgmq.q_a (vt) VALUES ('infinity')");
@@ -421,22 +365,13 @@ fn databases_do_not_hear_each_other() {
 #[test]
 fn replication_roles_are_respected_as_for_any_trigger() {
     let (_database, mut client, mut listener) = three_queues();
-    run(
-        &mut client,
-        "SET session_replication_role = replica; SELECT pgmq.send('a', '{}')",
-    );
+    run(&mut client, "SET session_replication_role = replica; SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.raw(), [""; 0]);
-    run(
-        &mut client,
-        "ALTER TABLE pgmq.q_a ENABLE ALWAYS TRIGGER aimq_realtime",
-    );
+    run(&mut client, "ALTER TABLE pgmq.q_a ENABLE ALWAYS TRIGGER aimq_realtime");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.counts(), one([("a", 1)]));
     // Changing the setting keeps it.
-    assert!(value::<bool>(
-        &mut client,
-        "SELECT aimq.enable_realtime('a', event => 'x')"
-    ));
+    assert!(value::<bool>(&mut client, "SELECT aimq.enable_realtime('a', event => 'x')"));
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.counts(), one([("a", 1)]));
 }
@@ -449,14 +384,8 @@ fn producers_at_every_isolation_level_work_side_by_side() {
         // Both transactions are open at the same time and enqueue to the same queue: neither waits
         // for the other, neither fails.
         run(&mut other, "SET lock_timeout = '5s'");
-        run(
-            &mut client,
-            &format!("BEGIN ISOLATION LEVEL {level}; SELECT pgmq.send('a', '{{}}')"),
-        );
-        run(
-            &mut other,
-            &format!("BEGIN ISOLATION LEVEL {level}; SELECT pgmq.send('a', '{{}}')"),
-        );
+        run(&mut client, &format!("BEGIN ISOLATION LEVEL {level}; SELECT pgmq.send('a', '{{}}')"));
+        run(&mut other, &format!("BEGIN ISOLATION LEVEL {level}; SELECT pgmq.send('a', '{{}}')"));
         run(&mut other, "SELECT pgmq.send('b', '{}'); COMMIT");
         run(&mut client, "COMMIT");
         let expected = [one([("a", 1), ("b", 1)]), one([("a", 1)])].concat();
@@ -486,18 +415,13 @@ fn a_visibility_time_that_another_trigger_sets_is_not_missed() {
          CREATE TRIGGER zz BEFORE INSERT ON pgmq.q_a FOR EACH ROW EXECUTE FUNCTION at_once()",
     );
     run(&mut client, "SELECT pgmq.send('a', '{}', 3600)");
-    assert_eq!(
-        listener.raw(),
-        [r#"{"event":"job_enqueued","queues":{"a":{"count":1}}}"#]
-    );
+    assert_eq!(listener.raw(), [r#"{"event":"job_enqueued","queues":{"a":{"count":1}}}"#]);
     // Even one that is null until then.
     run(&mut client, "INSERT INTO pgmq.q_a (vt) VALUES (NULL)");
     assert_eq!(listener.counts(), one([("a", 1)]));
     run(&mut client, "DROP TRIGGER zz ON pgmq.q_a");
     assert_eq!(
-        failure(&mut client, "INSERT INTO pgmq.q_a (vt) VALUES (NULL)")
-            .code()
-            .code(),
+        failure(&mut client, "INSERT INTO pgmq.q_a (vt) VALUES (NULL)").code().code(),
         "23502"
     );
     assert_eq!(listener.raw(), [""; 0]);

@@ -10,7 +10,6 @@ fn the_trigger_function_refuses_what_it_is_not_meant_for() {
         .batch_execute(
             "SELECT pgmq.create('a');
              CREATE TABLE no_queue (id int, vt text);
-             CREATE TABLE nullable (vt timestamptz);
              CREATE VIEW seen AS SELECT vt FROM pgmq.q_a",
         )
         .expect("tables");
@@ -27,7 +26,6 @@ fn the_trigger_function_refuses_what_it_is_not_meant_for() {
         ("BEFORE INSERT ON pgmq.q_a FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger()".into(), insert, "39P01", "three arguments"),
         ("BEFORE INSERT ON pgmq.q_a FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger('a', 'b', 'c', 'd')".into(), insert, "39P01", "three arguments"),
         (format!("BEFORE INSERT ON no_queue FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger{arguments}"), "INSERT INTO no_queue VALUES (1)", "42809", "no pgmq queue"),
-        (format!("BEFORE INSERT ON nullable FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger{arguments}"), "INSERT INTO nullable VALUES (NULL)", "42809", "no pgmq queue"),
     ] {
         let mut transaction = client.transaction().expect("BEGIN");
         transaction.batch_execute(&format!("CREATE TRIGGER wrong {attach}")).expect(&attach);
@@ -40,11 +38,7 @@ fn the_trigger_function_refuses_what_it_is_not_meant_for() {
     }
     let error = failure(&mut client, "SELECT aimq.realtime_trigger()");
     assert_eq!(error.code().code(), "39P01");
-    assert!(
-        error
-            .hint()
-            .is_some_and(|hint| hint.contains("aimq.enable_realtime"))
-    );
+    assert!(error.hint().is_some_and(|hint| hint.contains("aimq.enable_realtime")));
 }
 
 #[test]
@@ -61,10 +55,37 @@ fn a_channel_that_notify_would_refuse_is_told_by_name() {
                  EXECUTE FUNCTION aimq.realtime_trigger('{channel}', 'e', 'a')"
             ))
             .expect("attach");
-        let error = transaction
-            .batch_execute("SELECT pgmq.send('a', '{}')")
-            .expect_err("refused at once");
+        let error =
+            transaction.batch_execute("SELECT pgmq.send('a', '{}')").expect_err("refused at once");
         let error = error.as_db_error().expect("an error of the server").clone();
         assert_eq!(error.code().code(), "39P01", "{error}");
     }
+}
+
+#[test]
+fn a_visibility_time_that_may_be_null_stops_nobody() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SELECT aimq.create_queue('a'); ALTER TABLE pgmq.q_a ALTER vt DROP NOT NULL");
+    let mut listener = database.listen(CHANNEL);
+    run(&mut client, "INSERT INTO pgmq.q_a (vt) VALUES (NULL), (now())");
+    assert_eq!(listener.counts(), one([("a", 2)]));
+}
+
+#[test]
+fn an_event_that_is_too_long_fails_no_enqueue() {
+    let database = Database::new();
+    let mut client = database.connect();
+    let event = "e".repeat(8000);
+    run(
+        &mut client,
+        &format!(
+            "SELECT pgmq.create('a');
+             CREATE TRIGGER aimq_realtime BEFORE INSERT ON pgmq.q_a FOR EACH ROW
+             EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', '{event}', 'a')"
+        ),
+    );
+    let mut listener = database.listen(CHANNEL);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    assert_eq!(listener.raw(), [""], "what can't be parsed means: check all your queues");
 }

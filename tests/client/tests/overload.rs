@@ -1,16 +1,108 @@
-//! The NOTIFY queue is the whole server's, so this is in a binary of its own: nothing else runs then.
+//! What concerns the whole server, its NOTIFY queue and its lock of those who notify, is in a binary of
+//! its own: no other tests run then, and these take turns.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aimq_client_tests::*;
+
+fn alone() -> MutexGuard<'static, ()> {
+    static SERVER: Mutex<()> = Mutex::new(());
+    SERVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Transactions that notify commit one at a time. Here one hangs in its commit, waiting for a standby
+/// that does not exist, and keeps the lock.
+#[test]
+fn a_lock_timeout_does_not_fail_an_enqueue_that_waits_for_another_to_commit() {
+    let _alone = alone();
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SELECT aimq.create_queue('a')");
+    run(&mut client, "SET synchronous_commit = off");
+    let standby = |client: &mut postgres::Client, name: &str| {
+        run(client, &format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        run(client, "SELECT pg_reload_conf()");
+        wait_until("the setting to arrive", || {
+            value::<String>(client, "SELECT current_setting('synchronous_standby_names')") == name
+        });
+    };
+    standby(&mut client, "nobody");
+    let enqueue = |lock_timeout: &str, commit: &str| {
+        let mut producer = database.connect();
+        run(&mut producer, &format!("SET synchronous_commit = {commit}"));
+        run(&mut producer, &format!("SET lock_timeout = {lock_timeout}"));
+        let process = pid(&mut producer);
+        let thread = std::thread::spawn(move || {
+            run(&mut producer, "SELECT pgmq.send('a', '{}')");
+            // It was suspended for that commit only.
+            value::<String>(&mut producer, "SELECT current_setting('lock_timeout')")
+        });
+        (process, thread)
+    };
+    let (hanging, first) = enqueue("0", "on");
+    wait_until("the first to hang in its commit", || {
+        client
+            .query_one("SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'SyncRep'", &[&hanging])
+            .expect("query")
+            .get(0)
+    });
+    let (waiting, second) = enqueue("20", "off");
+    wait_until_blocked(&database, waiting);
+    wait_until("ten times the lock_timeout to pass", || {
+        client
+            .query_one("SELECT clock_timestamp() - query_start > '200 ms' FROM pg_stat_activity WHERE pid = $1", &[&waiting])
+            .expect("query")
+            .get(0)
+    });
+    standby(&mut client, "");
+    assert_eq!(first.join().expect("the first enqueue"), "0");
+    assert_eq!(second.join().expect("the second enqueue"), "20ms");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pgmq.q_a"), 2);
+}
+
+/// A FATAL in the middle of our own callback: the abort runs our other callbacks inside it.
+#[test]
+fn a_session_that_is_terminated_while_it_prepares_goes_cleanly() {
+    let _alone = alone();
+    let database = Database::new();
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "SELECT aimq.create_queue('a');
+         CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN RETURN CASE WHEN pg_terminate_backend(pg_backend_pid()) THEN NULL::pgmq.q_a END; END';
+         CREATE CONSTRAINT TRIGGER die AFTER INSERT ON pgmq.q_a DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION die()",
+    );
+    let mut victim = database.connect();
+    let process = pid(&mut victim);
+    run(&mut victim, "BEGIN; SELECT pgmq.send('a', '{}')");
+    // The signal is served when our WARNING is sent, that is within our callback.
+    victim.batch_execute("PREPARE TRANSACTION 'never'").expect_err("terminated");
+    wait_until("the session to be gone", || {
+        client
+            .query_one("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1", &[&process])
+            .expect("query")
+            .get(0)
+    });
+    let left = client
+        .query_one("SELECT count(*) FROM pg_locks WHERE pid = $1", &[&process])
+        .expect("query");
+    assert_eq!(left.get::<_, i64>(0), 0, "locks are left");
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pg_prepared_xacts"), 0);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pgmq.q_a"), 0);
+    // The server has not been restarted by a crash: this session is still the same.
+    run(&mut client, "SELECT 1");
+}
 
 /// From PostgreSQL 17 on the size of the NOTIFY queue can be set, and `make test` sets the smallest:
 /// before, it takes 8 GB to fill.
 #[test]
 fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
+    let _alone = alone();
     let database = Database::new();
     let (mut producer, heard) = database.connect_hearing();
-    producer
-        .batch_execute("SELECT aimq.create_queue('a')")
-        .expect("queue");
+    producer.batch_execute("SELECT aimq.create_queue('a')").expect("queue");
 
     // A listener that is idle in a transaction keeps the queue from being emptied.
     let mut stuck = database.connect();
@@ -24,25 +116,14 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
 
     let mut other = database.connect();
     for _ in 0..300 {
-        producer
-            .batch_execute("SELECT pgmq.send('a', '{}')")
-            .expect("the enqueue goes on");
-        other
-            .batch_execute("SELECT pgmq.send('a', '{}')")
-            .expect("the enqueue goes on");
+        producer.batch_execute("SELECT pgmq.send('a', '{}')").expect("the enqueue goes on");
+        other.batch_execute("SELECT pgmq.send('a', '{}')").expect("the enqueue goes on");
     }
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "rate-limited: {warnings:?}");
     assert_eq!(warnings[0].code().code(), "53400");
-    assert!(
-        warnings[0]
-            .hint()
-            .is_some_and(|hint| hint.contains("pg_stat_activity"))
-    );
-    assert_eq!(
-        value::<i64>(&mut producer, "SELECT count(*) FROM pgmq.q_a"),
-        600
-    );
+    assert!(warnings[0].hint().is_some_and(|hint| hint.contains("pg_stat_activity")));
+    assert_eq!(value::<i64>(&mut producer, "SELECT count(*) FROM pgmq.q_a"), 600);
 
     // Once the listener goes on, so do the notifications.
     run(&mut stuck, "COMMIT");
@@ -51,8 +132,6 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
     wait_until("the NOTIFY queue to be emptied", || {
         value::<f64>(&mut filler, "SELECT pg_notification_queue_usage()") < 0.1
     });
-    producer
-        .batch_execute("SELECT pgmq.send('a', '{}')")
-        .expect("send");
+    producer.batch_execute("SELECT pgmq.send('a', '{}')").expect("send");
     assert_eq!(listener.counts(), one([("a", 1)]));
 }

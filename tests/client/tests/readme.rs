@@ -15,9 +15,7 @@ fn blocks(language: &str) -> Vec<String> {
     let readme = readme();
     let fence = format!("```{language}\n");
     let parts = readme.split(&fence).skip(1);
-    parts
-        .map(|part| part.split("```").next().unwrap_or_default().to_owned())
-        .collect()
+    parts.map(|part| part.split("```").next().unwrap_or_default().to_owned()).collect()
 }
 
 #[test]
@@ -48,11 +46,7 @@ fn the_payload_is_one() {
 fn the_workers_are_the_files_of_the_examples() {
     for (language, file) in [("python", "worker.py"), ("rust", "worker.rs")] {
         let text = std::fs::read_to_string(root().join("examples").join(file)).expect(file);
-        assert_eq!(
-            blocks(language),
-            [text],
-            "README.md and examples/{file} differ"
-        );
+        assert_eq!(blocks(language), [text], "README.md and examples/{file} differ");
     }
 }
 
@@ -74,53 +68,34 @@ fn works(command: &mut Command) {
     // Enqueued before it listens: found by its first read.
     run(&mut client, "SELECT pgmq.send('emails', '{}')");
     let socket = std::env::var("AIMQ_TEST_SOCKET").expect("a server");
-    command.env(
-        "DATABASE_URL",
-        format!("host={socket} user=postgres dbname={}", database.name),
-    );
+    command.env("DATABASE_URL", format!("host={socket} user=postgres dbname={}", database.name));
     let _worker = Worker(command.stdout(Stdio::null()).spawn().expect("the worker"));
     let archived = "SELECT count(*) FROM pgmq.a_emails";
-    wait_until("the first read", || {
-        value::<i64>(&mut client, archived) == 1
-    });
+    wait_until("the first read", || value::<i64>(&mut client, archived) == 1);
     for number in 2..5_i64 {
         run(&mut client, "SELECT pgmq.send('emails', '{}')");
-        wait_until("the worker to be woken", || {
-            value::<i64>(&mut client, archived) == number
-        });
+        wait_until("the worker to be woken", || value::<i64>(&mut client, archived) == number);
     }
-    run(
-        &mut client,
-        "SELECT pgmq.send_batch('emails', array_fill('{}'::jsonb, '{25}'))",
-    );
-    wait_until("the worker to drain the queue", || {
-        value::<i64>(&mut client, archived) == 29
-    });
+    run(&mut client, "SELECT pgmq.send_batch('emails', array_fill('{}'::jsonb, '{25}'))");
+    wait_until("the worker to drain the queue", || value::<i64>(&mut client, archived) == 29);
     // It loses its connection, jobs come, it comes back.
     let terminated: i64 = value(
         &mut client,
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-          WHERE datname = current_database() AND query ~ 'pgmq.read|LISTEN' AND pid <> pg_backend_pid()",
+          WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
     );
     assert_eq!(terminated, 1);
     run(&mut client, "SELECT pgmq.send('emails', '{}')");
-    wait_until("the worker to come back", || {
-        value::<i64>(&mut client, archived) == 30
-    });
+    wait_until("the worker to come back", || value::<i64>(&mut client, archived) == 30);
     run(&mut client, "SELECT pgmq.send('emails', '{}')");
-    wait_until("the worker to be woken again", || {
-        value::<i64>(&mut client, archived) == 31
-    });
+    wait_until("the worker to be woken again", || value::<i64>(&mut client, archived) == 31);
 }
 
 #[test]
 fn the_python_worker_works() {
     let mut command = Command::new("python3");
     command.arg(root().join("examples/worker.py"));
-    command.env(
-        "PYTHONPATH",
-        std::env::var_os("AIMQ_TEST_PYTHONPATH").expect("psycopg"),
-    );
+    command.env("PYTHONPATH", std::env::var_os("AIMQ_TEST_PYTHONPATH").expect("psycopg"));
     works(&mut command);
 }
 
