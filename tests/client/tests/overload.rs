@@ -10,6 +10,32 @@ fn alone() -> MutexGuard<'static, ()> {
     SERVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// While it lives, commits that don't say otherwise wait for a standby that does not exist.
+struct Standby<'a>(&'a Database);
+
+impl<'a> Standby<'a> {
+    fn missing(database: &'a Database) -> Self {
+        Self::name(database, "nobody");
+        Self(database)
+    }
+
+    fn name(database: &Database, name: &str) {
+        let mut client = database.connect();
+        run(&mut client, &format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
+        run(&mut client, "SELECT pg_reload_conf()");
+        wait_until("the setting to arrive", || {
+            value::<String>(&mut client, "SELECT current_setting('synchronous_standby_names')")
+                == name
+        });
+    }
+}
+
+impl Drop for Standby<'_> {
+    fn drop(&mut self) {
+        Self::name(self.0, "");
+    }
+}
+
 /// Transactions that notify commit one at a time. Here one hangs in its commit, waiting for a standby
 /// that does not exist, and keeps the lock.
 #[test]
@@ -19,14 +45,7 @@ fn a_lock_timeout_does_not_fail_an_enqueue_that_waits_for_another_to_commit() {
     let mut client = database.connect();
     run(&mut client, "SELECT aimq.create_queue('a')");
     run(&mut client, "SET synchronous_commit = off");
-    let standby = |client: &mut postgres::Client, name: &str| {
-        run(client, &format!("ALTER SYSTEM SET synchronous_standby_names = '{name}'"));
-        run(client, "SELECT pg_reload_conf()");
-        wait_until("the setting to arrive", || {
-            value::<String>(client, "SELECT current_setting('synchronous_standby_names')") == name
-        });
-    };
-    standby(&mut client, "nobody");
+    let nobody = Standby::missing(&database);
     let enqueue = |lock_timeout: &str, commit: &str| {
         let mut producer = database.connect();
         run(&mut producer, &format!("SET synchronous_commit = {commit}"));
@@ -54,7 +73,7 @@ fn a_lock_timeout_does_not_fail_an_enqueue_that_waits_for_another_to_commit() {
             .expect("query")
             .get(0)
     });
-    standby(&mut client, "");
+    drop(nobody);
     assert_eq!(first.join().expect("the first enqueue"), "0");
     assert_eq!(second.join().expect("the second enqueue"), "20ms");
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pgmq.q_a"), 2);
