@@ -79,7 +79,7 @@ fn a_lock_timeout_does_not_fail_an_enqueue_that_waits_for_another_to_commit() {
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pgmq.q_a"), 2);
 }
 
-/// A FATAL in the middle of our own callback: the abort runs our other callbacks inside it.
+/// A FATAL while the transaction is being prepared.
 #[test]
 fn a_session_that_is_terminated_while_it_prepares_goes_cleanly() {
     let _alone = alone();
@@ -96,7 +96,7 @@ fn a_session_that_is_terminated_while_it_prepares_goes_cleanly() {
     let mut victim = database.connect();
     let process = pid(&mut victim);
     run(&mut victim, "BEGIN; SELECT pgmq.send('a', '{}')");
-    // The signal is served when our WARNING is sent, that is within our callback.
+    // The signal is served when our WARNING is sent, at the latest.
     victim.batch_execute("PREPARE TRANSACTION 'never'").expect_err("terminated");
     wait_until("the session to be gone", || {
         client
