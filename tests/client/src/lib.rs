@@ -259,3 +259,15 @@ fn told(error: &postgres::Error) -> String {
 pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut Client, sql: &str) -> T {
     client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", told(&error))).get(0)
 }
+
+/// A boolean.
+#[track_caller]
+pub fn boolean(client: &mut Client, sql: &str) -> bool {
+    value(client, sql)
+}
+
+/// The first column of every row, as text.
+#[track_caller]
+pub fn names(client: &mut Client, sql: &str) -> Vec<String> {
+    client.query(sql, &[]).expect(sql).iter().map(|row| row.get(0)).collect()
+}

@@ -6,8 +6,10 @@ use aimq_client_tests::*;
 use postgres::Client;
 
 fn queues(client: &mut Client) -> Vec<String> {
-    let sql = "SELECT concat_ws(' ', queue, partitioned, unlogged, realtime, channel, event) FROM aimq.queues ORDER BY queue";
-    client.query(sql, &[]).expect(sql).iter().map(|row| row.get(0)).collect()
+    names(
+        client,
+        "SELECT concat_ws(' ', queue, partitioned, unlogged, realtime, channel, event) FROM aimq.queues ORDER BY queue",
+    )
 }
 
 #[test]
