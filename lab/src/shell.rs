@@ -24,6 +24,15 @@ pub(crate) fn is_root() -> bool {
 /// Who servers run as where we are root, which Postgres refuses to run as. Debian's `nobody`.
 pub(crate) const NOBODY: u32 = 65534;
 
+/// How `setpriv` lets somebody else than root reach the checkout wherever it lies, below a folder that
+/// is root's alone too. Without the first, access(2) would not count the capability, and initdb asks it.
+pub(crate) const KEEP_READING: [&str; 4] = [
+    "--securebits=+no_setuid_fixup",
+    "--clear-groups",
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+];
+
 /// A command that Postgres' own programs are run with: not as root, able to read the checkout
 /// wherever it lies, and ended when we end.
 pub(crate) fn unprivileged(program: &Path) -> Command {
@@ -31,11 +40,7 @@ pub(crate) fn unprivileged(program: &Path) -> Command {
     command.arg("--pdeathsig=INT");
     if is_root() {
         command.args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}")[..]]);
-        command.args([
-            "--clear-groups",
-            "--inh-caps=+dac_override",
-            "--ambient-caps=+dac_override",
-        ]);
+        command.args(KEEP_READING);
     }
     command.arg("--").arg(program);
     // A predictable server: no settings of the user's, messages in English.

@@ -227,17 +227,17 @@ fn stand_in_sudo(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(folder)?;
     let file = folder.join("sudo");
-    std::fs::write(
-        &file,
+    let keep_reading = shell::KEEP_READING.join(" ");
+    let text = format!(
         "#!/bin/sh\n\
          # Stands in for sudo where cargo-pgrx's test harness calls it as root: `sudo -u nobody …` and `sudo …`.\n\
          if [ \"$1\" = -u ]; then\n\
          \tshift 2\n\
-         \texec setpriv --reuid=65534 --regid=65534 --clear-groups \\\n\
-         \t\t--inh-caps=+dac_override --ambient-caps=+dac_override env \"$@\"\n\
+         \texec setpriv --reuid=65534 --regid=65534 {keep_reading} env \"$@\"\n\
          fi\n\
-         exec env \"$@\"\n",
-    )?;
+         exec env \"$@\"\n"
+    );
+    std::fs::write(&file, text)?;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
