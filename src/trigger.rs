@@ -135,7 +135,8 @@ pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
 }
 
-/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it. It is looked for by name, since pgmq 1.8 put a column before it.
+/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it. It is looked for by name, since
+/// pgmq 1.10 puts a column before it in tables that it makes anew.
 ///
 /// # Safety
 /// `descriptor` must be valid.
