@@ -6,7 +6,10 @@ COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. I
 -- pgmq's own tables, so that nothing is gained by being allowed to call it. Producers need none of it:
 -- Postgres checks EXECUTE on a trigger's function when the trigger is made, not when it fires.
 GRANT USAGE ON SCHEMA aimq TO PUBLIC;
-GRANT SELECT ON aimq.queues TO PUBLIC;
+GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers TO PUBLIC;
+
+COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
+COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS
     'The trigger on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue';

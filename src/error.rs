@@ -187,6 +187,13 @@ pub(crate) enum Warning {
     NotifyQueueFull,
     /// 0A000
     PreparedTransaction { queues: Vec<String> },
+    /// 53400
+    TableFull { queue: String },
+    /// 55000
+    NoNotifier,
+    /// 55000
+    #[cfg_attr(not(any(feature = "pg17", feature = "pg18")), allow(dead_code))]
+    NoSharedMemory { reason: String },
 }
 
 impl Warning {
@@ -208,6 +215,24 @@ impl Warning {
                     queues.join(", ")
                 ),
                 "After COMMIT PREPARED, run NOTIFY on the queues' channel, or let the workers' backstop timeout find the messages.",
+            ),
+            Self::TableFull { queue } => (
+                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                format!("aimq's notifier has no room for queue \"{queue}\""),
+                "Its workers are woken by notifications in the transactions that enqueue. Only a session's first such queue is reported.".to_owned(),
+                "Raise aimq.max_queues and restart the server, or choose a shorter event.",
+            ),
+            Self::NoNotifier => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "aimq.delivery is \"notifier\", but there is no notifier".to_owned(),
+                "Workers are woken by notifications in the transactions that enqueue.".to_owned(),
+                "Add aimq to shared_preload_libraries and restart the server, or set aimq.delivery to \"auto\".",
+            ),
+            Self::NoSharedMemory { reason } => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "aimq cannot use its shared memory".to_owned(),
+                format!("Workers are woken by notifications in the transactions that enqueue. The reason: {reason}"),
+                "If aimq was updated, restart the server. Else see the detail.",
             ),
         };
         ErrorReport::new(code, message, "aimq")

@@ -32,6 +32,19 @@ mod raw {
             descriptor: pg_sys::TupleDesc,
         ) -> pg_sys::Datum;
         pub(super) fn GetCurrentTimestamp() -> i64;
+        // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
+        pub(super) fn SetLatch(latch: *mut pg_sys::Latch);
+    }
+
+    // A setting that pgrx does not bind.
+    unsafe extern "C" {
+        pub(super) static max_prepared_xacts: c_int;
+    }
+
+    // Signal handlers, whose addresses pgrx's guarded functions don't have.
+    unsafe extern "C-unwind" {
+        pub(super) fn die(signal: c_int);
+        pub(super) fn SignalHandlerForConfigReload(signal: c_int);
     }
 }
 
@@ -79,6 +92,58 @@ pub(crate) fn notification_queue_usage() -> f64 {
     unsafe {
         let datum = pgrx::direct_function_call::<f64>(pg_sys::pg_notification_queue_usage, &[]);
         datum.unwrap_or(0.0)
+    }
+}
+
+/// Sets a latch, given by its address. Cannot raise.
+pub(crate) fn set_latch(address: u64) {
+    // SAFETY: the address was [`own_latch`] of some process: a latch of the array of processes, which lies
+    // in memory that the postmaster mapped before it started anybody, and stays. If that process has
+    // gone, whoever has its place wakes up once for nothing.
+    unsafe { raw::SetLatch(address as *mut pg_sys::Latch) }
+}
+
+/// Has this process told to end by whoever wants its database for themselves: DROP DATABASE, ALTER
+/// DATABASE and CREATE DATABASE … TEMPLATE send SIGTERM to processes with this flag, wait until they are gone, and go on
+/// (storage/ipc/procarray.c, CountOtherDBBackends). Whoever waits for a lock of ours may cancel
+/// what we do, which a notifier survives. The flag has no other effect: it is autovacuum's, and vacuum has
+/// flags of its own.
+pub(crate) fn give_way() {
+    // SAFETY: as in commands/vacuum.c: this process's own flags and their copy, under the lock that
+    // guards the copy. ProcArrayLock is number 4 of the main array (storage/lwlocknames.h, 14 to 18).
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(4)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        (*pg_sys::MyProc).statusFlags |= pg_sys::PROC_IS_AUTOVACUUM as u8;
+        let at = (*pg_sys::MyProc).pgxactoff as usize;
+        *(*pg_sys::ProcGlobal).statusFlags.add(at) = (*pg_sys::MyProc).statusFlags;
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
+/// The address of this process's latch: the same in every process.
+pub(crate) fn own_latch() -> u64 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::MyLatch as u64 }
+}
+
+/// Whether this server allows transactions to be prepared.
+pub(crate) fn may_prepare_transactions() -> bool {
+    // SAFETY: a plain variable, set when the server starts.
+    unsafe { raw::max_prepared_xacts > 0 }
+}
+
+/// Handles SIGTERM and SIGHUP as Postgres' own processes do, and lets signals in.
+pub(crate) fn handle_signals() {
+    // SAFETY: Postgres' own handlers, installed before signals are let in.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        use pg_sys::pqsignal;
+        #[cfg(feature = "pg18")]
+        use pg_sys::pqsignal_be as pqsignal;
+        pqsignal(pg_sys::SIGTERM as c_int, Some(raw::die));
+        pqsignal(pg_sys::SIGHUP as c_int, Some(raw::SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
 

@@ -10,10 +10,13 @@ mod api;
 mod delivery;
 mod error;
 mod ffi;
+mod notifier;
 mod pgmq;
 mod settings;
 #[cfg(feature = "bench_shapes")]
 mod shapes;
+mod shared;
+mod statements;
 mod transaction;
 mod trigger;
 
@@ -23,6 +26,11 @@ use pgrx::prelude::*;
 
 extension_sql_file!("../sql/trigger.sql", name = "trigger", bootstrap);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["trigger"]);
+extension_sql_file!(
+    "../sql/stats.sql",
+    name = "stats",
+    requires = ["views", notifier::stats::_queue_counters, notifier::stats::_notifiers]
+);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 /// Runs once in each backend that loads the library, or once in the postmaster where it is
@@ -30,7 +38,10 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
+    shared::init();
     transaction::init();
+    statements::init();
+    notifier::init();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

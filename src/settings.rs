@@ -1,5 +1,6 @@
 //! Every setting of aimq: private statics with typed getters.
 
+use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
@@ -13,6 +14,48 @@ pub(crate) fn enabled() -> bool {
     ENABLED.get()
 }
 
+/// How wake-ups are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum Delivery {
+    /// By the notifier where it runs, else in the transaction.
+    #[name = c"auto"]
+    Auto,
+    /// In the transaction that enqueues.
+    #[name = c"transaction"]
+    Transaction,
+    /// By the notifier, even while it is being started.
+    #[name = c"notifier"]
+    Notifier,
+}
+
+/// `aimq.delivery`: how wake-ups are delivered. Default auto. A session, role or database may set it;
+/// takes effect with the next commit.
+static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::Auto);
+
+/// How this session's wake-ups are delivered.
+pub(crate) fn delivery() -> Delivery {
+    DELIVERY.get()
+}
+
+/// `aimq.notify_interval`: the least time in milliseconds between two notifications of the notifier
+/// on one channel. Default 10; 0 for none. Takes effect when the configuration is reloaded.
+static NOTIFY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
+
+/// The least time between two notifications on one channel, in microseconds.
+pub(crate) fn notify_interval() -> u64 {
+    u64::try_from(NOTIFY_INTERVAL.get()).unwrap_or(0) * 1000
+}
+
+/// `aimq.max_queues`: how many realtime queues of all databases the notifier's shared table has room
+/// for. Default 1024, of about half a kilobyte each. Takes effect when the server starts; where aimq
+/// is not preloaded, when the first session uses it after that.
+static MAX_QUEUES: GucSetting<i32> = GucSetting::<i32>::new(1024);
+
+/// How many queues the shared table has room for.
+pub(crate) fn max_queues() -> u32 {
+    u32::try_from(MAX_QUEUES.get()).unwrap_or(1)
+}
+
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
         c"aimq.enabled",
@@ -20,6 +63,38 @@ pub(crate) fn init() {
         c"When off, the triggers of realtime queues do nothing: messages are enqueued as ever, and workers find them when they next poll. Takes effect with the next message.",
         &ENABLED,
         GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"aimq.delivery",
+        c"How workers are woken: by the notifier, or in the transaction that enqueues.",
+        c"auto: by the notifier where it runs, else in the transaction. transaction: each transaction that enqueues notifies itself; such transactions commit one at a time. notifier: by the notifier, even while it is being started. Takes effect with the next commit.",
+        &DELIVERY,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"aimq.notify_interval",
+        c"The least time between two notifications of the notifier on one channel.",
+        c"The first notification after a quiet time goes at once, and what is enqueued before the time has passed is announced when it has. 0 means no such time.",
+        &NOTIFY_INTERVAL,
+        0,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    // SAFETY: a plain variable.
+    let is_preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    GucRegistry::define_int_guc(
+        c"aimq.max_queues",
+        c"How many realtime queues the notifier has room for, in all databases together.",
+        c"Queues beyond that notify in the transaction that enqueues. Each takes about half a kilobyte of shared memory. Takes effect when the server starts.",
+        &MAX_QUEUES,
+        1,
+        1_000_000,
+        // Only the postmaster can define a setting of its own. Without it, the memory is made with what
+        // the first session finds.
+        if is_preloading { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
     );
     // SAFETY: called from _PG_init, with a string that lives for ever. A mistyped `aimq.*` setting

@@ -14,7 +14,7 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::{delivery, ffi};
+use crate::{delivery, ffi, shared, statements};
 
 thread_local! {
     /// A backend has one thread that may touch Postgres, so this is the backend's.
@@ -28,6 +28,7 @@ pub(crate) fn record<E>(
     route: Route<'_>,
     visible_at: impl FnOnce() -> Result<Timestamp, E>,
 ) -> Result<(), E> {
+    shared::prepare();
     BATCH.with_borrow_mut(|batch| {
         let level = ffi::nest_level();
         if !batch.record_another(level, route) {
@@ -62,6 +63,18 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
         On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
         // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
         _ => {
+            match event {
+                On::XACT_EVENT_COMMIT => {
+                    delivery::committed();
+                    statements::committed();
+                }
+                On::XACT_EVENT_PREPARE => {
+                    delivery::prepared();
+                    statements::prepared();
+                }
+                _ => {}
+            }
+            statements::forget();
             delivery::end();
             with_batch(Batch::clear);
         }
@@ -94,8 +107,14 @@ unsafe extern "C-unwind" fn on_subtransaction(
     use pg_sys::SubXactEvent as On;
     // xact.c calls this while the subtransaction that ends is still the current one.
     match event {
-        On::SUBXACT_EVENT_COMMIT_SUB => with_batch(|batch| batch.release(ffi::nest_level())),
-        On::SUBXACT_EVENT_ABORT_SUB => with_batch(|batch| batch.roll_back(ffi::nest_level())),
+        On::SUBXACT_EVENT_COMMIT_SUB => {
+            with_batch(|batch| batch.release(ffi::nest_level()));
+            statements::release(ffi::nest_level());
+        }
+        On::SUBXACT_EVENT_ABORT_SUB => {
+            with_batch(|batch| batch.roll_back(ffi::nest_level()));
+            statements::roll_back(ffi::nest_level());
+        }
         _ => {}
     }
 }

@@ -7,11 +7,9 @@
 //! Not guaranteed: that `count` equals the rows that stay. Rows that the same transaction deletes
 //! again are still counted, since a wake-up is a hint and the table is the truth.
 
-use std::ffi::CStr;
-
 use indexmap::IndexMap;
 
-use crate::payload::{News, Notification, encode};
+use crate::payload::{News, Notification, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
@@ -164,19 +162,19 @@ impl Batch {
 
     /// The notifications that announce this batch at the time `now`: one for each channel and event.
     pub fn notifications(&self, now: Timestamp) -> Vec<Notification<'_>> {
-        let mut groups: IndexMap<(&CStr, &CStr), Vec<News<'_>>> = IndexMap::new();
-        for (route, tally) in self.tallies() {
-            let news = News {
-                queue: route.queue,
-                count: tally.count,
-                visible_at: (tally.earliest > now).then_some(tally.earliest),
-            };
-            groups.entry((route.channel, route.event)).or_default().push(news);
-        }
-        groups
-            .into_iter()
-            .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
-            .collect()
+        self.notifications_of(now, |_| true)
+    }
+
+    /// The same, of some routes only.
+    pub fn notifications_of(
+        &self,
+        now: Timestamp,
+        wanted: impl Fn(Route<'_>) -> bool,
+    ) -> Vec<Notification<'_>> {
+        notifications(self.tallies().filter(|(route, _)| wanted(*route)).map(|(route, tally)| {
+            let visible_at = (tally.earliest > now).then_some(tally.earliest);
+            (route, News { queue: route.queue, count: tally.count, visible_at })
+        }))
     }
 }
 

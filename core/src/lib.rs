@@ -4,11 +4,16 @@
 //! * [`batch`]: what one transaction has enqueued, following its savepoints.
 //! * [`route`]: where the news of a queue goes: channel, event, queue.
 //! * [`payload`]: the wire format of a notification.
+//! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
+//! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
 
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod notifier;
 pub mod payload;
 pub mod route;
+pub mod shared;
+mod sync;
 pub mod timestamp;

@@ -11,9 +11,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
+use indexmap::IndexMap;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
+use crate::route::Route;
 use crate::timestamp::Timestamp;
 
 /// The longest payload that `NOTIFY` takes, in bytes: it must be shorter than
@@ -92,6 +94,20 @@ impl Serialize for Queues<'_> {
         }
         map.end()
     }
+}
+
+/// The notifications that say `news`: one for each channel and event, in the order of first use.
+pub fn notifications<'a>(
+    news: impl IntoIterator<Item = (Route<'a>, News<'a>)>,
+) -> Vec<Notification<'a>> {
+    let mut groups: IndexMap<(&CStr, &CStr), Vec<News<'_>>> = IndexMap::new();
+    for (route, news) in news {
+        groups.entry((route.channel, route.event)).or_default().push(news);
+    }
+    let groups = groups.into_iter();
+    groups
+        .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
+        .collect()
 }
 
 /// The payload that says `news` under `event`; without `queues` where they would not fit.

@@ -20,9 +20,23 @@ impl<'a> Route<'a> {
     /// Writes the route into `key`, replacing what it held. Keeps `key`'s capacity.
     pub(crate) fn write_key(self, key: &mut Vec<u8>) {
         key.clear();
+        self.append_key(key);
+    }
+
+    /// Writes the route behind what `key` holds.
+    pub fn append_key(self, key: &mut Vec<u8>) {
         for part in [self.channel, self.event, self.queue] {
             key.extend_from_slice(part.to_bytes_with_nul());
         }
+    }
+
+    /// The route as one string of bytes: each part with its NUL. What a slot of the shared table holds,
+    /// and a trigger's arguments in the catalog.
+    #[must_use]
+    pub fn key(self) -> Box<[u8]> {
+        let mut key = Vec::new();
+        self.write_key(&mut key);
+        key.into_boxed_slice()
     }
 
     /// Whether `key` is what [`Route::write_key`] writes: without writing it.
@@ -37,8 +51,9 @@ impl<'a> Route<'a> {
         rest.is_empty()
     }
 
-    /// Reads back what [`Route::write_key`] wrote; `None` for anything else.
-    pub(crate) fn from_key(key: &'a [u8]) -> Option<Self> {
+    /// Reads back what [`Route::key`] wrote; `None` for anything else.
+    #[must_use]
+    pub fn from_key(key: &'a [u8]) -> Option<Self> {
         let channel = CStr::from_bytes_until_nul(key).ok()?;
         let rest = &key[channel.count_bytes() + 1..];
         let event = CStr::from_bytes_until_nul(rest).ok()?;

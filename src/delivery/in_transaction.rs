@@ -40,12 +40,18 @@ pub(crate) fn has_room(usage: f64) -> bool {
     usage < FULL
 }
 
-pub(crate) fn announce(batch: &Batch) {
+/// Announces the whole batch, or only the routes that are named.
+pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) {
     if !has_room(usage()) {
         warn_full();
         return;
     }
-    for notification in batch.notifications(ffi::now()) {
+    let now = ffi::now();
+    let notifications = match only {
+        None => batch.notifications(now),
+        Some(only) => batch.notifications_of(now, |route| only.contains(&route.key())),
+    };
+    for notification in notifications {
         // JSON holds no NUL: serde escapes control characters.
         if let Ok(payload) = CString::new(notification.payload) {
             ffi::notify(notification.channel, &payload);

@@ -1,26 +1,49 @@
-//! How a transaction's batch becomes wake-ups.
+//! How a transaction's batch becomes wake-ups: the two deliveries behind one small interface.
 //!
-//! This release has one delivery, [`in_transaction`]: the notification is part of the transaction
-//! that enqueued.
+//! [`in_transaction`]: the notification is part of the transaction that enqueued. [`by_notifier`]: the
+//! transaction leaves marks in shared memory, and a background worker notifies.
 
+mod by_notifier;
 mod in_transaction;
 
 use aimq_core::batch::Batch;
 
-#[cfg(any(test, feature = "pg_test"))]
+pub(crate) use by_notifier::ring;
 pub(crate) use in_transaction::has_room;
 
-/// Announces what the committing transaction enqueued. Called at PRE_COMMIT.
+/// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
 pub(crate) fn announce(batch: &Batch) {
-    in_transaction::announce(batch);
+    if let Some(notifier) = by_notifier::available() {
+        let rest = by_notifier::plan(notifier, batch);
+        if !rest.is_empty() {
+            in_transaction::announce(batch, Some(&rest));
+        }
+    } else {
+        in_transaction::announce(batch, None);
+    }
+}
+
+/// The transaction is committed and visible to others. Cannot raise.
+pub(crate) fn committed() {
+    by_notifier::committed();
 }
 
 /// The transaction has ended, one way or the other. Cannot raise.
 pub(crate) fn end() {
+    by_notifier::end();
     in_transaction::end();
 }
 
 /// The transaction is being prepared: whoever commits it later will have no batch.
 pub(crate) fn set_aside(batch: &Batch) {
-    in_transaction::set_aside(batch);
+    if by_notifier::available().is_some() {
+        by_notifier::set_aside();
+    } else {
+        in_transaction::set_aside(batch);
+    }
+}
+
+/// The transaction is prepared. Cannot raise.
+pub(crate) fn prepared() {
+    by_notifier::prepared();
 }

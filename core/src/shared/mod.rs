@@ -1,0 +1,17 @@
+//! The state that producers, notifiers and the launcher share, and its protocol.
+//!
+//! Everything here is an atomic, so that no producer ever waits for another, and all of it is
+//! valid when zeroed, as shared memory comes. The argument that no wake-up is lost is in
+//! docs/design/notifier.md; the tests under loom check it.
+
+mod database;
+mod slot;
+
+pub use database::{Database, Databases, GATES, News, Stale, State};
+pub use slot::{Claim, Counters, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;
+
+#[cfg(all(test, feature = "loom"))]
+mod model;

@@ -1,0 +1,351 @@
+//! The table of queues: one slot for each route of each database.
+
+use crate::route::Route;
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
+use crate::timestamp::Timestamp;
+
+/// Under loom a key is short: each of its words is a state to explore.
+const KEY_WORDS: usize = if cfg!(feature = "loom") { 1 } else { 32 };
+
+/// The longest route that has room in a slot: channel, event and queue, each with a NUL behind it.
+/// One that is longer is announced in the transaction.
+pub const KEY_MAX_BYTES: usize = KEY_WORDS * 8;
+
+const FREE: u32 = 0;
+const CLAIMED: u32 = 1;
+const READY: u32 = 2;
+
+/// A mark holds how many messages nobody has announced yet, and above them the generation: how often
+/// the slot was given to another queue. In one word, so that a mark can't hit the wrong queue.
+const COUNT_BITS: u32 = 40;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+
+const fn generation(mark: u64) -> u32 {
+    (mark >> COUNT_BITS) as u32
+}
+
+/// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
+/// sweep reads.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Slot {
+    mark: AtomicU64,
+    /// The earliest visibility time that is still to come, less [`i64::MAX`]: so that zero, as the
+    /// memory comes, means "none".
+    earliest: AtomicI64,
+    transactions: AtomicU64,
+    messages: AtomicU64,
+    hash: AtomicU64,
+    database: AtomicU32,
+    state: AtomicU32,
+    /// Which bit of the database's gates this queue's channel has, from 1; 0 for none.
+    gate: AtomicU32,
+    length: AtomicU32,
+    key: [AtomicU64; KEY_WORDS],
+    notifications: AtomicU64,
+    coalesced: AtomicU64,
+    last_wake_up: AtomicI64,
+}
+
+/// A slot, as long as it is the same queue's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The slot's number.
+    pub at: u32,
+    generation: u32,
+}
+
+/// The table has no room for another queue, or the route none in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// What became of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// Nothing was marked there: the notifier may have to be told, see [`super::Database::must_ring`].
+    First,
+    /// Something was marked already, by somebody who told the notifier or is about to.
+    More,
+    /// The slot is another queue's by now: nothing was marked.
+    Stale,
+}
+
+/// What a notifier took from a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Messages marked since the last time.
+    pub messages: u64,
+    /// Transactions ever seen.
+    pub transactions: u64,
+}
+
+/// What `aimq.stats` shows of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Transactions that enqueued, seen by this delivery.
+    pub transactions: u64,
+    /// Messages that they enqueued.
+    pub messages: u64,
+    /// Notifications that named the queue.
+    pub notifications: u64,
+    /// Transactions that shared a notification with an earlier one.
+    pub coalesced: u64,
+    /// When the last of these notifications was sent.
+    pub last_wake_up: Option<Timestamp>,
+}
+
+impl Slot {
+    /// An empty slot: what zeroed memory is.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            mark: AtomicU64::new(0),
+            earliest: AtomicI64::new(0),
+            transactions: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            hash: AtomicU64::new(0),
+            database: AtomicU32::new(0),
+            state: AtomicU32::new(FREE),
+            gate: AtomicU32::new(0),
+            length: AtomicU32::new(0),
+            key: std::array::from_fn(|_| AtomicU64::new(0)),
+            notifications: AtomicU64::new(0),
+            coalesced: AtomicU64::new(0),
+            last_wake_up: AtomicI64::new(0),
+        }
+    }
+
+    fn is(&self, database: u32, hash: u64, key: &[u8]) -> bool {
+        self.state.load(Acquire) == READY
+            && self.database.load(Relaxed) == database
+            && self.hash.load(Relaxed) == hash
+            && self.length.load(Relaxed) as usize == key.len()
+            && words(key).zip(&self.key).all(|(word, found)| found.load(Relaxed) == word)
+    }
+
+    fn write(&self, database: u32, hash: u64, key: &[u8]) {
+        self.database.store(database, Relaxed);
+        self.hash.store(hash, Relaxed);
+        self.length.store(u32::try_from(key.len()).unwrap_or(0), Relaxed);
+        for (word, place) in words(key).zip(&self.key) {
+            place.store(word, Relaxed);
+        }
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The bytes of a key, eight at a time, the last filled up with zeros.
+fn words(key: &[u8]) -> impl Iterator<Item = u64> {
+    key.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    })
+}
+
+/// FNV-1a. It only saves comparisons: a table is searched slot by slot.
+fn hash_of(database: u32, key: &[u8]) -> u64 {
+    let bytes = database.to_le_bytes();
+    bytes.iter().chain(key).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The table of all databases' queues.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// The slots.
+    pub slots: &'a [Slot],
+    /// How many of them, from the first, were ever used.
+    pub used: &'a AtomicU32,
+}
+
+impl Table<'_> {
+    /// The slots that were ever used.
+    fn ever_used(&self) -> &[Slot] {
+        let used = self.used.load(SeqCst) as usize;
+        &self.slots[..used.min(self.slots.len())]
+    }
+
+    /// Finds the slot of a route, or takes one for it. Never waits: two that do this at the same
+    /// moment may take a slot each, which costs room and nothing else; the notifier gives one back.
+    pub fn claim(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
+        self.find(database, key).map_or_else(|| self.take(database, key), Ok)
+    }
+
+    /// Finds the slot of a route. Searches all slots; whoever asks often remembers the answer.
+    #[must_use]
+    pub fn find(&self, database: u32, key: &[u8]) -> Option<Claim> {
+        let hash = hash_of(database, key);
+        for (at, slot) in (0..).zip(self.ever_used()) {
+            let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+            // A slot that changes hands meanwhile gets another generation before another key.
+            if slot.is(database, hash, key) && self.is_current(claim) {
+                return Some(claim);
+            }
+        }
+        None
+    }
+
+    fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
+        if key.len() > KEY_MAX_BYTES {
+            return Err(Full);
+        }
+        for (at, slot) in (0..).zip(self.slots) {
+            if slot.state.load(Relaxed) == FREE
+                && slot.state.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok()
+            {
+                let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+                slot.write(database, hash_of(database, key), key);
+                // Before anybody can mark it: a sweep that is told of a mark must come by.
+                self.used.fetch_max(at + 1, SeqCst);
+                slot.state.store(READY, SeqCst);
+                return Ok(claim);
+            }
+        }
+        Err(Full)
+    }
+
+    fn slot(&self, claim: Claim) -> &Slot {
+        &self.slots[claim.at as usize]
+    }
+
+    /// Whether the slot is still the same queue's.
+    #[must_use]
+    pub fn is_current(&self, claim: Claim) -> bool {
+        generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
+    }
+
+    /// Marks `messages` that are visible, of one transaction that is visible too.
+    pub fn mark(&self, claim: Claim, messages: u64) -> Marked {
+        let slot = self.slot(claim);
+        let mut old = slot.mark.load(Relaxed);
+        loop {
+            if generation(old) != claim.generation {
+                return Marked::Stale;
+            }
+            let room = COUNT - (old & COUNT);
+            match slot.mark.compare_exchange_weak(old, old + messages.min(room), SeqCst, Relaxed) {
+                Ok(_) => break,
+                Err(found) => old = found,
+            }
+        }
+        if old & COUNT == 0 { Marked::First } else { Marked::More }
+    }
+
+    /// Notes that a message of a transaction that is visible becomes visible itself at `at`: `First` if
+    /// that is earlier than what was known.
+    pub fn expect(&self, claim: Claim, at: Timestamp) -> Marked {
+        let slot = self.slot(claim);
+        let stored = at.0.saturating_sub(i64::MAX);
+        let before = slot.earliest.fetch_min(stored, SeqCst);
+        match self.is_current(claim) {
+            false => Marked::Stale,
+            true if stored < before => Marked::First,
+            true => Marked::More,
+        }
+    }
+
+    /// Counts a transaction of `messages`.
+    pub fn count(&self, claim: Claim, messages: u64) {
+        let slot = self.slot(claim);
+        slot.transactions.fetch_add(1, Relaxed);
+        slot.messages.fetch_add(messages, Relaxed);
+    }
+
+    /// The queue's gate, from 1; 0 for none.
+    pub(super) fn gate(&self, claim: Claim) -> u32 {
+        self.slot(claim).gate.load(SeqCst)
+    }
+
+    // What follows is for the notifier of the slot's database alone: there is one at most.
+
+    /// The slots of a database.
+    pub fn of(&self, database: u32) -> impl Iterator<Item = Claim> {
+        (0..).zip(self.ever_used()).filter_map(move |(at, slot)| {
+            // A slot changes hands only by the notifier of its database, so this can't be torn.
+            (slot.database.load(Relaxed) == database && slot.state.load(SeqCst) == READY)
+                .then(|| Claim { at, generation: generation(slot.mark.load(SeqCst)) })
+        })
+    }
+
+    /// The route of a slot.
+    #[must_use]
+    pub fn key(&self, claim: Claim) -> Vec<u8> {
+        let slot = self.slot(claim);
+        let words = slot.key.iter().flat_map(|word| word.load(Relaxed).to_le_bytes());
+        words.take(slot.length.load(Relaxed) as usize).collect()
+    }
+
+    /// Tells producers which gate the queue's channel has.
+    pub fn set_gate(&self, claim: Claim, gate: u32) {
+        self.slot(claim).gate.store(gate, SeqCst);
+    }
+
+    /// Takes what is marked. Most slots have nothing: those are only looked at.
+    #[must_use]
+    pub fn drain(&self, claim: Claim) -> Option<Drained> {
+        let slot = self.slot(claim);
+        if slot.mark.load(SeqCst) & COUNT == 0 {
+            return None;
+        }
+        let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
+        Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
+    }
+
+    /// The earliest visibility time to come, if any.
+    #[must_use]
+    pub fn earliest(&self, claim: Claim) -> Option<Timestamp> {
+        let stored = self.slot(claim).earliest.load(SeqCst);
+        (stored != 0).then(|| Timestamp(stored.wrapping_add(i64::MAX)))
+    }
+
+    /// Forgets the earliest visibility time: whoever calls this looks at the table afterwards.
+    pub fn forget_earliest(&self, claim: Claim) {
+        self.slot(claim).earliest.store(0, SeqCst);
+    }
+
+    /// Counts a notification that named the queue, and the transactions that shared it.
+    pub fn notified(&self, claim: Claim, coalesced: u64, at: Timestamp) {
+        let slot = self.slot(claim);
+        slot.notifications.fetch_add(1, Relaxed);
+        slot.coalesced.fetch_add(coalesced, Relaxed);
+        slot.last_wake_up.store(at.0, Relaxed);
+    }
+
+    /// Gives a slot back; says whether anything was marked in it.
+    pub fn release(&self, claim: Claim) -> bool {
+        let slot = self.slot(claim);
+        slot.state.store(CLAIMED, SeqCst);
+        let next = u64::from(claim.generation.wrapping_add(1)) << COUNT_BITS;
+        let marked = slot.mark.swap(next, SeqCst) & COUNT != 0;
+        let expected = slot.earliest.swap(0, SeqCst) != 0;
+        slot.gate.store(0, SeqCst);
+        slot.database.store(0, Relaxed);
+        for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {
+            counter.store(0, Relaxed);
+        }
+        slot.last_wake_up.store(0, Relaxed);
+        slot.state.store(FREE, SeqCst);
+        marked || expected
+    }
+
+    /// What `aimq.stats` shows.
+    #[must_use]
+    pub fn counters(&self, claim: Claim) -> Counters {
+        let slot = self.slot(claim);
+        let last = slot.last_wake_up.load(Relaxed);
+        Counters {
+            transactions: slot.transactions.load(Relaxed),
+            messages: slot.messages.load(Relaxed),
+            notifications: slot.notifications.load(Relaxed),
+            coalesced: slot.coalesced.load(Relaxed),
+            last_wake_up: (last != 0).then_some(Timestamp(last)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+use super::*;
+use crate::sync::AtomicU32;
+use crate::timestamp::Timestamp;
+
+struct Memory {
+    slots: Vec<Slot>,
+    used: AtomicU32,
+}
+
+impl Memory {
+    fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| Slot::new()).collect(), used: AtomicU32::new(0) }
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table { slots: &self.slots, used: &self.used }
+    }
+}
+
+#[test]
+fn zeroed_memory_is_an_empty_table() {
+    // The size of what is shared is part of its version: src/shared/ checks it.
+    assert_eq!(size_of::<Slot>() % 64, 0);
+    assert_eq!(size_of::<Database>() % 64, 0);
+    let memory = Memory::new(1);
+    assert_eq!(memory.table().find(0, b""), None, "an unused slot is nobody's");
+    assert_eq!(memory.table().of(0).count(), 0);
+}
+
+#[test]
+fn a_route_keeps_its_slot() {
+    let memory = Memory::new(3);
+    let table = memory.table();
+    let first = table.claim(1, b"a").unwrap();
+    assert_eq!(table.claim(1, b"a"), Ok(first));
+    assert_ne!(table.claim(2, b"a").unwrap().at, first.at, "another database's");
+    assert_ne!(table.claim(1, b"b").unwrap().at, first.at);
+    assert_eq!(table.claim(1, b"c"), Err(Full));
+    assert_eq!(table.key(first), b"a");
+}
+
+#[test]
+fn a_route_that_is_too_long_has_no_slot() {
+    let memory = Memory::new(1);
+    assert_eq!(memory.table().claim(1, &[b'x'; KEY_MAX_BYTES + 1]), Err(Full));
+    let longest = memory.table().claim(1, &[b'x'; KEY_MAX_BYTES]).unwrap();
+    assert_eq!(memory.table().key(longest), [b'x'; KEY_MAX_BYTES]);
+}
+
+#[test]
+fn only_the_first_mark_is_first() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    let claim = table.claim(1, b"a").unwrap();
+    assert_eq!(table.mark(claim, 2), Marked::First);
+    assert_eq!(table.mark(claim, 3), Marked::More);
+    assert_eq!(table.drain(claim).unwrap().messages, 5);
+    assert_eq!(table.drain(claim), None);
+    assert_eq!(table.mark(claim, u64::MAX), Marked::First, "counts as much as there is room for");
+    assert_eq!(table.mark(claim, 1), Marked::More);
+    assert!(table.is_current(claim), "the count never reaches the generation");
+}
+
+#[test]
+fn a_slot_that_changed_hands_takes_no_mark() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    let old = table.claim(1, b"a").unwrap();
+    assert_eq!(table.mark(old, 1), Marked::First);
+    assert!(table.release(old), "something was marked");
+    assert_eq!(table.mark(old, 1), Marked::Stale);
+    let new = table.claim(1, b"b").unwrap();
+    assert_eq!(new.at, old.at);
+    assert_eq!(table.mark(old, 1), Marked::Stale);
+    assert_eq!(table.expect(old, Timestamp(1)), Marked::Stale);
+    assert_eq!(table.drain(new), None, "the stranger's mark is not ours");
+    assert_eq!(table.mark(new, 1), Marked::First);
+}
+
+#[test]
+fn the_earliest_time_wins() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    let claim = table.claim(1, b"a").unwrap();
+    assert_eq!(table.earliest(claim), None);
+    assert_eq!(table.expect(claim, Timestamp(500)), Marked::First);
+    assert_eq!(table.expect(claim, Timestamp(700)), Marked::More);
+    assert_eq!(table.expect(claim, Timestamp(300)), Marked::First);
+    assert_eq!(table.earliest(claim), Some(Timestamp(300)));
+    table.forget_earliest(claim);
+    assert_eq!(table.expect(claim, Timestamp(i64::MAX)), Marked::More, "infinity never comes");
+    assert_eq!(table.earliest(claim), None);
+}
+
+#[test]
+fn entries_of_databases_are_taken_once_and_given_back() {
+    let all = [Database::new(), Database::new()];
+    let lock = AtomicU32::new(0);
+    let databases = Databases { all: &all, lock: &lock };
+    let one = databases.claim(7).unwrap();
+    assert!(std::ptr::eq(one, databases.claim(7).unwrap()));
+    databases.claim(8).unwrap();
+    assert!(databases.claim(9).is_none());
+    assert!(one.tell(News::QUEUES), "the first to tell wakes the notifier");
+    assert!(!one.tell(News::QUEUES));
+    assert!(databases.release(one));
+    assert_eq!(databases.claim(9).unwrap().news(), News(0));
+    lock.store(1, crate::sync::Ordering::SeqCst);
+    assert!(databases.claim(10).is_none(), "busy: nobody waits");
+}

@@ -1,0 +1,48 @@
+-- What the notifier does: counters in shared memory, since the server started.
+
+CREATE VIEW aimq.notifiers AS
+    SELECT d.datname AS database, n.pid, n.state, n.started_at, n.starts, n.wake_ups,
+           n.notifications, n.errors, n.last_error, n.last_error_at
+      FROM aimq._notifiers() n
+      JOIN pg_catalog.pg_database d ON d.oid = n.database;
+COMMENT ON VIEW aimq.notifiers IS 'The notifiers of all databases, since the server started';
+COMMENT ON COLUMN aimq.notifiers.database IS 'The database';
+COMMENT ON COLUMN aimq.notifiers.pid IS 'The notifier''s process; null where there is none';
+COMMENT ON COLUMN aimq.notifiers.state IS 'running; starting; down: about to be started again; no slot: max_worker_processes is used up; none: nothing to do';
+COMMENT ON COLUMN aimq.notifiers.started_at IS 'When the process started';
+COMMENT ON COLUMN aimq.notifiers.starts IS 'How often a notifier was started';
+COMMENT ON COLUMN aimq.notifiers.wake_ups IS 'How often it woke up; does not grow while there is nothing to do';
+COMMENT ON COLUMN aimq.notifiers.notifications IS 'Notifications sent';
+COMMENT ON COLUMN aimq.notifiers.errors IS 'Failures; each was tried again';
+COMMENT ON COLUMN aimq.notifiers.last_error IS 'The SQLSTATE of the last failure';
+COMMENT ON COLUMN aimq.notifiers.last_error_at IS 'When that was';
+
+CREATE VIEW aimq.stats AS
+    SELECT q.queue, q.channel,
+           coalesce(sum(c.transactions), 0)::bigint AS transactions,
+           coalesce(sum(c.messages), 0)::bigint AS messages,
+           coalesce(sum(c.notifications), 0)::bigint AS notifications,
+           coalesce(sum(c.coalesced), 0)::bigint AS coalesced,
+           max(c.last_wake_up) AS last_wake_up,
+           n.pid AS notifier_pid,
+           coalesce(n.state, 'none') AS notifier_state,
+           n.started_at AS notifier_started_at,
+           coalesce(n.errors, 0) AS notifier_errors
+      FROM aimq.queues q
+      LEFT JOIN aimq._queue_counters() c
+             ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event
+      LEFT JOIN aimq.notifiers n ON n.database = pg_catalog.current_database()
+     WHERE q.realtime
+     GROUP BY q.queue, q.channel, n.pid, n.state, n.started_at, n.errors;
+COMMENT ON VIEW aimq.stats IS 'What this database''s notifier did for each realtime queue, since the server started';
+COMMENT ON COLUMN aimq.stats.queue IS 'The name as pgmq.meta has it';
+COMMENT ON COLUMN aimq.stats.channel IS 'The channel that workers LISTEN on';
+COMMENT ON COLUMN aimq.stats.transactions IS 'Transactions that enqueued and left the wake-up to the notifier';
+COMMENT ON COLUMN aimq.stats.messages IS 'Messages that they enqueued';
+COMMENT ON COLUMN aimq.stats.notifications IS 'Notifications that named the queue';
+COMMENT ON COLUMN aimq.stats.coalesced IS 'Transactions that shared a notification with an earlier one';
+COMMENT ON COLUMN aimq.stats.last_wake_up IS 'When the last notification was sent';
+COMMENT ON COLUMN aimq.stats.notifier_pid IS 'The notifier''s process; null where there is none';
+COMMENT ON COLUMN aimq.stats.notifier_state IS 'As in aimq.notifiers';
+COMMENT ON COLUMN aimq.stats.notifier_started_at IS 'When the notifier started';
+COMMENT ON COLUMN aimq.stats.notifier_errors IS 'Failures of the notifier; each was tried again';

@@ -1,0 +1,216 @@
+//! Delivery by the notifier: once the transaction is visible, its queues are marked in shared memory,
+//! and the notifier is woken if nobody woke it for them yet.
+//!
+//! What can fail is done at PRE_COMMIT: finding the slots. After the commit there are only atomics and
+//! SetLatch, none of which can raise.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ops::Range;
+
+use aimq_core::batch::Batch;
+use aimq_core::route::Route;
+use aimq_core::shared::{Claim, Database, Full, News, Stale, State};
+use aimq_core::timestamp::Timestamp;
+
+use crate::error::Warning;
+use crate::ffi;
+use crate::notifier::launcher;
+use crate::settings::{self, Delivery};
+use crate::shared::{self, Shared};
+
+/// What a commit is going to mark.
+#[derive(Default)]
+struct Plan {
+    marks: Vec<Mark>,
+    /// The routes' keys, one after the other: for the slots that change hands in between.
+    keys: Vec<u8>,
+    /// The transaction is to be prepared, and has messages.
+    prepared: bool,
+    /// There was no notifier, though one would be used.
+    missing: bool,
+}
+
+struct Mark {
+    claim: Claim,
+    key: Range<usize>,
+    messages: u64,
+    /// When they become visible, if not yet.
+    visible_at: Option<Timestamp>,
+}
+
+/// How many slots a backend remembers before it starts anew.
+const REMEMBERED: usize = 4096;
+
+thread_local! {
+    static PLAN: RefCell<Plan> = RefCell::default();
+    static SLOTS: RefCell<HashMap<Box<[u8]>, Claim>> = RefCell::default();
+    static WARNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The notifier of this database, if it takes the transaction's marks.
+#[derive(Clone, Copy)]
+pub(super) struct Available {
+    shared: Shared,
+    database: &'static Database,
+}
+
+/// Whether the notifier is to be used, and there.
+pub(super) fn available() -> Option<Available> {
+    let delivery = settings::delivery();
+    if delivery == Delivery::Transaction {
+        return None;
+    }
+    let found = shared::get()
+        .and_then(|shared| shared.own_database().map(|database| Available { shared, database }));
+    match (delivery, found) {
+        (_, None) => {
+            if delivery == Delivery::Notifier && !WARNED.replace(true) {
+                Warning::NoNotifier.report();
+            }
+            None
+        }
+        (Delivery::Auto, Some(found)) if found.database.state() != State::Running => {
+            with_plan(|plan| plan.missing = true);
+            None
+        }
+        (_, found) => found,
+    }
+}
+
+/// Finds the slots. Returns the routes that have none, to be announced in the transaction.
+pub(super) fn plan(notifier: Available, batch: &Batch) -> Vec<Box<[u8]>> {
+    let now = ffi::now();
+    let mut rest: Vec<Box<[u8]>> = Vec::new();
+    with_plan(|plan| {
+        for (route, tally) in batch.tallies() {
+            let begin = plan.keys.len();
+            route.append_key(&mut plan.keys);
+            let key = begin..plan.keys.len();
+            match claim(notifier.shared, &plan.keys[key.clone()]) {
+                Ok(claim) => {
+                    let visible_at = (tally.earliest > now).then_some(tally.earliest);
+                    plan.marks.push(Mark { claim, key, messages: tally.count, visible_at });
+                }
+                Err(Full) => rest.push(plan.keys[key].into()),
+            }
+        }
+    });
+    if let Some(key) = rest.first()
+        && !WARNED.replace(true)
+    {
+        let queue = Route::from_key(key).map(|route| route.queue.to_string_lossy().into_owned());
+        Warning::TableFull { queue: queue.unwrap_or_default() }.report();
+    }
+    rest
+}
+
+/// The slot of a route, from memory if it still is the route's.
+fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+    SLOTS.with_borrow_mut(|slots| {
+        if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(**claim)) {
+            return Ok(*claim);
+        }
+        let claim = shared.table.claim(shared::own_oid(), key)?;
+        if slots.len() >= REMEMBERED {
+            slots.clear();
+        }
+        slots.insert(key.into(), claim);
+        Ok(claim)
+    })
+}
+
+pub(super) fn set_aside() {
+    with_plan(|plan| plan.prepared = true);
+}
+
+/// Marks what was planned. Every mark is made after the transaction is visible to others, which is what
+/// a reader that the mark wakes relies on (access/transam/xact.c: ProcArrayEndTransaction runs before
+/// the callbacks).
+pub(super) fn committed() {
+    with_plan(|plan| {
+        if plan.missing {
+            request();
+        }
+        if plan.marks.is_empty() {
+            return;
+        }
+        let Some((shared, database)) = here() else {
+            return;
+        };
+        let mut must_ring = false;
+        for mark in &plan.marks {
+            must_ring |= make(shared, database, mark, &plan.keys[mark.key.clone()]);
+        }
+        if must_ring {
+            ring(shared, database);
+        }
+    });
+}
+
+fn here() -> Option<(Shared, &'static Database)> {
+    let shared = shared::get()?;
+    Some((shared, shared.own_database()?))
+}
+
+/// Makes a mark. True if the notifier has to be woken.
+fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
+    let mut claim = mark.claim;
+    // A slot changes hands when its queue ceases to be realtime, which another commit can't bring about
+    // while we hold the lock on the queue's table: more than once is not to be expected.
+    for _ in 0..3 {
+        let marked = match mark.visible_at {
+            None => database.enqueue(shared.table, claim, mark.messages),
+            Some(at) => database.expect(shared.table, claim, mark.messages, at),
+        };
+        match marked {
+            Ok(must_ring) => return must_ring,
+            Err(Stale) => match shared.table.claim(shared::own_oid(), key) {
+                Ok(other) => claim = other,
+                Err(Full) => break,
+            },
+        }
+    }
+    database.tell(News::EVERYTHING)
+}
+
+/// Wakes the notifier, or the launcher if there is none. Cannot raise.
+pub(crate) fn ring(shared: Shared, database: &Database) {
+    match database.bell() {
+        Some(bell) => ffi::set_latch(bell),
+        None => launcher::want(shared, database),
+    }
+}
+
+/// Asks for a notifier of this database. Cannot raise.
+fn request() {
+    if let Some((shared, database)) = here() {
+        launcher::want(shared, database);
+    }
+}
+
+/// The transaction with the messages is prepared: the notifier learns how it ends.
+pub(super) fn prepared() {
+    with_plan(|plan| {
+        if plan.prepared
+            && let Some((shared, database)) = here()
+            && database.tell(News::PREPARED)
+        {
+            ring(shared, database);
+        }
+    });
+}
+
+/// Forgets the plan. Cannot raise.
+pub(super) fn end() {
+    with_plan(|plan| {
+        plan.marks.clear();
+        plan.keys.clear();
+        plan.prepared = false;
+        plan.missing = false;
+    });
+}
+
+fn with_plan(change: impl FnOnce(&mut Plan)) {
+    let _ = PLAN.try_with(|plan| plan.try_borrow_mut().map(|mut plan| change(&mut plan)));
+}

@@ -1,0 +1,390 @@
+//! The launcher: finds the databases with realtime queues, and keeps a notifier running in each.
+//!
+//! It is connected to no database, so it is in nobody's way. Where aimq is preloaded it comes with the
+//! server and asks each database once; else the first session that needs a notifier starts it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use aimq_core::shared::{Database, State};
+use pgrx::bgworkers::{
+    BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
+};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::process::{self, BackOff};
+use crate::ffi;
+use crate::shared::{self, Shared};
+
+/// The least time between two requests for a launcher, in microseconds.
+const REQUEST_EVERY: i64 = 1_000_000;
+
+/// How soon a notifier that ended is started again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+
+/// A notifier that ran this long has not failed at its start.
+const RAN_WELL: Duration = Duration::from_secs(5);
+
+/// How often a database that does not answer when the server starts is asked again.
+const ATTEMPTS: u32 = 5;
+
+fn launcher() -> BackgroundWorkerBuilder {
+    BackgroundWorkerBuilder::new("aimq launcher")
+        .set_type("aimq launcher")
+        .set_library("aimq")
+        .set_function("aimq_launcher_main")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(1)))
+}
+
+/// Where aimq is preloaded, the launcher comes with the server.
+pub(super) fn init() {
+    // SAFETY: plain variables.
+    if shared::is_preloaded() && unsafe { !pg_sys::IsBinaryUpgrade } {
+        launcher().load();
+    }
+}
+
+/// Asks for a notifier of a database. Cannot raise: called after commits.
+pub(crate) fn want(shared: Shared, database: &Database) {
+    let is_news = database.want();
+    match shared.launcher.bell.load(Ordering::SeqCst) {
+        0 if !shared::is_preloaded() => request(shared),
+        0 => {}
+        bell if is_news => ffi::set_latch(bell),
+        _ => {}
+    }
+}
+
+/// Starts a launcher, at most once a second.
+fn request(shared: Shared) {
+    let (now, last) = (ffi::now().0, shared.launcher.requested_at.load(Ordering::SeqCst));
+    // A clock that was set back does not silence us for long either.
+    if (now - last).abs() < REQUEST_EVERY
+        || shared
+            .launcher
+            .requested_at
+            .compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+    {
+        return;
+    }
+    let mut worker = pg_sys::BackgroundWorker::from(&launcher());
+    // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
+    // (postmaster/bgworker.c).
+    if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
+        no_slot("its launcher");
+    }
+}
+
+fn no_slot(what: &str) {
+    ereport!(
+        PgLogLevel::LOG,
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!("aimq found no background worker slot for {what}"),
+        "Until there is one, transactions that enqueue notify themselves. Consider raising max_worker_processes."
+    );
+}
+
+/// A database that has a notifier, or is to have one.
+struct Job {
+    /// When to start it.
+    due: Instant,
+    started: Option<(Instant, DynamicBackgroundWorker)>,
+    back_off: BackOff,
+    attempts: u32,
+    /// Nobody asked: the launcher wants to know whether there is anything to do.
+    is_probe: bool,
+}
+
+impl Job {
+    fn new(is_probe: bool) -> Self {
+        Self {
+            due: Instant::now(),
+            started: None,
+            back_off: BackOff::new(AGAIN.0, AGAIN.1),
+            attempts: 0,
+            is_probe,
+        }
+    }
+
+    fn again(&mut self, delay: Duration) {
+        self.started = None;
+        self.due = Instant::now() + delay;
+    }
+}
+
+/// What can be said of a database without connecting to it.
+enum Found {
+    Here,
+    /// Gone, or nobody may connect.
+    Gone,
+    /// It is being dropped, renamed or copied.
+    Busy,
+}
+
+/// The launcher's process.
+#[unsafe(no_mangle)]
+#[pg_guard]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
+pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
+    ffi::handle_signals();
+    // SAFETY: in a background worker that asked for a connection; with no name it is to none.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    let Some(shared) = process::shared_memory() else {
+        pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
+        leave(0);
+    };
+    if !process::take_place(&shared.launcher.pid) {
+        leave(0);
+    }
+    // SAFETY: a function of this library.
+    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+    shared.launcher.bell.store(process::bell(), Ordering::SeqCst);
+    let event = process::wait_event(c"AimqLauncherMain");
+    let mut launcher =
+        Launcher { shared, jobs: HashMap::new(), probes: VecDeque::new(), logged: false };
+    launcher.probes = databases();
+    loop {
+        if process::begin_turn() {
+            // Not 0: that would be for ever.
+            leave(1);
+        }
+        process::count(&shared.launcher.wake_ups);
+        let next = launcher.turn();
+        process::sleep(next, event);
+    }
+}
+
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    if let Some(shared) = shared::get() {
+        shared.launcher.bell.store(0, Ordering::SeqCst);
+        shared.launcher.pid.store(0, Ordering::SeqCst);
+    }
+}
+
+fn leave(code: i32) -> ! {
+    // SAFETY: ends this process in the orderly way.
+    unsafe { pg_sys::proc_exit(code) }
+}
+
+struct Launcher {
+    shared: Shared,
+    jobs: HashMap<u32, Job>,
+    /// Databases that are still to be asked.
+    probes: VecDeque<u32>,
+    /// The log already tells that there are no slots.
+    logged: bool,
+}
+
+impl Launcher {
+    /// Does what is to be done now; returns how long there is nothing.
+    fn turn(&mut self) -> Option<Duration> {
+        for entry in self.shared.databases.all {
+            // Taken before the state is looked at: whoever asks later rings again.
+            if entry.oid() != 0 && entry.was_wanted() && entry.state() != State::Running {
+                let job = self.jobs.entry(entry.oid()).or_insert_with(|| Job::new(false));
+                job.is_probe = false;
+            }
+        }
+        // One after the other: a server may have a thousand databases.
+        if !self.jobs.values().any(|job| job.is_probe) {
+            while let Some(oid) = self.probes.pop_front() {
+                let runs = |entry: &Database| entry.state() == State::Running;
+                if !self.jobs.contains_key(&oid)
+                    && !self.shared.databases.find(oid).is_some_and(runs)
+                {
+                    self.jobs.insert(oid, Job::new(true));
+                    break;
+                }
+            }
+        }
+        let oids: Vec<u32> = self.jobs.keys().copied().collect();
+        for oid in oids {
+            self.attend(oid);
+        }
+        let due = self.jobs.values().filter(|job| job.started.is_none()).map(|job| job.due).min();
+        match due {
+            Some(due) => Some(due.saturating_duration_since(Instant::now())),
+            // The last probe has just ended.
+            None if !self.probes.is_empty() && !self.jobs.values().any(|job| job.is_probe) => {
+                Some(Duration::ZERO)
+            }
+            None => None,
+        }
+    }
+
+    /// Sees to one database.
+    fn attend(&mut self, oid: u32) {
+        let Some(job) = self.jobs.get_mut(&oid) else {
+            return;
+        };
+        let entry = self.shared.databases.find(oid);
+        if let Some((since, worker)) = &job.started {
+            match worker.pid() {
+                Ok(_) => {
+                    // It has made itself known: the next probe may begin.
+                    if entry.is_some_and(|entry| entry.state() == State::Running) {
+                        job.is_probe = false;
+                    }
+                    return;
+                }
+                Err(BackgroundWorkerStatus::NotYetStarted) => return,
+                Err(_) => {}
+            }
+            if since.elapsed() > RAN_WELL {
+                job.back_off.succeeded();
+                job.attempts = 0;
+            }
+            job.attempts += 1;
+            // It left because there was nothing to do, and nobody has asked since.
+            let has_looked = self.shared.launcher.probed.swap(0, Ordering::SeqCst) == oid;
+            let is_done = match entry.map(Database::state) {
+                // In the second case another process had its place.
+                Some(State::None | State::Running) => true,
+                None => has_looked || (job.is_probe && job.attempts >= ATTEMPTS),
+                Some(_) => false,
+            };
+            if is_done {
+                self.jobs.remove(&oid);
+                return;
+            }
+            // The first time at once: somebody may have ended it by hand.
+            let delay = if job.attempts <= 1 { Duration::ZERO } else { job.back_off.failed().0 };
+            job.again(delay);
+        }
+        if job.due > Instant::now() {
+            return;
+        }
+        match find(oid) {
+            Found::Here => {}
+            Found::Busy => return job.again(Duration::from_millis(100)),
+            Found::Gone => {
+                if let Some(entry) = entry
+                    && !self.shared.databases.release(entry)
+                {
+                    return job.again(Duration::from_millis(100));
+                }
+                let table = self.shared.table;
+                for claim in table.of(oid) {
+                    table.release(claim);
+                }
+                self.jobs.remove(&oid);
+                return;
+            }
+        }
+        if let Some(entry) = entry {
+            entry.set_state(State::Starting);
+        }
+        // SAFETY: a plain variable.
+        let own_pid = unsafe { pg_sys::MyProcPid };
+        let worker = BackgroundWorkerBuilder::new(&format!("aimq notifier of database {oid}"))
+            .set_type("aimq notifier")
+            .set_library("aimq")
+            .set_function("aimq_notifier_main")
+            .enable_spi_access()
+            .set_start_time(BgWorkerStartTime::RecoveryFinished)
+            .set_restart_time(None)
+            .set_argument(Some(pg_sys::Datum::from(oid as usize)))
+            .set_notify_pid(own_pid)
+            .load_dynamic();
+        match worker {
+            Ok(worker) => {
+                self.logged = false;
+                job.started = Some((Instant::now(), worker));
+            }
+            Err(_) => {
+                if let Some(entry) = entry {
+                    entry.set_state(State::NoSlot);
+                }
+                if !std::mem::replace(&mut self.logged, true) {
+                    no_slot("a notifier");
+                }
+                let delay = job.back_off.failed().0.max(Duration::from_secs(1));
+                job.again(delay);
+            }
+        }
+    }
+}
+
+/// Whether a notifier may be started in a database now. A connection to it would wait for whoever
+/// changes the database, and then find it gone, with a FATAL in the log.
+fn find(oid: u32) -> Found {
+    let found = process::transaction(move || {
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: 0,
+            locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+            locktag_field3: oid,
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        // SAFETY: the tag of a database (storage/lock.h, SET_LOCKTAG_OBJECT), and the lock that a
+        // connection takes (utils/init/postinit.c). It is released with the transaction.
+        let got =
+            unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
+        if got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+            Found::Busy
+        } else if each_database(|database| database.oid.to_u32() == oid && accepts(database)) {
+            Found::Here
+        } else {
+            Found::Gone
+        }
+    });
+    // What went wrong may go right next time.
+    found.unwrap_or(Found::Busy)
+}
+
+/// Every database that can be connected to.
+fn databases() -> VecDeque<u32> {
+    let found = process::transaction(|| {
+        let mut found = VecDeque::new();
+        each_database(|database| {
+            if accepts(database) {
+                found.push_back(database.oid.to_u32());
+            }
+            false
+        });
+        found
+    });
+    match found {
+        Ok(found) => found,
+        Err(failure) => {
+            pgrx::log!("aimq launcher cannot list the databases: {}", failure.message);
+            leave(1)
+        }
+    }
+}
+
+fn accepts(database: &pg_sys::FormData_pg_database) -> bool {
+    // -2 marks one whose DROP was interrupted (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
+    database.datallowconn && database.datconnlimit != -2
+}
+
+/// Calls `look` with each row of pg_database until it says true; whether it did. In a transaction.
+fn each_database(mut look: impl FnMut(&pg_sys::FormData_pg_database) -> bool) -> bool {
+    // SAFETY: a scan of a shared catalog as autovacuum's launcher does it (get_database_list): the rows
+    // are valid until the scan goes on.
+    unsafe {
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        let mut found = false;
+        loop {
+            let row = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if row.is_null() {
+                break;
+            }
+            if look(&*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>()) {
+                found = true;
+                break;
+            }
+        }
+        pg_sys::heap_endscan(scan.cast());
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        found
+    }
+}

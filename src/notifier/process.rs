@@ -1,0 +1,199 @@
+//! What the launcher and the notifiers have in common: they are Postgres processes of their own.
+
+use std::ffi::CStr;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+use crate::{ffi, shared};
+
+/// An error that was caught.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) sqlstate: i32,
+    pub(super) message: String,
+}
+
+/// Runs `work` in a transaction of its own. An error is caught, and the transaction is aborted. Holds no
+/// snapshot when it returns.
+pub(super) fn transaction<T>(
+    work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
+) -> Result<T, Failure> {
+    PgTryBuilder::new(move || {
+        // SAFETY: no transaction is open, and this one ends below or in the abort.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            let done = work();
+            pg_sys::CommitTransactionCommand();
+            Ok(done)
+        }
+    })
+    .catch_others(|error| {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic { ereport: report, .. }) = error;
+        let failure = Failure {
+            sqlstate: report.sql_error_code() as i32,
+            message: report.message().to_owned(),
+        };
+        // SAFETY: the error was copied; aborting releases what the transaction held.
+        unsafe {
+            pg_sys::AbortCurrentTransaction();
+            pg_sys::QueryCancelPending = 0;
+        }
+        Err(failure)
+    })
+    .execute()
+}
+
+/// Runs `work` with a snapshot; in a transaction.
+pub(super) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: in a transaction; an error in between aborts it, and the snapshot with it.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let done = work();
+        pg_sys::PopActiveSnapshot();
+        done
+    }
+}
+
+/// Sleeps until the latch is set, or for `limit`. Does not return if the postmaster is gone.
+pub(super) fn sleep(limit: Option<Duration>, event: u32) {
+    use pg_sys::{WL_EXIT_ON_PM_DEATH, WL_LATCH_SET, WL_TIMEOUT};
+    let (flags, millis) = match limit {
+        None => (WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1),
+        // Rounded up: a moment too early would be a wake-up in vain.
+        Some(limit) => {
+            let millis = limit.as_micros().div_ceil(1000);
+            let millis = i64::try_from(millis).unwrap_or(i64::MAX).min(i64::from(i32::MAX));
+            (WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT, millis)
+        }
+    };
+    // SAFETY: this process's own latch.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, flags as i32, millis, event);
+    }
+}
+
+/// To be called first in every turn of a main loop: whoever wants something later sets the latch again.
+/// True if the process is to end.
+pub(super) fn begin_turn() -> bool {
+    // SAFETY: plain variables that signal handlers set, and this process's own latch.
+    unsafe {
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        if pg_sys::ProcDiePending != 0 {
+            return true;
+        }
+        pg_sys::check_for_interrupts!();
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+        false
+    }
+}
+
+/// The wait event that `pg_stat_activity` shows. Before PostgreSQL 17, extensions have none of their own.
+pub(super) fn wait_event(name: &CStr) -> u32 {
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: the name is copied.
+    unsafe {
+        pg_sys::WaitEventExtensionNew(name.as_ptr())
+    }
+    #[cfg(not(any(feature = "pg17", feature = "pg18")))]
+    {
+        let _ = name;
+        pg_sys::PG_WAIT_EXTENSION
+    }
+}
+
+/// Sets a setting of this process.
+pub(super) fn set(name: &CStr, value: &CStr) {
+    // SAFETY: both are copied; the process is connected.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Says in `pg_stat_activity` whether the process works.
+pub(super) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>) {
+    // SAFETY: the text is copied.
+    unsafe {
+        pg_sys::pgstat_report_activity(state, activity.map_or(std::ptr::null(), CStr::as_ptr));
+    }
+}
+
+/// Gets to the shared memory, in a process that has no transaction.
+pub(super) fn shared_memory() -> Option<shared::Shared> {
+    if shared::get().is_none() {
+        transaction(shared::prepare).ok()?;
+    }
+    shared::get()
+}
+
+/// This process takes the place that `pid` stands for. False if another one that lives has it.
+pub(super) fn take_place(pid: &AtomicU32) -> bool {
+    // SAFETY: a plain variable.
+    let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();
+    loop {
+        let other = pid.load(Ordering::SeqCst);
+        // SAFETY: asks whether there is such a process with an entry among Postgres' own.
+        let lives = other != 0
+            && other != own
+            && unsafe { !pg_sys::BackendPidGetProc(other.cast_signed()).is_null() };
+        if lives {
+            return false;
+        }
+        if pid.compare_exchange(other, own, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return true;
+        }
+    }
+}
+
+/// Counts a turn of a main loop.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The time between attempts that fail: doubled each time.
+#[derive(Debug)]
+pub(super) struct BackOff {
+    first: Duration,
+    most: Duration,
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl BackOff {
+    pub(super) const fn new(first: Duration, most: Duration) -> Self {
+        Self { first, most, failures: 0, last: None }
+    }
+
+    /// One more failure: how long to wait, and whether to log it (the 1st, 2nd, 4th, 8th …).
+    pub(super) fn failed(&mut self) -> (Duration, bool) {
+        let delay = self.first.saturating_mul(1 << self.failures.min(20)).min(self.most);
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some(Instant::now());
+        (delay, self.failures.is_power_of_two())
+    }
+
+    /// It works again.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// The process's own latch, to be told to others.
+pub(super) fn bell() -> u64 {
+    ffi::own_latch()
+}

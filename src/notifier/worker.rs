@@ -1,0 +1,424 @@
+//! The notifier of one database: takes the marks, notifies, and keeps the timers.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use aimq_core::notifier::{Moment, Notifier, Timers};
+use aimq_core::route::Route;
+use aimq_core::shared::{Database, News, State};
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::launcher;
+use super::process::{self, BackOff, Failure};
+use super::queues::{self, Queues};
+use crate::shared::{self, Shared};
+use crate::{delivery, ffi, settings};
+
+/// How soon something that failed is tried again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How soon a table that was locked is looked at again.
+const LOCKED_AGAIN: Duration = Duration::from_millis(200);
+
+/// How many tables are looked at before the marks are taken again.
+const LOOKS_AT_ONCE: usize = 32;
+
+/// After looking at everything, not again before this many times the time that it took.
+const LOOK_SHARE: u32 = 10;
+
+/// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
+/// tells.
+const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A notifier's process. The argument is the database's OID.
+#[unsafe(no_mangle)]
+#[pg_guard]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
+pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
+    ffi::handle_signals();
+    let oid = pg_sys::Oid::from(argument.value() as u32);
+    // SAFETY: in a background worker that asked for a connection.
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0);
+    }
+    ffi::give_way();
+    process::set(c"application_name", c"aimq notifier");
+    process::set(c"search_path", c"pg_catalog, pg_temp");
+    // What a notification says is in the queues anyway: after a crash everything is announced again.
+    process::set(c"synchronous_commit", c"off");
+    // A look must not read a whole table because of old statistics.
+    process::set(c"enable_seqscan", c"off");
+    process::set(c"default_transaction_isolation", c"read committed");
+    for timeout in [c"lock_timeout", c"statement_timeout"] {
+        process::set(timeout, c"0");
+    }
+    let Some(shared) = process::shared_memory() else {
+        pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
+        end(0);
+    };
+    let Some(mut worker) = Worker::begin(shared, oid.to_u32()) else {
+        end(0);
+    };
+    let event = process::wait_event(c"AimqNotifierMain");
+    loop {
+        if process::begin_turn() {
+            // Politely: whoever ended us may just want the database for itself.
+            end(0);
+        }
+        process::count(&worker.database.wake_ups);
+        let limit = worker.turn();
+        if limit.is_none_or(|limit| limit > Duration::ZERO) {
+            worker.rest(limit);
+            process::sleep(limit, event);
+        }
+    }
+}
+
+fn end(code: i32) -> ! {
+    // SAFETY: ends this process in the orderly way.
+    unsafe { pg_sys::proc_exit(code) }
+}
+
+/// The process ends against its will: the launcher starts another.
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    let Some(shared) = shared::get() else {
+        return;
+    };
+    if let Some(database) = shared.databases.find(shared::own_oid())
+        // SAFETY: a plain variable.
+        && database.pid.load(Ordering::SeqCst) == unsafe { pg_sys::MyProcPid }.cast_unsigned()
+    {
+        database.end(State::Down);
+        launcher::want(shared, database);
+    }
+}
+
+struct Worker {
+    shared: Shared,
+    oid: u32,
+    database: &'static Database,
+    notifier: Notifier,
+    queues: Queues,
+    /// The clock of the intervals begins here.
+    origin: Instant,
+    news: News,
+    /// When the news may be attended to.
+    news_due: Instant,
+    /// When tables that were locked are looked at again.
+    locked: Vec<(Instant, Box<[u8]>)>,
+    back_off: BackOff,
+    prepared: HashSet<String>,
+    /// When to ask about them, and how long then to wait before the next time.
+    prepared_due: Option<(Instant, Duration)>,
+}
+
+impl Worker {
+    /// Takes the database's place in the shared memory, if there is anything to do.
+    fn begin(shared: Shared, oid: u32) -> Option<Self> {
+        let found = process::transaction(|| (queues::realtime(), queues::prepared()));
+        let (queues, prepared) = found.unwrap_or_else(|failure| fail(&failure));
+        let nobody_tells = !shared::is_preloaded();
+        if queues.is_empty() && (prepared.is_empty() || !nobody_tells) {
+            if let Some(database) = shared.databases.find(oid)
+                && database.pid.load(Ordering::SeqCst) == 0
+            {
+                database.end(State::None);
+                // A queue that became realtime after we looked was told of, or asks the launcher.
+                if database.news() != News(0) {
+                    launcher::want(shared, database);
+                }
+            }
+            shared.launcher.probed.store(oid, Ordering::SeqCst);
+            return None;
+        }
+        let Some(database) = shared.databases.claim(oid) else {
+            pgrx::log!(
+                "aimq notifier: no room for this database; consider raising aimq.max_queues"
+            );
+            return None;
+        };
+        if !process::take_place(&database.pid) {
+            return None;
+        }
+        // SAFETY: a function of this library.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+        database.started_at.store(ffi::now().0, Ordering::Relaxed);
+        process::count(&database.starts);
+        database.begin(process::bell());
+        let now = Instant::now();
+        Some(Self {
+            shared,
+            oid,
+            database,
+            notifier: Notifier::default(),
+            queues,
+            origin: now,
+            // What happened before we began, nobody told us.
+            news: News::EVERYTHING,
+            news_due: now,
+            locked: Vec::new(),
+            back_off: BackOff::new(AGAIN.0, AGAIN.1),
+            prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
+            prepared,
+        })
+    }
+
+    fn moment(&self) -> Moment {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(Moment::MAX)
+    }
+
+    /// Does what is to be done now. Returns how long to sleep; `None` until somebody wakes us.
+    fn turn(&mut self) -> Option<Duration> {
+        self.news.0 |= self.database.news().0;
+        let now = Instant::now();
+        if self.news != News(0) && self.news_due <= now {
+            self.attend_to_news();
+        }
+        if self.prepared_due.is_some_and(|(due, _)| due <= now) {
+            self.ask_about_prepared();
+        }
+        let (again, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.locked).into_iter().partition(|(due, _)| *due <= now);
+        self.locked = later;
+        for (_, key) in again {
+            Route::from_key(&key).into_iter().for_each(|route| self.notifier.look_at(route));
+        }
+
+        let table = self.shared.table;
+        let mut timers =
+            self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
+        let has_more = self.look();
+        self.announce(&mut timers);
+        if has_more {
+            // What was seen may have set a timer, and there may be more to look at.
+            return Some(Duration::ZERO);
+        }
+        if self.queues.is_empty() && self.is_free() {
+            self.leave();
+        }
+        self.limit(timers)
+    }
+
+    /// The time until the earliest timer.
+    fn limit(&self, timers: Timers) -> Option<Duration> {
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let interval =
+            timers.interval.map(|at| Duration::from_micros(at.saturating_sub(self.moment())));
+        let deadline = timers.deadline.map(|at| {
+            Duration::from_micros(u64::try_from(at.0.saturating_sub(ffi::now().0)).unwrap_or(0))
+        });
+        let news = (self.news != News(0)).then(|| until(self.news_due));
+        let prepared = self.prepared_due.map(|(due, _)| until(due));
+        let locked = self.locked.iter().map(|(due, _)| until(*due)).min();
+        [interval, deadline, news, prepared, locked].into_iter().flatten().min()
+    }
+
+    fn attend_to_news(&mut self) {
+        let begun = Instant::now();
+        let news = std::mem::replace(&mut self.news, News(0));
+        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking for realtime queues"));
+        let found = process::transaction(|| (queues::realtime(), queues::prepared()));
+        let (found, prepared) = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                self.news.0 |= news.0;
+                self.news_due = Instant::now() + self.failed(&failure);
+                return;
+            }
+        };
+        let nobody_tells = !shared::is_preloaded();
+        let everything = news.has(News::EVERYTHING)
+            || news.has(News::FINISHED)
+            || (news.has(News::PREPARED) && nobody_tells);
+        for key in found.keys() {
+            if (everything || !self.queues.contains_key(key))
+                && let Some(route) = Route::from_key(key)
+            {
+                self.notifier.look_at(route);
+            }
+            // So that the queue has a place in aimq.stats, and its producers find their slot.
+            let _ = self.shared.table.claim(self.oid, key);
+        }
+        self.queues = found;
+        let routes = self.queues.keys().cloned().collect();
+        self.notifier.keep_only(self.oid, self.shared.table, &routes);
+        self.prepared = prepared;
+        if nobody_tells && !self.prepared.is_empty() {
+            self.prepared_due = Some((Instant::now() + PREPARED_AGAIN.0, PREPARED_AGAIN.0));
+        }
+        while self.look() {}
+        self.news_due = Instant::now() + begun.elapsed() * LOOK_SHARE;
+    }
+
+    /// Whether a prepared transaction has ended.
+    fn ask_about_prepared(&mut self) {
+        let Some((_, delay)) = self.prepared_due.take() else {
+            return;
+        };
+        let mut next = (delay * 2).min(PREPARED_AGAIN.1);
+        match process::transaction(queues::prepared) {
+            Ok(now) => {
+                if self.prepared.iter().any(|id| !now.contains(id)) {
+                    self.news.0 |= News::EVERYTHING.0;
+                    next = PREPARED_AGAIN.0;
+                }
+                self.prepared = now;
+            }
+            Err(failure) => next = self.failed(&failure),
+        }
+        if !self.prepared.is_empty() {
+            self.prepared_due = Some((Instant::now() + next, next));
+        }
+    }
+
+    /// Looks at some of the tables that are to be looked at. False if there were none.
+    fn look(&mut self) -> bool {
+        let looks = self.notifier.looks(LOOKS_AT_ONCE);
+        if looks.is_empty() {
+            return false;
+        }
+        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+        let queues = &self.queues;
+        let all = process::transaction(AssertUnwindSafe(|| {
+            looks.iter().map(|key| look_at(queues, key)).collect::<Vec<_>>()
+        }));
+        let seen = match all {
+            Ok(seen) => seen,
+            // One of them is to blame: ask for each on its own.
+            Err(_) => looks
+                .iter()
+                .map(|key| {
+                    let seen =
+                        process::transaction(AssertUnwindSafe(|| look_at(&self.queues, key)));
+                    seen.unwrap_or_else(|failure| {
+                        self.failed(&failure);
+                        vec![]
+                    })
+                })
+                .collect(),
+        };
+        for (key, seen) in looks.iter().zip(seen) {
+            let Some(route) = Route::from_key(key) else {
+                continue;
+            };
+            // What can't be known is announced: a wake-up too many is allowed.
+            if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
+                self.notifier.found(route);
+            }
+            if seen.iter().any(|seen| seen.was_locked) {
+                self.locked.push((Instant::now() + LOCKED_AGAIN, key.clone()));
+            }
+            if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
+                && let Ok(claim) = self.shared.table.claim(self.oid, key)
+            {
+                self.shared.table.expect(claim, next);
+            }
+        }
+        true
+    }
+
+    /// Sends what may be sent.
+    fn announce(&mut self, timers: &mut Timers) {
+        let notifications = self.notifier.notifications();
+        if notifications.is_empty() {
+            return;
+        }
+        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
+        let ready: Vec<_> = notifications
+            .into_iter()
+            // JSON holds no NUL: serde escapes control characters.
+            .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
+            .collect();
+        let sent = process::transaction(AssertUnwindSafe(|| {
+            if !delivery::has_room(ffi::notification_queue_usage()) {
+                ereport!(
+                    PgLogLevel::ERROR,
+                    PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                    "the NOTIFY queue is nearly full"
+                );
+            }
+            for (channel, payload) in &ready {
+                ffi::notify(channel, payload);
+            }
+        }));
+        match sent {
+            Ok(()) => {
+                self.back_off.succeeded();
+                self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
+                let interval = settings::notify_interval();
+                let table = self.shared.table;
+                timers.interval =
+                    self.notifier.sent(self.database, table, self.moment(), ffi::now(), interval);
+            }
+            Err(failure) => {
+                let delay = self.failed(&failure);
+                let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
+                timers.interval = self.notifier.failed(self.database, self.moment(), delay);
+            }
+        }
+    }
+
+    /// Counts and logs a failure; how long to wait.
+    fn failed(&mut self, failure: &Failure) -> Duration {
+        let (delay, is_to_be_logged) = self.back_off.failed();
+        process::count(&self.database.errors);
+        self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
+        self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
+        if is_to_be_logged {
+            ereport!(
+                PgLogLevel::LOG,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("aimq notifier: {}", failure.message),
+                format!(
+                    "It is tried again in {} ms. Nothing is lost, and enqueues go on.",
+                    delay.as_millis()
+                )
+            );
+        }
+        delay
+    }
+
+    /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do.
+    fn rest(&self, limit: Option<Duration>) {
+        process::report(pg_sys::BackendState::STATE_IDLE, None);
+        // SAFETY: not in a transaction.
+        unsafe {
+            pg_sys::pgstat_report_stat(limit.is_none());
+        }
+    }
+
+    /// Whether nothing is expected of us any more.
+    fn is_free(&self) -> bool {
+        self.notifier.is_idle()
+            && self.news == News(0)
+            && self.locked.is_empty()
+            && self.prepared_due.is_none()
+    }
+
+    /// The last realtime queue is gone: ends the process, unless there is something new.
+    fn leave(&self) {
+        self.database.end(State::None);
+        // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
+        // a slot, or news.
+        if self.database.news() != News(0) || self.shared.table.of(self.oid).next().is_some() {
+            launcher::want(self.shared, self.database);
+        }
+        end(0);
+    }
+}
+
+/// In a transaction. Nothing for a route that no table carries any more.
+fn look_at(queues: &Queues, key: &[u8]) -> Vec<queues::Seen> {
+    queues.get(key).into_iter().flatten().map(queues::look).collect()
+}
+
+/// Before there is a place to note it.
+fn fail(failure: &Failure) -> ! {
+    pgrx::log!("aimq notifier: {}", failure.message);
+    end(1)
+}

@@ -1,0 +1,132 @@
+//! The shared memory of producers, notifiers and the launcher: what is in it, and how a process gets
+//! to it. What it means is in `aimq_core::shared`.
+
+mod source;
+
+use std::cell::Cell;
+use std::mem::size_of;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use aimq_core::shared::{Database, Databases, Slot, Table};
+use pgrx::pg_sys;
+
+pub(crate) use source::{init, is_preloaded, prepare};
+
+/// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
+/// a server runs on with a former library's memory, a newer library leaves it alone.
+const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x01");
+
+/// The beginning of the memory; the entries of the databases and the slots follow.
+#[repr(C, align(64))]
+struct Header {
+    stamp: AtomicU64,
+    /// How many slots follow, and how many entries before them.
+    queues: AtomicU32,
+    size_of_entry: AtomicU32,
+    size_of_slot: AtomicU32,
+    used: AtomicU32,
+    lock: AtomicU32,
+    launcher: Launcher,
+}
+
+/// The launcher, as others see it.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    /// Its process; 0 for none.
+    pub(crate) pid: AtomicU32,
+    /// Its latch; 0 for none.
+    pub(crate) bell: AtomicU64,
+    /// The database whose notifier has looked, found nothing to do, and left.
+    pub(crate) probed: AtomicU32,
+    /// When one was last asked for, where nobody starts it with the server.
+    pub(crate) requested_at: AtomicI64,
+    /// How often it woke up.
+    pub(crate) wake_ups: AtomicU64,
+}
+
+/// The shared memory, in this process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    pub(crate) table: Table<'static>,
+    pub(crate) databases: Databases<'static>,
+    pub(crate) launcher: &'static Launcher,
+}
+
+/// How much memory `queues` need.
+fn size(queues: u32) -> usize {
+    size_of::<Header>() + queues as usize * (size_of::<Database>() + size_of::<Slot>())
+}
+
+impl Shared {
+    /// Writes the header into zeroed memory.
+    ///
+    /// # Safety
+    /// There must be [`size`] zeroed bytes at `memory`, aligned to a cache line, which nobody else uses
+    /// yet.
+    unsafe fn format(memory: *mut u8, queues: u32) {
+        // SAFETY: as demanded; atomics may be shared from here on.
+        let header = unsafe { &*memory.cast::<Header>() };
+        header.queues.store(queues, Ordering::Relaxed);
+        header.size_of_entry.store(size_of::<Database>() as u32, Ordering::Relaxed);
+        header.size_of_slot.store(size_of::<Slot>() as u32, Ordering::Relaxed);
+        header.stamp.store(STAMP, Ordering::Release);
+    }
+
+    /// The memory, if it is of this library's layout.
+    ///
+    /// # Safety
+    /// `memory` must have been formatted by some release of aimq, and stay for ever.
+    unsafe fn at(memory: *mut u8) -> Option<Self> {
+        // SAFETY: every release begins with the stamp; the rest is looked at only if it is ours. All of it
+        // is atomics, so that references may be shared between processes.
+        unsafe {
+            let header = &*memory.cast::<Header>();
+            if header.stamp.load(Ordering::Acquire) != STAMP
+                || header.size_of_entry.load(Ordering::Relaxed) as usize != size_of::<Database>()
+                || header.size_of_slot.load(Ordering::Relaxed) as usize != size_of::<Slot>()
+            {
+                return None;
+            }
+            let queues = header.queues.load(Ordering::Relaxed) as usize;
+            let entries = memory.add(size_of::<Header>()).cast::<Database>();
+            let slots = entries.add(queues).cast::<Slot>();
+            Some(Self {
+                table: Table {
+                    slots: std::slice::from_raw_parts(slots, queues),
+                    used: &header.used,
+                },
+                databases: Databases {
+                    all: std::slice::from_raw_parts(entries, queues),
+                    lock: &header.lock,
+                },
+                launcher: &header.launcher,
+            })
+        }
+    }
+
+    /// This backend's database, whose entry is taken if it has none. `None` if there is no room, or
+    /// at this very moment somebody else takes one.
+    pub(crate) fn own_database(&self) -> Option<&'static Database> {
+        thread_local! {
+            static OWN: Cell<Option<&'static Database>> = const { Cell::new(None) };
+        }
+        // A database whose backends live cannot be dropped, so its entry stays.
+        if OWN.get().is_none() {
+            OWN.set(self.databases.claim(own_oid()));
+        }
+        OWN.get()
+    }
+}
+
+/// This backend's database.
+#[inline]
+pub(crate) fn own_oid() -> u32 {
+    // SAFETY: a plain variable of this backend, which does not change once it is connected.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// The shared memory, if this process has got to it; see [`prepare`]. Never fails.
+pub(crate) fn get() -> Option<Shared> {
+    source::get()
+}
