@@ -1,0 +1,3 @@
+//! Tables.
+use crate::results::Results;
+pub(crate) fn print(_results: &Results) {}
