@@ -4,6 +4,7 @@
 
 mod contestants;
 mod cpu;
+mod figures;
 mod listeners;
 mod load;
 mod machine;
