@@ -1,5 +1,6 @@
 # Every command of this project. PG chooses the major version of PostgreSQL (14 to 18).
-LAB = sh lab/run.sh
+LAB = sh lab/run.sh aimq-lab
+BENCH = sh lab/run.sh aimq-bench
 MAJOR = $(if $(PG),--pg $(PG))
 
 .PHONY: help demo test bench install lint
@@ -13,8 +14,8 @@ demo: ## See a worker being woken, on a throw-away server (PG=17)
 test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
 
-bench: ## Measure what the trigger costs a producer (PG=17, QUICK=1 for a mere look)
-	@$(LAB) bench trigger $(if $(QUICK),quick) $(MAJOR)
+bench: ## Measure what a wake-up costs (PG=17, QUICK=1 for a look, PICTURES=1 from kept results, SHAPES=1)
+	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(MAJOR) $(ARGS)
 
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"

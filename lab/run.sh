@@ -1,7 +1,10 @@
 #!/bin/sh
-# Builds and runs the lab, having checked that this machine can build anything at all.
+# Builds and runs a program of this workspace (aimq-lab, aimq-bench), having checked that this machine
+# can build anything at all: lab/run.sh PROGRAM [ARGUMENT]...
 set -eu
 cd "$(dirname "$0")/.."
+program=$1
+shift
 
 if ! command -v cargo >/dev/null; then
     echo "A Rust toolchain is needed (1.88 or later): see https://rustup.rs" >&2
@@ -23,12 +26,12 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-# The lab has no use for the linker flags that cargo-pgrx chooses, nor for those of the user.
+# These programs have no use for the linker flags that cargo-pgrx chooses, nor for those of the user.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_RUSTFLAGS CARGO_TARGET_DIR
-(while sleep 10 && kill -0 $$ 2>/dev/null; do echo "  … building the lab itself (once)" >&2; done) &
+(while sleep 10 && kill -0 $$ 2>/dev/null; do echo "  … building $program itself (once)" >&2; done) &
 ticker=$!
 trap 'kill $ticker 2>/dev/null' EXIT
-cargo build --quiet --locked -p aimq-lab --target-dir target
+cargo build --quiet --locked -p "$program" --target-dir target
 kill $ticker
 trap - EXIT
-exec target/debug/aimq-lab "$@"
+exec "target/debug/$program" "$@"

@@ -1,4 +1,4 @@
-//! Other shapes that the trigger could have, for `lab bench trigger` only: never part of a release.
+//! Other shapes that the trigger could have, for `make bench SHAPES=1` only: never part of a release.
 //! docs/design/trigger.md says which won.
 
 #![allow(unreachable_pub, reason = "Postgres finds them by their symbols")]

@@ -28,13 +28,13 @@ struct Server {
 
 /// A handle that stops its server when dropped.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     folder: PathBuf,
 }
 
 impl Cluster {
     /// A folder in which somebody else makes and starts servers: they are stopped with it.
-    pub(crate) fn adopt(folder: PathBuf) -> Self {
+    pub fn adopt(folder: PathBuf) -> Self {
         Self::register(folder)
     }
 
@@ -44,7 +44,7 @@ impl Cluster {
     }
 
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
-    pub(crate) fn start(major: Major, settings: &[&str]) -> Result<Self> {
+    pub fn start(major: Major, settings: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
         let made = Self::register(folder.clone());
@@ -97,14 +97,21 @@ impl Cluster {
     }
 
     /// Connects as the superuser.
-    pub(crate) fn connect(&self, database: &str) -> Result<Client> {
+    pub fn connect(&self, database: &str) -> Result<Client> {
         let mut config = postgres::Config::new();
         config.host_path(&self.folder).user("postgres").dbname(database).application_name("lab");
         Ok(config.connect(NoTls)?)
     }
 
+    /// The process id of the server, once it runs.
+    pub fn postmaster(&self) -> Option<u32> {
+        let running = running();
+        let server = running.iter().find(|server| server.folder == self.folder)?;
+        Some(server.postmaster.as_ref()?.id())
+    }
+
     /// The folder with the socket.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 }
@@ -158,7 +165,7 @@ fn running() -> std::sync::MutexGuard<'static, Vec<Server>> {
 }
 
 /// On Ctrl-C, SIGTERM and SIGHUP: stop every server, remove its folder, go.
-pub(crate) fn clean_up_on_signals() -> Result<()> {
+pub fn clean_up_on_signals() -> Result<()> {
     ctrlc::set_handler(|| {
         for server in running().drain(..) {
             server.stop();

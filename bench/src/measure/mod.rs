@@ -1,0 +1,82 @@
+//! The measures, one after the other; what each of them finds is kept at once.
+
+mod batches;
+mod growth;
+mod instructions;
+mod interval;
+mod latency;
+mod throughput;
+mod wakeups;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use aimq_lab::setup::{self, Major, Profile};
+use aimq_lab::shell;
+use anyhow::Result;
+
+use crate::machine::About;
+use crate::plan::{Measure, Plan, Wishes};
+use crate::results::Results;
+use crate::servers::Servers;
+use crate::{picture, report, verdict};
+
+/// What every measure works with.
+pub(crate) struct Bench {
+    pub(crate) major: Major,
+    pub(crate) plan: Plan,
+    pub(crate) servers: Servers,
+    pub(crate) results: Results,
+}
+
+/// `aimq-bench run`.
+pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
+    let begun = Instant::now();
+    let plan = Plan::new(wishes);
+    println!("aimq bench, PostgreSQL {}\n", major.0);
+    if !wishes.no_build {
+        setup::ready(major, Profile::Release)?;
+    }
+    let servers = Servers::start(major, &plan)?;
+    let about = About::gather(&plan, &servers)?;
+    println!("\n{}\n", about.line());
+    let stamp = about.date.replace([' ', ':'], "-").trim_end_matches("-UTC").to_owned();
+    let name = format!("pg{}-{stamp}{}", major.0, if plan.quick { "-quick" } else { "" });
+    let folder = shell::target().join("bench");
+    let file: PathBuf = wishes.to.clone().unwrap_or(folder.join(format!("{name}.json")));
+    let mut bench =
+        Bench { major, plan, servers, results: Results { about, ..Results::default() } };
+    let measures: [(Measure, fn(&mut Bench) -> Result<()>); 9] = [
+        (Measure::Throughput, throughput::by_clients),
+        (Measure::Async, throughput::without_flush),
+        (Measure::Listeners, throughput::by_listeners),
+        (Measure::Latency, latency::run),
+        (Measure::Wakeups, wakeups::run),
+        (Measure::Batches, batches::run),
+        (Measure::Growth, growth::run),
+        (Measure::Interval, interval::run),
+        (Measure::Instructions, instructions::run),
+    ];
+    for (measure, run) in measures {
+        if bench.plan.wants(measure) {
+            run(&mut bench)?;
+            // What has been measured is not lost when a later one fails.
+            bench.results.write(&file)?;
+        }
+    }
+    let Bench { results, servers, .. } = bench;
+    drop(servers);
+    report::print(&results);
+    verdict::print(&results);
+    let pictures = file.with_extension("");
+    picture::draw(&results, &pictures)?;
+    println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
+    println!("pictures: {}", shown(&pictures));
+    println!("raw results: {}", shown(&file));
+    Ok(())
+}
+
+/// A file, from the checkout where it is in there.
+pub(crate) fn shown(file: &std::path::Path) -> String {
+    file.strip_prefix(shell::root()).unwrap_or(file).display().to_string()
+}

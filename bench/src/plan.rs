@@ -1,0 +1,131 @@
+//! What a run measures, and how often.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::contestants::Key;
+
+/// What can be asked for on the command line.
+#[derive(Args)]
+pub(crate) struct Wishes {
+    /// Few rounds of a selection: a look, no measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Only these measures.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Measure>,
+    /// Only these contestants; `none` is always there.
+    #[arg(long, value_delimiter = ',')]
+    contestants: Vec<Key>,
+    /// How many rounds.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Where the raw results go; without it, below target/bench/.
+    #[arg(long)]
+    pub(crate) to: Option<PathBuf>,
+    /// Take the extension that is installed below target/ as it is.
+    #[arg(long)]
+    pub(crate) no_build: bool,
+}
+
+/// One kind of measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measure {
+    /// Commits per second by the number of clients.
+    Throughput,
+    /// The same with `synchronous_commit` off.
+    Async,
+    /// The same by the number of listening connections.
+    Listeners,
+    /// Rows per second by the size of the batch.
+    Batches,
+    /// From sending the statement to the listener's receipt.
+    Latency,
+    /// Messages that a worker without polling never learned of.
+    Wakeups,
+    /// Cost by the number of realtime queues.
+    Growth,
+    /// What `aimq.notify_interval` does to listeners and throughput.
+    Interval,
+    /// Instructions for each insert, counted by callgrind.
+    Instructions,
+}
+
+/// What is done in this run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) quick: bool,
+    pub(crate) rounds: usize,
+    only: Vec<Measure>,
+    contestants: Vec<Key>,
+}
+
+impl Plan {
+    pub(crate) fn new(wishes: &Wishes) -> Self {
+        Self {
+            quick: wishes.quick,
+            rounds: wishes.rounds.unwrap_or(if wishes.quick { 1 } else { 7 }).max(1),
+            only: wishes.only.clone(),
+            contestants: wishes.contestants.clone(),
+        }
+    }
+
+    pub(crate) fn wants(&self, measure: Measure) -> bool {
+        if self.only.is_empty() {
+            // A look has no time for what moves little from run to run.
+            let long = matches!(measure, Measure::Interval | Measure::Instructions);
+            return !(self.quick && long);
+        }
+        self.only.contains(&measure)
+    }
+
+    pub(crate) fn wants_contestant(&self, key: Key) -> bool {
+        let all = self.contestants.is_empty();
+        // Nothing can be told without its baseline.
+        all || self.contestants.contains(&key)
+            || key == Key::None
+            || key == Key::NonePlain && self.contestants.contains(&Key::NotifierPlain)
+    }
+
+    /// Seconds of one run of pgbench, which takes whole ones.
+    pub(crate) fn seconds(&self) -> u32 {
+        if self.quick { 1 } else { 2 }
+    }
+
+    pub(crate) fn clients(&self) -> &'static [u32] {
+        if self.quick { &[1, 16] } else { &[1, 4, 16, 64] }
+    }
+
+    /// Beside the main case, one listener, which the throughput covers.
+    pub(crate) fn listeners(&self) -> &'static [u32] {
+        if self.quick { &[200] } else { &[0, 20, 200] }
+    }
+
+    pub(crate) fn batches(&self) -> &'static [u32] {
+        if self.quick { &[1, 1000] } else { &[1, 100, 1000, 10_000] }
+    }
+
+    pub(crate) fn batch_time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 250 } else { 600 })
+    }
+
+    /// How long one contestant's latency is taken in one round.
+    pub(crate) fn latency_time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 1000 } else { 2500 })
+    }
+
+    /// Bursts with a quiet time after each, in one round.
+    pub(crate) fn episodes(&self) -> u32 {
+        if self.quick { 3 } else { 5 }
+    }
+
+    pub(crate) fn queues(&self) -> &'static [u32] {
+        if self.quick { &[1, 100] } else { &[1, 10, 100, 1000] }
+    }
+
+    pub(crate) fn growth_time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 700 } else { 1500 })
+    }
+}

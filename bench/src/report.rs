@@ -1,0 +1,296 @@
+//! The tables that a run ends with.
+
+use aimq_lab::stats::{median, percentile};
+
+use crate::contestants::Key;
+use crate::figures::{self, Rounds, distinct, middle, number, ratio};
+use crate::results::{Background, Results, Throughput};
+
+/// What stands before a figure's ratio to its baseline.
+const RATIO: &str = "in brackets: times the same without a trigger, median of the rounds' pairs";
+
+/// Prints every table that there is something for.
+pub(crate) fn print(results: &Results) {
+    println!("\n{}", results.about.line());
+    if results.about.quick {
+        println!("a look, no measurement: {} round(s)", results.about.rounds);
+    } else {
+        println!("median of {} rounds, interleaved in rotating order", results.about.rounds);
+    }
+    by_clients(results, true, "Commits per second by clients, one listener");
+    by_clients(results, false, "The same with synchronous_commit off");
+    by_listeners(results);
+    for (background, title) in [
+        (Background::Idle, "Wake-up, one message at a time on an idle queue"),
+        (Background::Steady, "Wake-up under 16 producers at the same steady rate, one channel"),
+        (Background::SteadyApart, "The same, a channel of its own"),
+        (Background::Saturated, "Wake-up under 16 producers as fast as they can, one channel"),
+    ] {
+        latency(results, background, title);
+    }
+    wakeups(results);
+    batches(results);
+    growth(results);
+    interval(results);
+    instructions(results);
+}
+
+fn title(text: &str, note: &str) {
+    println!("\n{text}");
+    if !note.is_empty() {
+        println!("({note})");
+    }
+    println!();
+}
+
+fn header(first: &str, columns: &[String], width: usize) {
+    print!("  {first:30}");
+    for column in columns {
+        print!("{column:>width$}");
+    }
+    println!();
+}
+
+/// A row of figures with their ratio to another row's.
+fn row(name: &str, cells: &[(Rounds, Rounds)], width: usize) {
+    print!("  {name:30}");
+    for (ours, baseline) in cells {
+        let cell = match (middle(ours), ratio(ours, baseline)) {
+            (Some(figure), Some(ratio)) => format!("{} ({:.2})", number(figure), ratio.median),
+            (Some(figure), None) => format!("{}       ", number(figure)),
+            _ => "–       ".into(),
+        };
+        print!("{cell:>width$}");
+    }
+    println!();
+}
+
+fn by_clients(results: &Results, synchronous_commit: bool, text: &str) {
+    let ours = || {
+        let all = results.throughput.iter();
+        all.filter(|it| it.listeners == 1 && it.synchronous_commit == synchronous_commit)
+    };
+    let clients = distinct(ours().map(|it| it.clients));
+    if clients.is_empty() {
+        return;
+    }
+    title(text, RATIO);
+    let columns: Vec<String> = clients.iter().map(|n| format!("{n}       ")).collect();
+    header("clients", &columns, 16);
+    for key in figures::contestants(ours().map(|it| it.contestant)) {
+        let of = |key: Key, clients: u32| {
+            figures::throughput(results, key, clients, 1, synchronous_commit)
+        };
+        let cells: Vec<_> = clients.iter().map(|n| (of(key, *n), of(key.baseline(), *n))).collect();
+        row(key.title(), &cells, 16);
+    }
+    if synchronous_commit {
+        per_message(results, "Notifications sent per message", &clients, |it| {
+            it.notifications as f64 / it.messages.max(1) as f64
+        });
+    }
+}
+
+fn per_message(results: &Results, text: &str, clients: &[u32], of: fn(&Throughput) -> f64) {
+    title(text, "");
+    let columns: Vec<String> = clients.iter().map(ToString::to_string).collect();
+    header("clients", &columns, 12);
+    let ours = || results.throughput.iter().filter(|it| it.listeners == 1 && it.synchronous_commit);
+    for key in figures::contestants(ours().map(|it| it.contestant).filter(|key| key.wakes())) {
+        print!("  {:30}", key.title());
+        for clients in clients {
+            let values: Vec<f64> = ours()
+                .filter(|it| it.contestant == key && it.clients == *clients)
+                .map(of)
+                .collect();
+            print!("{:>12.3}", median(&values));
+        }
+        println!();
+    }
+}
+
+fn by_listeners(results: &Results) {
+    let ours = || results.throughput.iter().filter(|it| it.clients == 16 && it.synchronous_commit);
+    let listeners = distinct(ours().map(|it| it.listeners));
+    if listeners.len() < 2 {
+        return;
+    }
+    title("Commits per second by listeners, 16 clients", RATIO);
+    let columns: Vec<String> = listeners.iter().map(|n| format!("{n}       ")).collect();
+    header("listeners", &columns, 16);
+    let keys = figures::contestants(ours().map(|it| it.contestant));
+    let preloaded = || keys.iter().filter(|key| key.preloaded());
+    for key in preloaded() {
+        let of = |key: Key, listeners: u32| figures::tps(results, key, 16, listeners);
+        let cells: Vec<_> =
+            listeners.iter().map(|n| (of(*key, *n), of(key.baseline(), *n))).collect();
+        row(key.title(), &cells, 16);
+    }
+    title("Processor time of the whole server, µs per message, 16 clients", "");
+    let columns: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+    header("listeners", &columns, 12);
+    for key in preloaded() {
+        print!("  {:30}", key.title());
+        for listeners in &listeners {
+            let ours = ours().filter(|it| it.contestant == *key && it.listeners == *listeners);
+            print!("{:>12}", number(median(&ours.map(|it| it.cpu_us).collect::<Vec<_>>())));
+        }
+        println!();
+    }
+}
+
+fn latency(results: &Results, background: Background, text: &str) {
+    let ours = || results.latency.iter().filter(|it| it.background == background);
+    let keys = figures::contestants(ours().map(|it| it.contestant));
+    if keys.is_empty() {
+        return;
+    }
+    let rate = ours().find_map(|it| it.rate).map(|rate| format!("; {} per second", number(rate)));
+    let note = "ms from sending the statement to the listener's receipt; on the right its own time";
+    title(text, &format!("{note}{}", rate.unwrap_or_default()));
+    let columns = ["samples", "p50", "p95", "p99", "max", "unheard", "own p50", "own p99"];
+    header("", &columns.map(String::from), 10);
+    for key in keys {
+        let found = figures::latencies(results, key, background);
+        print!("  {:30}{:>10}", key.title(), found.wake.len());
+        for part in [0.5, 0.95, 0.99, 1.0] {
+            print!("{:>10}", number(percentile(&found.wake, part)));
+        }
+        print!("{:>10}", found.missed);
+        for part in [0.5, 0.99] {
+            print!("{:>10}", number(percentile(&found.statement, part)));
+        }
+        println!();
+    }
+}
+
+fn wakeups(results: &Results) {
+    let keys = figures::contestants(results.wakeups.iter().map(|it| it.contestant));
+    if keys.is_empty() {
+        return;
+    }
+    title("Messages that a worker without polling never learned of", "bursts of four producers");
+    let columns = ["messages", "wake-ups", "lost", "bursts", "with loss"];
+    header("", &columns.map(String::from), 12);
+    for key in keys {
+        let ours = || results.wakeups.iter().filter(|it| it.contestant == key);
+        let (bursts, with_loss) =
+            ours().fold((0, 0), |(all, with), it| (all + it.bursts, with + it.bursts_with_loss));
+        println!(
+            "  {:30}{:>12}{:>12}{:>12}{:>12}{:>12}",
+            key.title(),
+            ours().map(|it| it.sent).sum::<u64>(),
+            ours().map(|it| it.wake_ups).sum::<u64>(),
+            ours().map(|it| it.lost).sum::<u64>(),
+            bursts,
+            with_loss
+        );
+    }
+}
+
+fn batches(results: &Results) {
+    let sizes = distinct(results.batches.iter().map(|it| it.size));
+    if sizes.is_empty() {
+        return;
+    }
+    title("Rows per second of send_batch, one client, one listener", RATIO);
+    let columns: Vec<String> = sizes
+        .iter()
+        .map(|n| format!("{}       ", number(f64::from(*n)).replace(".00", "")))
+        .collect();
+    header("messages in a batch", &columns, 18);
+    for key in figures::contestants(results.batches.iter().map(|it| it.contestant)) {
+        let of = |key: Key, size: u32| -> Rounds {
+            let ours = results.batches.iter().filter(|it| (it.contestant, it.size) == (key, size));
+            ours.map(|it| (it.round, it.rows_per_second)).collect()
+        };
+        let cells: Vec<_> = sizes.iter().map(|n| (of(key, *n), of(key.baseline(), *n))).collect();
+        row(key.title(), &cells, 18);
+    }
+}
+
+fn growth(results: &Results) {
+    let queues = distinct(results.growth.iter().map(|it| it.queues));
+    if queues.is_empty() {
+        return;
+    }
+    let columns: Vec<String> = queues.iter().map(|n| format!("{n}       ")).collect();
+    title("Commits per second to one of many queues, 4 clients, one listener", RATIO);
+    header("queues", &columns, 16);
+    let mut keys = figures::contestants(results.growth.iter().map(|it| it.contestant));
+    for key in &keys {
+        let of = |key: Key, queues: u32| figures::growth(results, key, queues);
+        let cells: Vec<_> = queues.iter().map(|n| (of(*key, *n), of(Key::None, *n))).collect();
+        row(key.title(), &cells, 16);
+    }
+    title("One message to each of many queues in one transaction, ms", RATIO);
+    header("queues", &columns, 16);
+    keys = figures::contestants(results.wide.iter().map(|it| it.contestant));
+    for key in &keys {
+        let of = |key: Key, queues: u32| -> Rounds {
+            let ours = results.wide.iter().filter(|it| (it.contestant, it.queues) == (key, queues));
+            ours.map(|it| (it.round, it.ms)).collect()
+        };
+        let cells: Vec<_> = queues.iter().map(|n| (of(*key, *n), of(Key::None, *n))).collect();
+        row(key.title(), &cells, 16);
+    }
+}
+
+fn interval(results: &Results) {
+    let of = |it: &&crate::results::Interval| it.run.contestant == Key::Notifier;
+    let intervals = distinct(results.interval.iter().filter(of).map(|it| it.notify_interval_ms));
+    if intervals.is_empty() {
+        return;
+    }
+    title(
+        "aimq.notify_interval with 16 clients: commits per second, and what 200 listeners cost",
+        "",
+    );
+    let columns = ["0 listeners", "200 listeners", "they cost", "to no trigger", "µs per message"];
+    header("interval", &columns.map(String::from), 16);
+    let none = figures::interval(results, None, 200);
+    for ms in intervals {
+        let with = figures::interval(results, Some(ms), 200);
+        let without = figures::interval(results, Some(ms), 0);
+        let show = |value: Option<f64>| value.map_or("–".into(), number);
+        let cost = ratio(&with, &without).map(|it| format!("{:.1} %", (1.0 - it.median) * 100.0));
+        let cpu: Vec<f64> = results
+            .interval
+            .iter()
+            .filter(of)
+            .filter(|it| (it.notify_interval_ms, it.run.listeners) == (ms, 200))
+            .map(|it| it.run.cpu_us)
+            .collect();
+        println!(
+            "  {:30}{:>16}{:>16}{:>16}{:>16}{:>16}",
+            format!("{ms} ms"),
+            show(middle(&without)),
+            show(middle(&with)),
+            cost.unwrap_or("–".into()),
+            show(ratio(&with, &none).map(|it| it.median)),
+            number(median(&cpu))
+        );
+    }
+}
+
+fn instructions(results: &Results) {
+    let batches = distinct(results.instructions.iter().map(|it| it.batch));
+    if batches.is_empty() {
+        return;
+    }
+    title(
+        "Instructions per message in the producer's session, counted by callgrind",
+        "in brackets: times the same without a trigger",
+    );
+    let columns: Vec<String> = batches.iter().map(|n| format!("{n}       ")).collect();
+    header("messages in a transaction", &columns, 18);
+    for key in figures::contestants(results.instructions.iter().map(|it| it.contestant)) {
+        let of = |key: Key, batch: u32| -> Rounds {
+            let all = results.instructions.iter();
+            let ours = all.filter(|it| (it.contestant, it.batch) == (key, batch));
+            ours.map(|it| (0, it.per_message)).collect()
+        };
+        let cells: Vec<_> = batches.iter().map(|n| (of(key, *n), of(Key::None, *n))).collect();
+        row(key.title(), &cells, 18);
+    }
+}

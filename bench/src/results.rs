@@ -1,0 +1,173 @@
+//! The raw results: every sample, as it is kept.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::contestants::Key;
+use crate::machine::About;
+
+/// Everything that a run has found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) about: About,
+    #[serde(default)]
+    pub(crate) throughput: Vec<Throughput>,
+    #[serde(default)]
+    pub(crate) interval: Vec<Interval>,
+    #[serde(default)]
+    pub(crate) batches: Vec<Batch>,
+    #[serde(default)]
+    pub(crate) latency: Vec<Latency>,
+    #[serde(default)]
+    pub(crate) wakeups: Vec<Wakeups>,
+    #[serde(default)]
+    pub(crate) growth: Vec<Growth>,
+    #[serde(default)]
+    pub(crate) wide: Vec<Wide>,
+    #[serde(default)]
+    pub(crate) instructions: Vec<Instructions>,
+}
+
+/// One run of pgbench.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Throughput {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) clients: u32,
+    pub(crate) listeners: u32,
+    pub(crate) synchronous_commit: bool,
+    /// Commits per second, without the time to connect.
+    pub(crate) tps: f64,
+    /// Rows that were in the queue afterwards.
+    pub(crate) messages: u64,
+    /// What one listener received.
+    pub(crate) notifications: u64,
+    /// Messages that these told of; of aimq only, the others don't say.
+    pub(crate) counted: u64,
+    /// Microseconds of processor of the whole server for each message.
+    pub(crate) cpu_us: f64,
+}
+
+/// One run of pgbench under an `aimq.notify_interval`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Interval {
+    pub(crate) notify_interval_ms: u32,
+    #[serde(flatten)]
+    pub(crate) run: Throughput,
+}
+
+/// Batches of one size for a while, one producer, one listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) size: u32,
+    pub(crate) rows_per_second: f64,
+}
+
+/// Where messages went while others' way was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Background {
+    /// Nothing else: one message at a time, after a quiet time.
+    Idle,
+    /// 16 producers at a rate that every contestant can keep up with; the followed message's queue shares
+    /// their channel.
+    Steady,
+    /// 16 producers as fast as they can; the same.
+    Saturated,
+    /// As steady, but the followed message's queue has a channel of its own.
+    SteadyApart,
+}
+
+/// Messages whose way was followed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) background: Background,
+    /// Of all background producers together, as asked for; none where they are unbounded.
+    pub(crate) rate: Option<f64>,
+    /// The statement's own time, microseconds.
+    pub(crate) statement_us: Vec<u32>,
+    /// From sending the statement to the listener's receipt, microseconds.
+    pub(crate) wake_us: Vec<u32>,
+    /// Those of which the listener heard nothing in time.
+    pub(crate) missed: u64,
+}
+
+/// A worker that listens, drains when woken, and never polls.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Wakeups {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) sent: u64,
+    /// Left unread after the grace time.
+    pub(crate) lost: u64,
+    /// Bursts after which something was left.
+    pub(crate) bursts_with_loss: u32,
+    pub(crate) bursts: u32,
+    pub(crate) wake_ups: u64,
+}
+
+/// Messages to queues chosen at random, among so many.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Growth {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) queues: u32,
+    pub(crate) tps: f64,
+    /// Microseconds of processor of the whole server for each message.
+    pub(crate) cpu_us: f64,
+}
+
+/// One message to each of so many queues, in one transaction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Wide {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) queues: u32,
+    /// Of the whole transaction, the fastest of a few, milliseconds.
+    pub(crate) ms: f64,
+}
+
+/// What callgrind counted in one session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Instructions {
+    pub(crate) contestant: Key,
+    /// Messages in one transaction.
+    pub(crate) batch: u32,
+    /// Instructions for each message, commit included.
+    pub(crate) per_message: f64,
+}
+
+impl Results {
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| file.display().to_string())
+    }
+
+    /// A sample on each line: small, and a change shows in a diff.
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        let value = serde_json::to_value(self)?;
+        let mut text = String::from("{");
+        for (at, (name, part)) in value.as_object().into_iter().flatten().enumerate() {
+            text += if at == 0 { "\n" } else { ",\n" };
+            match part.as_array() {
+                Some(samples) => {
+                    let lines: Vec<String> =
+                        samples.iter().map(|sample| format!("\n  {sample}")).collect();
+                    text += &format!("\"{name}\": [{}\n]", lines.join(","));
+                }
+                None => text += &format!("\"{name}\": {part:#}"),
+            }
+        }
+        text += "\n}\n";
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(file, text).with_context(|| file.display().to_string())
+    }
+}

@@ -1,0 +1,172 @@
+//! What the notifier must show, and whether it did.
+
+use aimq_lab::stats::percentile;
+
+use crate::contestants::Key;
+use crate::figures::{
+    self, Ratio, best_in_transaction, latencies, ratio, throughput, tps, wake_p50,
+};
+use crate::results::{Background, Results};
+
+/// One line of the table.
+struct Line {
+    what: String,
+    wanted: String,
+    found: Option<Found>,
+}
+
+struct Found {
+    figure: String,
+    from: String,
+    passed: bool,
+}
+
+/// Prints the table. Nothing fails: what is to be made of it is up to its reader.
+pub(crate) fn print(results: &Results) {
+    let lines = lines(results);
+    if lines.iter().all(|line| line.found.is_none()) {
+        return;
+    }
+    println!("\nWhat the notifier must show\n");
+    println!("    {:66}{:>10}{:>12}  from", "", "wanted", "found");
+    for Line { what, wanted, found } in &lines {
+        match found {
+            Some(Found { figure, from, passed }) => {
+                let mark = if *passed { '✓' } else { '✗' };
+                println!("  {mark} {what:66}{wanted:>10}{figure:>12}  {from}");
+            }
+            None => println!("  – {what:66}{wanted:>10}{:>12}", "not measured"),
+        }
+    }
+    if results.about.quick || results.about.rounds < 7 {
+        println!(
+            "\n  a look, no measurement: {} round(s) instead of at least 7",
+            results.about.rounds
+        );
+    }
+}
+
+fn at_least(what: String, bound: f64, found: Option<Ratio>) -> Line {
+    let found = found.map(|it| Found {
+        figure: format!("{:.3}", it.median),
+        from: format!("{} pairs", it.pairs),
+        passed: it.median >= bound,
+    });
+    Line { what, wanted: format!("≥ {bound}"), found }
+}
+
+fn at_most(what: String, bound: f64, found: Option<Ratio>) -> Line {
+    let found = found.map(|it| Found {
+        figure: format!("{:.3}", it.median),
+        from: format!("{} pairs", it.pairs),
+        passed: it.median <= bound,
+    });
+    Line { what, wanted: format!("≤ {bound}"), found }
+}
+
+fn lines(results: &Results) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for key in [Key::Notifier, Key::NotifierPlain] {
+        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        for clients in [1, 16, 64] {
+            let found =
+                ratio(&tps(results, key, clients, 1), &tps(results, key.baseline(), clients, 1));
+            let what = format!("commits, {}: times no trigger{server}", clients_of(clients));
+            lines.push(at_least(what, 0.95, found));
+        }
+    }
+    for clients in [1, 16, 64] {
+        let of = |key| throughput(results, key, clients, 1, false);
+        let what =
+            format!("commits, {}: times no trigger, synchronous_commit off", clients_of(clients));
+        lines.push(at_least(what, 0.93, ratio(&of(Key::Notifier), &of(Key::None))));
+    }
+    for (clients, listeners, bound) in [(16, 1, 2.5), (64, 1, 2.5), (16, 200, 4.0)] {
+        let best = best_in_transaction(results, clients, listeners);
+        let found = best.and_then(|best| {
+            ratio(
+                &tps(results, Key::Notifier, clients, listeners),
+                &tps(results, best, clients, listeners),
+            )
+        });
+        let plural = if listeners == 1 { "" } else { "s" };
+        let rival = best.map_or("the best in the transaction", Key::title);
+        let what =
+            format!("commits, {clients} clients, {listeners} listener{plural}: times {rival}");
+        lines.push(at_least(what, bound, found));
+    }
+    let p50 = |key, background| wake_p50(results, key, background);
+    for key in [Key::Notifier, Key::NotifierPlain] {
+        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        lines.push(at_most(
+            format!("wake-up p50, idle: times aimq transaction{server}"),
+            1.3,
+            ratio(&p50(key, Background::Idle), &p50(Key::Transaction, Background::Idle)),
+        ));
+    }
+    for (background, name) in [
+        (Background::Steady, "16 producers at a steady rate"),
+        (Background::SteadyApart, "the same, a channel of its own"),
+        (Background::Saturated, "16 producers as fast as they can"),
+    ] {
+        let (ours, theirs) = (
+            latencies(results, Key::Notifier, background).wake,
+            latencies(results, Key::Transaction, background).wake,
+        );
+        for (part, called) in [(0.5, "p50"), (0.99, "p99")] {
+            let (ours_ms, theirs_ms) = (percentile(&ours, part), percentile(&theirs, part));
+            let found = (!ours.is_empty() && !theirs.is_empty()).then(|| Found {
+                figure: format!("{ours_ms:.2} ms"),
+                from: format!("{} and {} samples", ours.len(), theirs.len()),
+                passed: ours_ms < theirs_ms,
+            });
+            let wanted =
+                if theirs.is_empty() { "below".into() } else { format!("< {theirs_ms:.2}") };
+            let what = format!("wake-up {called}, {name}: below aimq transaction's");
+            lines.push(Line { what, wanted, found });
+        }
+    }
+    let most = results.growth.iter().map(|it| it.queues).max().unwrap_or(1000);
+    let cost = |queues| figures::growth_cost(results, Key::Notifier, queues);
+    lines.push(at_most(
+        format!("cost of an enqueue among {most} queues: times one queue's"),
+        1.05,
+        ratio(&cost(most), &cost(1)),
+    ));
+    lines.push(lost_by_workers(results));
+    lines.push(lost_in_payloads(results));
+    lines
+}
+
+fn clients_of(clients: u32) -> String {
+    if clients == 1 { "1 client".into() } else { format!("{clients} clients") }
+}
+
+fn lost_by_workers(results: &Results) -> Line {
+    let ours = || results.wakeups.iter().filter(|it| it.contestant.is_notifier());
+    let lost: u64 = ours().map(|it| it.lost).sum();
+    let sent: u64 = ours().map(|it| it.sent).sum();
+    let found = (sent > 0).then(|| Found {
+        figure: lost.to_string(),
+        from: format!("{} messages", figures::number(sent as f64)),
+        passed: lost == 0,
+    });
+    Line { what: "messages lost to a worker without polling".into(), wanted: "0".into(), found }
+}
+
+/// The payloads' counts must add up to what was enqueued, in every run with a listener.
+fn lost_in_payloads(results: &Results) -> Line {
+    let runs = || {
+        let all = results.throughput.iter().chain(results.interval.iter().map(|it| &it.run));
+        all.filter(|it| it.contestant.is_notifier() && it.listeners > 0)
+    };
+    let lost: u64 = runs().map(|it| it.messages.saturating_sub(it.counted)).sum();
+    let sent: u64 = runs().map(|it| it.messages).sum();
+    let found = (sent > 0).then(|| Found {
+        figure: lost.to_string(),
+        from: format!("{} messages", figures::number(sent as f64)),
+        passed: lost == 0,
+    });
+    let what = "messages that no payload told of, in all throughput runs".into();
+    Line { what, wanted: "0".into(), found }
+}

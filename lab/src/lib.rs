@@ -1,0 +1,8 @@
+//! What the demo, the tests and the measurements have in common: set-up, throw-away servers,
+//! progress.
+
+pub mod cluster;
+pub mod progress;
+pub mod setup;
+pub mod shell;
+pub mod stats;
