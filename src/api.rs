@@ -12,9 +12,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::quote_literal;
 
+use crate::delivery;
 use crate::error::Error;
 use crate::pgmq::{self, Attached, Queue, Setting, report};
-use crate::shared;
 
 /// `aimq.enable_realtime(queue, channel, event)`: makes a queue realtime, or changes its setting.
 /// True if something changed.
@@ -138,7 +138,7 @@ fn checked<'a>(
 
 fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
     // So that the commit can ask for a notifier.
-    shared::prepare();
+    delivery::prepare();
     let wanted = Setting::new(channel, event, &queue.name);
     let has_it = |attached: &Option<Attached>| {
         attached.as_ref().is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))

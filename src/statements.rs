@@ -14,6 +14,7 @@ use aimq_core::shared::{News, State};
 use pgrx::pg_sys;
 
 use crate::notifier::launcher;
+use crate::settings::{self, Delivery};
 use crate::{delivery, ffi, shared};
 
 /// Of each thing to tell, the outermost level at which it was done.
@@ -173,7 +174,11 @@ fn change(change: impl FnOnce(&mut Done)) {
 
 /// The transaction is committed. Cannot raise.
 pub(crate) fn committed() {
-    let done = DONE.get();
+    let mut done = DONE.get();
+    if settings::delivery() == Delivery::Transaction {
+        // Nobody is to be started for this session's queues.
+        done.changed = done.changed.or(done.made.take());
+    }
     if done.made.is_none() && done.changed.is_none() && !done.finished {
         return;
     }

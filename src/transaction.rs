@@ -14,7 +14,7 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::{delivery, ffi, shared, statements};
+use crate::{delivery, ffi, statements};
 
 thread_local! {
     /// A backend has one thread that may touch Postgres, so this is the backend's.
@@ -28,7 +28,7 @@ pub(crate) fn record<E>(
     route: Route<'_>,
     visible_at: impl FnOnce() -> Result<Timestamp, E>,
 ) -> Result<(), E> {
-    shared::prepare();
+    delivery::prepare();
     BATCH.with_borrow_mut(|batch| {
         let level = ffi::nest_level();
         if !batch.record_another(level, route) {

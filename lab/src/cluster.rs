@@ -30,6 +30,8 @@ struct Server {
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
+    /// What it was started with; `None` where somebody else starts servers.
+    how: Option<(Major, Vec<String>)>,
 }
 
 impl Cluster {
@@ -40,37 +42,99 @@ impl Cluster {
 
     fn register(folder: PathBuf) -> Self {
         running().push(Server { folder: folder.clone(), postmaster: None });
-        Self { folder }
+        Self { folder, how: None }
     }
 
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
     pub fn start(major: Major, settings: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let made = Self::register(folder.clone());
+        let mut made = Self::register(folder.clone());
         if shell::is_root() {
             std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         }
-        let data = folder.join("data");
+        let data = made.data();
         shell::output(
             shell::unprivileged(&major.program("initdb"))
                 .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
-        let log = std::fs::File::create(folder.join("log"))?;
+        made.how = Some((major, settings.iter().map(ToString::to_string).collect()));
+        made.run()?;
+        Ok(made)
+    }
+
+    /// A standby of this server: a copy that follows it.
+    pub fn standby(&self) -> Result<Self> {
+        let (major, settings) = self.how.clone().context("not a server of ours")?;
+        let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
+        let mut made = Self::register(folder.clone());
+        if shell::is_root() {
+            std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
+        }
+        shell::output(
+            shell::unprivileged(&major.program("pg_basebackup"))
+                .args(["-R", "--checkpoint=fast", "--no-sync", "-U", "postgres", "-h"])
+                .arg(&self.folder)
+                .arg("-D")
+                .arg(made.data()),
+        )?;
+        made.how = Some((major, settings));
+        made.run()?;
+        Ok(made)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts the server that lies in the folder, and waits until it takes connections.
+    pub fn run(&self) -> Result<()> {
+        let (major, settings) = self.how.as_ref().context("not a server of ours")?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let mut server = shell::unprivileged(&major.program("postgres"));
-        server.arg("-D").arg(&data).args(["-c", "listen_addresses="]);
-        server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
+        server.arg("-D").arg(self.data()).args(["-c", "listen_addresses="]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         for setting in settings {
             server.args(["-c", setting]);
         }
         let postmaster =
             server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        if let Some(server) = running().iter_mut().find(|server| server.folder == folder) {
+        if let Some(server) = running().iter_mut().find(|server| server.folder == self.folder) {
             server.postmaster = Some(postmaster);
         }
-        made.wait_until_ready()?;
-        Ok(made)
+        self.wait_until_ready()
+    }
+
+    /// Stops the server in one of pg_ctl's ways: smart, fast, immediate. Says how long it took.
+    pub fn shut_down(&self, mode: &str) -> Result<Duration> {
+        let begun = Instant::now();
+        self.control(&["stop", "-m", mode])?;
+        let took = begun.elapsed();
+        let mut running = running();
+        let server = running.iter_mut().find(|server| server.folder == self.folder);
+        if let Some(mut postmaster) = server.and_then(|server| server.postmaster.take()) {
+            postmaster.wait()?;
+        }
+        Ok(took)
+    }
+
+    /// Makes a primary of a standby.
+    pub fn promote(&self) -> Result<()> {
+        self.control(&["promote"])
+    }
+
+    fn control(&self, arguments: &[&str]) -> Result<()> {
+        let (major, _) = self.how.as_ref().context("not a server of ours")?;
+        let mut control = shell::unprivileged(&major.program("pg_ctl"));
+        shell::output(control.args(arguments).args(["-w", "-D"]).arg(self.data()))?;
+        Ok(())
+    }
+
+    /// What the server writes to.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -82,7 +146,7 @@ impl Cluster {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(error) => {
-                    let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                    let log = std::fs::read_to_string(self.log()).unwrap_or_default();
                     return Err(error).with_context(|| format!("the server did not start:\n{log}"));
                 }
             }

@@ -20,6 +20,8 @@ fn settings(major: Major) -> Vec<&'static str> {
         "max_prepared_transactions=20",
         "wal_level=logical",
         "timezone=UTC",
+        // Whose tests are in front of all others; the notifier's set it back.
+        "aimq.delivery=transaction",
     ];
     if major.0 >= 17 {
         settings.push("max_notify_queue_pages=64");
@@ -120,15 +122,51 @@ pub(crate) fn lint() -> Result<()> {
     Ok(())
 }
 
+/// The client tests: those of delivery in the transaction and of all that has nothing to do with
+/// delivery; then those of the notifier, with aimq preloaded and, where it can be, without.
 fn client_tests(major: Major, title: &str) -> Result<Count> {
     setup::install(major, Profile::Debug, &[])?;
     setup::old_pgmq_stand_in(major)?;
-    let cluster = Cluster::start(major, &settings(major))?;
+    let mut all = Count::default();
+    let base = settings(major);
+    let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
+    let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
+    let mut rounds = vec![
+        ("", &TRANSACTION_TESTS[..], "none", &base),
+        (" of the notifier, preloaded", &["notifier", "faults"], "preloaded", &preloaded),
+    ];
+    if major.0 >= 17 {
+        rounds.push((" of the notifier, not preloaded", &["notifier"], "registry", &by_notifier));
+    }
+    for (what, which, shared, settings) in rounds {
+        let count = round(major, &format!("{title}{what}"), which, shared, settings)?;
+        all.passed += count.passed;
+        all.failed += count.failed;
+    }
+    Ok(all)
+}
+
+/// The tests that run on a server whose delivery is `transaction`.
+const TRANSACTION_TESTS: [&str; 7] =
+    ["control", "delivery", "lifecycle", "misuse", "overload", "privileges", "readme"];
+
+fn round(
+    major: Major,
+    title: &str,
+    which: &[&str],
+    shared: &str,
+    settings: &[&str],
+) -> Result<Count> {
+    let cluster = Cluster::start(major, settings)?;
     cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
     cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
     let mut tests = setup::cargo_command()?;
+    tests.args(["test", "-p", "aimq-client-tests", "--no-fail-fast"]);
+    for name in which {
+        tests.args(["--test", name]);
+    }
     tests
-        .args(["test", "-p", "aimq-client-tests", "--no-fail-fast"])
+        .env("AIMQ_TEST_SHARED", shared)
         .env("AIMQ_TEST_SOCKET", cluster.folder())
         .env("AIMQ_TEST_MAJOR", major.0.to_string())
         .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)

@@ -120,6 +120,12 @@ fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
     })
 }
 
+/// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
+/// NOTIFY is no way there.
+pub(super) fn is_reachable() -> bool {
+    settings::delivery() != Delivery::Transaction && here().is_some()
+}
+
 pub(super) fn set_aside() {
     with_plan(|plan| plan.prepared = true);
 }

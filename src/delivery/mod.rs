@@ -8,8 +8,20 @@ mod in_transaction;
 
 use aimq_core::batch::Batch;
 
+use crate::settings::{self, Delivery};
+use crate::shared;
+
 pub(crate) use by_notifier::ring;
 pub(crate) use in_transaction::has_room;
+
+/// Gets ready for a transaction that enqueues, or that makes a queue realtime: what may take a moment or
+/// fail is done here, not at its commit.
+#[inline]
+pub(crate) fn prepare() {
+    if settings::delivery() != Delivery::Transaction {
+        shared::prepare();
+    }
+}
 
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
 pub(crate) fn announce(batch: &Batch) {
@@ -36,7 +48,7 @@ pub(crate) fn end() {
 
 /// The transaction is being prepared: whoever commits it later will have no batch.
 pub(crate) fn set_aside(batch: &Batch) {
-    if by_notifier::available().is_some() {
+    if by_notifier::is_reachable() {
         by_notifier::set_aside();
     } else {
         in_transaction::set_aside(batch);

@@ -15,6 +15,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::process::{self, BackOff};
+use super::worker;
 use crate::ffi;
 use crate::shared::{self, Shared};
 
@@ -98,6 +99,8 @@ struct Job {
     attempts: u32,
     /// Nobody asked: the launcher wants to know whether there is anything to do.
     is_probe: bool,
+    /// Somebody asked since it was started.
+    was_asked_for: bool,
 }
 
 impl Job {
@@ -108,6 +111,7 @@ impl Job {
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             attempts: 0,
             is_probe,
+            was_asked_for: false,
         }
     }
 
@@ -145,9 +149,13 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
     shared.launcher.bell.store(process::bell(), Ordering::SeqCst);
     let event = process::wait_event(c"AimqLauncherMain");
-    let mut launcher =
-        Launcher { shared, jobs: HashMap::new(), probes: VecDeque::new(), logged: false };
-    launcher.probes = databases();
+    let mut launcher = Launcher {
+        shared,
+        jobs: HashMap::new(),
+        probes: databases(),
+        logged: false,
+        has_free_slot: false,
+    };
     loop {
         if process::begin_turn() {
             // Not 0: that would be for ever.
@@ -178,6 +186,8 @@ struct Launcher {
     probes: VecDeque<u32>,
     /// The log already tells that there are no slots.
     logged: bool,
+    /// A notifier has ended.
+    has_free_slot: bool,
 }
 
 impl Launcher {
@@ -188,6 +198,7 @@ impl Launcher {
             if entry.oid() != 0 && entry.was_wanted() && entry.state() != State::Running {
                 let job = self.jobs.entry(entry.oid()).or_insert_with(|| Job::new(false));
                 job.is_probe = false;
+                job.was_asked_for = true;
             }
         }
         // One after the other: a server may have a thousand databases.
@@ -205,6 +216,13 @@ impl Launcher {
         let oids: Vec<u32> = self.jobs.keys().copied().collect();
         for oid in oids {
             self.attend(oid);
+        }
+        if std::mem::replace(&mut self.has_free_slot, false) {
+            let databases = self.shared.databases;
+            let waits = |oid| databases.find(oid).is_some_and(|it| it.state() == State::NoSlot);
+            for (_, job) in self.jobs.iter_mut().filter(|(oid, _)| waits(**oid)) {
+                job.due = Instant::now();
+            }
         }
         let due = self.jobs.values().filter(|job| job.started.is_none()).map(|job| job.due).min();
         match due {
@@ -229,12 +247,15 @@ impl Launcher {
                     // It has made itself known: the next probe may begin.
                     if entry.is_some_and(|entry| entry.state() == State::Running) {
                         job.is_probe = false;
+                        job.was_asked_for = false;
                     }
                     return;
                 }
                 Err(BackgroundWorkerStatus::NotYetStarted) => return,
                 Err(_) => {}
             }
+            // Its slot is free: whoever waits for one may try.
+            self.has_free_slot = true;
             if since.elapsed() > RAN_WELL {
                 job.back_off.succeeded();
                 job.attempts = 0;
@@ -244,7 +265,7 @@ impl Launcher {
             let has_looked = self.shared.launcher.probed.swap(0, Ordering::SeqCst) == oid;
             let is_done = match entry.map(Database::state) {
                 // In the second case another process had its place.
-                Some(State::None | State::Running) => true,
+                Some(State::None | State::Running) => !job.was_asked_for,
                 None => has_looked || (job.is_probe && job.attempts >= ATTEMPTS),
                 Some(_) => false,
             };
@@ -281,19 +302,20 @@ impl Launcher {
         }
         // SAFETY: a plain variable.
         let own_pid = unsafe { pg_sys::MyProcPid };
-        let worker = BackgroundWorkerBuilder::new(&format!("aimq notifier of database {oid}"))
+        let started = BackgroundWorkerBuilder::new(&format!("aimq notifier of database {oid}"))
             .set_type("aimq notifier")
             .set_library("aimq")
             .set_function("aimq_notifier_main")
             .enable_spi_access()
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
-            .set_argument(Some(pg_sys::Datum::from(oid as usize)))
+            .set_argument(Some(worker::argument(oid, job.is_probe)))
             .set_notify_pid(own_pid)
             .load_dynamic();
-        match worker {
+        match started {
             Ok(worker) => {
                 self.logged = false;
+                job.was_asked_for = false;
                 job.started = Some((Instant::now(), worker));
             }
             Err(_) => {

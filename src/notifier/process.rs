@@ -89,7 +89,13 @@ pub(super) fn begin_turn() -> bool {
         if pg_sys::ProcDiePending != 0 {
             return true;
         }
+        // There is nothing to cancel now.
+        pg_sys::QueryCancelPending = 0;
         pg_sys::check_for_interrupts!();
+        // Others wait for us to read the news of the catalogs (storage/ipc/sinval.c).
+        if pg_sys::catchupInterruptPending != 0 {
+            pg_sys::ProcessCatchupInterrupt();
+        }
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);

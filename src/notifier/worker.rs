@@ -15,6 +15,7 @@ use pgrx::prelude::*;
 use super::launcher;
 use super::process::{self, BackOff, Failure};
 use super::queues::{self, Queues};
+use crate::settings::Delivery;
 use crate::shared::{self, Shared};
 use crate::{delivery, ffi, settings};
 
@@ -34,13 +35,19 @@ const LOOK_SHARE: u32 = 10;
 /// tells.
 const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// A notifier's process. The argument is the database's OID.
+/// What a notifier is given: the database, and whether it only is to see if there is anything to do.
+pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
+    pg_sys::Datum::from(u64::from(oid) | u64::from(is_probe) << 32)
+}
+
+/// A notifier's process; for its argument, see [`argument`].
 #[unsafe(no_mangle)]
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     ffi::handle_signals();
     let oid = pg_sys::Oid::from(argument.value() as u32);
+    let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0);
@@ -60,7 +67,7 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
         pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
         end(0);
     };
-    let Some(mut worker) = Worker::begin(shared, oid.to_u32()) else {
+    let Some(mut worker) = Worker::begin(shared, oid.to_u32(), is_probe) else {
         end(0);
     };
     let event = process::wait_event(c"AimqNotifierMain");
@@ -118,11 +125,13 @@ struct Worker {
 
 impl Worker {
     /// Takes the database's place in the shared memory, if there is anything to do.
-    fn begin(shared: Shared, oid: u32) -> Option<Self> {
+    fn begin(shared: Shared, oid: u32, is_probe: bool) -> Option<Self> {
         let found = process::transaction(|| (queues::realtime(), queues::prepared()));
         let (queues, prepared) = found.unwrap_or_else(|failure| fail(&failure));
         let nobody_tells = !shared::is_preloaded();
-        if queues.is_empty() && (prepared.is_empty() || !nobody_tells) {
+        // Where transactions notify, a notifier is started by who wants it all the same.
+        let is_unwanted = is_probe && settings::delivery() == Delivery::Transaction;
+        if is_unwanted || (queues.is_empty() && (prepared.is_empty() || !nobody_tells)) {
             if let Some(database) = shared.databases.find(oid)
                 && database.pid.load(Ordering::SeqCst) == 0
             {

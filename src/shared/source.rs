@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::{Shared, size};
-use crate::settings::{self, Delivery};
+use crate::settings;
 
 thread_local! {
     static SHARED: Cell<Source> = const { Cell::new(Source::Unasked) };
@@ -102,7 +102,7 @@ unsafe extern "C-unwind" fn on_startup() {
 /// reported once, and the process does without.
 #[inline]
 pub(crate) fn prepare() {
-    if matches!(SHARED.get(), Source::Unasked) && settings::delivery() != Delivery::Transaction {
+    if matches!(SHARED.get(), Source::Unasked) {
         SHARED.set(Source::Missing);
         registry::attach();
     }

@@ -29,6 +29,11 @@ pub fn major() -> u32 {
     environment("AIMQ_TEST_MAJOR").parse().expect("a number")
 }
 
+/// Whether the server under test has aimq preloaded.
+pub fn is_preloaded() -> bool {
+    environment("AIMQ_TEST_SHARED") == "preloaded"
+}
+
 /// The checkout.
 pub fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -57,6 +62,11 @@ impl Database {
     /// A database with nothing in it.
     pub fn empty() -> Self {
         Self::from_template("template0")
+    }
+
+    /// A copy of another test's database, to which nobody may be connected.
+    pub fn copy_of(database: &Self) -> Self {
+        Self::from_template(&database.name)
     }
 
     fn from_template(template: &str) -> Self {
@@ -92,7 +102,8 @@ impl Database {
     pub fn listen(&self, channel: &str) -> Listener {
         let mut client = self.connect();
         client.batch_execute(&format!("LISTEN {}", quoted(channel))).expect("LISTEN");
-        Listener { client, fence: self.connect(), channel: channel.to_owned(), fences: 0 }
+        let fence = Some(self.connect());
+        Listener { client, fence, channel: channel.to_owned(), fences: 0 }
     }
 
     /// Makes a role that may log in, with nothing granted; dropped with the database.
@@ -145,6 +156,11 @@ pub fn quoted(name: &str) -> String {
 pub struct Heard(Arc<Mutex<Vec<DbError>>>);
 
 impl Heard {
+    /// For the callback of a session that a test makes itself.
+    pub fn push(&self, notice: DbError) {
+        self.0.lock().expect("not poisoned").push(notice);
+    }
+
     /// Those of WARNING, forgotten with the call.
     pub fn warnings(&self) -> Vec<DbError> {
         let all = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
@@ -156,7 +172,7 @@ impl Heard {
 #[allow(missing_debug_implementations, reason = "a client has none")]
 pub struct Listener {
     client: Client,
-    fence: Client,
+    fence: Option<Client>,
     channel: String,
     fences: u32,
 }
@@ -167,7 +183,8 @@ impl Listener {
     pub fn raw(&mut self) -> Vec<String> {
         self.fences += 1;
         let fence = format!("fence {}", self.fences);
-        self.fence.execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence]).expect("fence");
+        let client = self.fence.as_mut().expect("a listener of a test database");
+        client.execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence]).expect("fence");
         let mut payloads = Vec::new();
         let mut notifications = self.client.notifications();
         let mut coming = notifications.timeout_iter(DEADLINE);
@@ -192,6 +209,31 @@ impl Listener {
             queues.map(|(name, news)| (name, news.count)).collect()
         };
         self.payloads().into_iter().map(counts).collect()
+    }
+
+    /// A listener in a session that the caller made, without a fence.
+    pub fn over(mut client: Client, channel: &str) -> Self {
+        client.batch_execute(&format!("LISTEN {}", quoted(channel))).expect("LISTEN");
+        Self { client, fence: None, channel: channel.to_owned(), fences: 0 }
+    }
+
+    /// Waits for notifications until those that name `queue` have told of `count` messages or more.
+    /// Returns how many that were, and in how many notifications.
+    pub fn wait_for_count(&mut self, queue: &str, count: u64) -> (u64, usize) {
+        let (mut sum, mut notifications) = (0, 0);
+        while sum < count {
+            let payload: Payload = serde_json::from_str(&self.wait_for_one()).expect("JSON");
+            if let Some(news) = payload.queues.expect("queues are named").get(queue) {
+                sum += news.count;
+                notifications += 1;
+            }
+        }
+        (sum, notifications)
+    }
+
+    /// The session, to do something else with it.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
     }
 
     /// Waits for the next notification.

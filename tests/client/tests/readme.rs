@@ -136,7 +136,7 @@ fn the_reference_is_complete() {
         let text = text.replace("::text", "").replace("SETOF", "setof");
         assert!(readme.contains(&text), "README.md does not have {text}");
     }
-    for column in client.query("SELECT attname::text FROM pg_attribute WHERE attrelid = 'aimq.queues'::regclass AND attnum > 0", &[]).expect("columns") {
+    for column in client.query("SELECT attname::text FROM pg_attribute WHERE attrelid IN ('aimq.queues'::regclass, 'aimq.stats'::regclass, 'aimq.notifiers'::regclass) AND attnum > 0", &[]).expect("columns") {
         let name: String = column.get(0);
         assert!(readme.contains(&format!("`{name}`")), "README.md does not have the column {name}");
     }

@@ -1,0 +1,423 @@
+//! What may happen to a server with a notifier: each test has a server of its own, which it stops,
+//! kills, fills or copies.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aimq_client_tests::*;
+use aimq_lab::cluster::Cluster;
+use aimq_lab::setup::Major;
+use postgres::Client;
+
+/// One at a time: each is a whole server, and some load it.
+fn alone() -> MutexGuard<'static, ()> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A server with aimq preloaded, a queue `a`, and a notifier that runs.
+fn server(settings: &[&str]) -> (MutexGuard<'static, ()>, Cluster) {
+    let alone = alone();
+    let cluster = bare(&[&["shared_preload_libraries=aimq"], settings].concat());
+    let mut client = connect(&cluster);
+    run(&mut client, "CREATE EXTENSION aimq CASCADE");
+    run(&mut client, "SELECT aimq.create_queue('a')");
+    wait_until_running(&mut client);
+    (alone, cluster)
+}
+
+fn bare(settings: &[&str]) -> Cluster {
+    let base = ["fsync=off", "autovacuum=off", "max_connections=100"];
+    Cluster::start(Major(major()), &[&base, settings].concat()).expect("a server")
+}
+
+fn connect(cluster: &Cluster) -> Client {
+    cluster.connect("postgres").expect("connect")
+}
+
+fn listen(cluster: &Cluster) -> Listener {
+    Listener::over(connect(cluster), CHANNEL)
+}
+
+fn state(client: &mut Client) -> String {
+    value(
+        client,
+        "SELECT coalesce((SELECT state FROM aimq.notifiers WHERE database = current_database()), 'absent')",
+    )
+}
+
+fn wait_until_running(client: &mut Client) {
+    wait_until("the notifier to run", || state(client) == "running");
+}
+
+fn log_of(cluster: &Cluster) -> String {
+    std::fs::read_to_string(cluster.log()).expect("the log")
+}
+
+/// The shell's own `kill`: there is no other on a bare Debian.
+fn kill(signal: &str, pid: i32) {
+    let killed = std::process::Command::new("sh")
+        .args(["-c", "kill -\"$1\" \"$2\"", "sh", signal, &pid.to_string()])
+        .status()
+        .expect("a shell");
+    assert!(killed.success());
+}
+
+/// Connects again after a crash.
+fn reconnect(cluster: &Cluster) -> Client {
+    let mut client = None;
+    wait_until("the server to take connections", || {
+        client = cluster.connect("postgres").ok();
+        client.is_some()
+    });
+    client.expect("a client")
+}
+
+#[test]
+fn a_restarted_server_announces_what_is_there() {
+    let (_alone, cluster) = server(&[]);
+    run(&mut connect(&cluster), "SELECT pgmq.send('a', '{}', 2)");
+    cluster.shut_down("fast").expect("shutdown");
+    cluster.run().expect("a start");
+    // No session has touched the queue: the launcher has found it, and the notifier the message.
+    let mut listener = listen(&cluster);
+    listener.wait_for_count("a", 1);
+}
+
+#[test]
+fn a_notifier_does_not_hold_a_shutdown_up() {
+    let (_alone, cluster) = server(&[]);
+    for mode in ["smart", "fast"] {
+        let took = cluster.shut_down(mode).expect("shutdown");
+        assert!(took < Duration::from_secs(10), "{mode} took {took:?}");
+        cluster.run().expect("a start");
+        wait_until_running(&mut connect(&cluster));
+    }
+    assert!(!log_of(&cluster).contains("PANIC"));
+}
+
+#[test]
+fn a_standby_has_no_notifier_until_it_is_promoted() {
+    let (_alone, primary) = server(&["wal_level=replica", "max_wal_senders=5"]);
+    run(&mut connect(&primary), "SELECT pgmq.send('a', '{}', 3)");
+    let standby = primary.standby().expect("a standby");
+    let mut client = connect(&standby);
+    let position: String = value(&mut connect(&primary), "SELECT pg_current_wal_lsn()::text");
+    wait_until("the standby to catch up", || {
+        boolean(&mut client, &format!("SELECT pg_last_wal_replay_lsn() >= '{position}'"))
+    });
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'aimq %'";
+    assert_eq!(value::<i64>(&mut client, workers), 0);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM aimq.stats"), 1);
+    drop(primary);
+    standby.promote().expect("promotion");
+    let mut listener = listen(&standby);
+    wait_until_running(&mut client);
+    // Sent before the promotion, visible after it, and no traffic.
+    listener.wait_for_count("a", 1);
+}
+
+#[test]
+fn a_crash_loses_no_wake_up() {
+    let (_alone, cluster) = server(&[]);
+    let mut client = connect(&cluster);
+    run(&mut client, "SELECT pgmq.send('a', '{}', 1)");
+    let pid: i32 = value(&mut client, "SELECT pid FROM aimq.notifiers");
+    kill("KILL", pid);
+    wait_until("the server to crash", || client.simple_query("SELECT 1").is_err());
+    let mut listener = Listener::over(reconnect(&cluster), CHANNEL);
+    listener.wait_for_count("a", 1);
+    let mut client = connect(&cluster);
+    wait_until_running(&mut client);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    listener.wait_for_count("a", 1);
+}
+
+#[test]
+fn a_launcher_that_ends_comes_back_and_finds_its_notifiers() {
+    let (_alone, cluster) = server(&[]);
+    let mut client = connect(&cluster);
+    let launcher =
+        "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'aimq launcher'";
+    let (before, notifier): (i32, i32) =
+        (value(&mut client, launcher), value(&mut client, "SELECT pid FROM aimq.notifiers"));
+    run(&mut client, &format!("SELECT pg_terminate_backend({before})"));
+    wait_until("another launcher", || {
+        let now: i32 = value(&mut client, launcher);
+        now != 0 && now != before
+    });
+    assert_eq!(value::<i32>(&mut client, "SELECT pid FROM aimq.notifiers"), notifier);
+    // It takes care of a notifier that it has not started itself.
+    run(&mut client, &format!("SELECT pg_terminate_backend({notifier})"));
+    wait_until("another notifier", || {
+        state(&mut client) == "running"
+            && value::<i32>(&mut client, "SELECT pid FROM aimq.notifiers") != notifier
+    });
+}
+
+#[test]
+fn without_a_slot_transactions_notify_and_with_one_the_notifier_does() {
+    // For Postgres' own logical replication launcher, ours, and one notifier.
+    let (_alone, cluster) = server(&["max_worker_processes=3"]);
+    let mut first = connect(&cluster);
+    run(&mut first, "CREATE DATABASE other");
+    let mut client = cluster.connect("other").expect("connect");
+    run(&mut client, "CREATE EXTENSION aimq CASCADE");
+    run(&mut client, "SELECT aimq.create_queue('b')");
+    wait_until("the launcher to fail", || state(&mut client) == "no slot");
+    let mut listener = Listener::over(cluster.connect("other").expect("connect"), CHANNEL);
+    run(&mut client, "SELECT pgmq.send('b', '{}')");
+    listener.wait_for_count("b", 1);
+    assert_eq!(value::<i64>(&mut client, "SELECT transactions FROM aimq.stats"), 0);
+    let log = log_of(&cluster);
+    assert_eq!(log.matches("aimq found no background worker slot for a notifier").count(), 1);
+    assert!(log.contains("max_worker_processes"), "{log}");
+    // A slot becomes free.
+    run(&mut first, "SELECT aimq.disable_realtime('a')");
+    wait_until_running(&mut client);
+    run(&mut client, "SELECT pgmq.send('b', '{}')");
+    wait_until("the notifier to be used", || {
+        value::<i64>(&mut client, "SELECT notifications FROM aimq.stats") >= 1
+    });
+}
+
+#[test]
+fn a_queue_that_has_no_room_in_the_table_notifies_in_the_transaction_and_says_so_once() {
+    let (_alone, cluster) = server(&["aimq.max_queues=2"]);
+    let mut client = connect(&cluster);
+    run(&mut client, "SELECT aimq.create_queue(q) FROM unnest(ARRAY['b', 'c', 'd']) q");
+    let heard = Heard::default();
+    let mut config = postgres::Config::new();
+    config.host_path(cluster.folder()).user("postgres").dbname("postgres");
+    let kept = heard.clone();
+    config.notice_callback(move |notice| kept.push(notice));
+    let mut producer = config.connect(postgres::NoTls).expect("connect");
+    let mut listener = listen(&cluster);
+    for queue in ["a", "b", "c", "d"] {
+        run(&mut producer, &format!("SELECT pgmq.send('{queue}', '{{}}')"));
+        listener.wait_for_count(queue, 1);
+    }
+    let warnings = heard.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].code().code(), "53400");
+    assert!(warnings[0].hint().is_some_and(|hint| hint.contains("aimq.max_queues")));
+    // A queue that goes makes room for another.
+    run(&mut client, "SELECT pgmq.drop_queue(q) FROM unnest(ARRAY['a', 'b', 'c']) q");
+    wait_until("the notifier to know it", || {
+        run(&mut producer, "SELECT pgmq.send('d', '{}')");
+        value::<i64>(&mut client, "SELECT transactions FROM aimq.stats") > 0
+    });
+}
+
+#[test]
+fn from_17_a_full_notify_queue_delays_wake_ups_and_no_enqueue() {
+    let (_alone, cluster) = server(&["max_notify_queue_pages=64"]);
+    let mut idler = connect(&cluster);
+    run(&mut idler, "LISTEN x");
+    run(&mut idler, "BEGIN");
+    run(&mut idler, "SELECT 1");
+    let mut client = connect(&cluster);
+    wait_until("the queue to be full", || {
+        // Other payloads each time, so that none is left out as the same.
+        run(
+            &mut client,
+            "SELECT pg_notify('x', n || repeat('x', 7900)) FROM generate_series(1, 5) n",
+        );
+        boolean(&mut client, "SELECT pg_notification_queue_usage() > 0.76")
+    });
+    let mut listener = listen(&cluster);
+    for _ in 0..50 {
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+    }
+    wait_until("the notifier to fail", || {
+        boolean(&mut client, "SELECT errors > 1 AND last_error = '53400' FROM aimq.notifiers")
+    });
+    assert!(log_of(&cluster).contains("aimq notifier: the NOTIFY queue is nearly full"));
+    run(&mut idler, "COMMIT");
+    listener.wait_for_count("a", 50);
+}
+
+/// A worker that never polls: it reads the queue when it is woken and after it has connected, and
+/// says when it has read as many as there are.
+fn worker(folder: std::path::PathBuf, read: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
+    use postgres::fallible_iterator::FallibleIterator;
+    let drain = |client: &mut Client| -> Result<(), postgres::Error> {
+        loop {
+            // `pop` deletes what it reads, so that nothing is counted twice.
+            let popped = client.query("SELECT msg_id FROM pgmq.pop('a')", &[])?.len() as u64;
+            if popped == 0 {
+                return Ok(());
+            }
+            read.fetch_add(popped, Ordering::SeqCst);
+        }
+    };
+    let session = || -> Result<(), postgres::Error> {
+        let mut config = postgres::Config::new();
+        config.host_path(&folder).user("postgres").dbname("postgres");
+        let mut client = config.connect(postgres::NoTls)?;
+        client.batch_execute("LISTEN \"aimq:jobs\"")?;
+        drain(&mut client)?;
+        while !stop.load(Ordering::SeqCst) {
+            let mut notifications = client.notifications();
+            // The time-out only looks whether the test is over: nothing is read after it.
+            let woken = notifications.timeout_iter(Duration::from_millis(50)).next()?.is_some();
+            drop(notifications);
+            if woken {
+                drain(&mut client)?;
+            }
+        }
+        Ok(())
+    };
+    while !stop.load(Ordering::SeqCst) {
+        if session().is_err() {
+            std::thread::sleep(Duration::from_millis(20)); // as a worker backs off
+        }
+    }
+}
+
+#[test]
+fn ten_kills_under_load_lose_no_wake_up() {
+    let (_alone, cluster) = server(&[]);
+    let (read, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let folder = cluster.folder().to_owned();
+    let consumer = {
+        let (folder, read, stop) = (folder.clone(), Arc::clone(&read), Arc::clone(&stop));
+        std::thread::spawn(move || worker(folder, read, stop))
+    };
+    let loaded = Arc::new(AtomicBool::new(true));
+    let producers: Vec<_> = (0..4)
+        .map(|_| {
+            let (folder, loaded) = (folder.clone(), Arc::clone(&loaded));
+            std::thread::spawn(move || {
+                let mut config = postgres::Config::new();
+                config.host_path(&folder).user("postgres").dbname("postgres");
+                while loaded.load(Ordering::SeqCst) {
+                    let Ok(mut client) = config.connect(postgres::NoTls) else {
+                        std::thread::sleep(Duration::from_millis(20));
+                        continue;
+                    };
+                    while loaded.load(Ordering::SeqCst)
+                        && client.simple_query("SELECT pgmq.send('a', '{}')").is_ok()
+                    {
+                    }
+                }
+            })
+        })
+        .collect();
+    for kill_number in 0..10 {
+        let mut client = reconnect(&cluster);
+        let goal = read.load(Ordering::SeqCst) + 50;
+        wait_until("messages to be read", || read.load(Ordering::SeqCst) > goal);
+        let mut pid = 0;
+        wait_until("the notifier to run", || {
+            let row = client.query_opt(
+                "SELECT pid FROM aimq.notifiers WHERE database = current_database() AND state = 'running'",
+                &[],
+            );
+            pid = row.ok().flatten().and_then(|row| row.get::<_, Option<i32>>(0)).unwrap_or(0);
+            pid != 0
+        });
+        match kill_number % 3 {
+            0 => kill("TERM", pid),
+            1 => run(&mut client, &format!("SELECT pg_terminate_backend({pid})")),
+            _ => {
+                kill("KILL", pid);
+                wait_until("the crash", || client.simple_query("SELECT 1").is_err());
+            }
+        }
+    }
+    loaded.store(false, Ordering::SeqCst);
+    producers.into_iter().for_each(|producer| producer.join().expect("a producer"));
+    let mut client = reconnect(&cluster);
+    let begun = Instant::now();
+    // What is not read without a poll now has lost its wake-up.
+    wait_until("every message to be read", || {
+        value::<i64>(&mut client, "SELECT count(*) FROM pgmq.q_a") == 0
+            || begun.elapsed() > Duration::from_secs(10)
+    });
+    let left: i64 = value(&mut client, "SELECT count(*) FROM pgmq.q_a");
+    stop.store(true, Ordering::SeqCst);
+    consumer.join().expect("the worker");
+    assert_eq!(left, 0, "wake-ups lost; {} were read", read.load(Ordering::SeqCst));
+}
+
+#[test]
+fn an_idle_server_writes_no_wal_for_us() {
+    let (_alone, cluster) = server(&["wal_level=minimal", "max_wal_senders=0"]);
+    let mut client = connect(&cluster);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    let position = |client: &mut Client| -> String {
+        value(client, "SELECT pg_current_wal_insert_lsn()::text")
+    };
+    let mut before = position(&mut client);
+    let mut since = Instant::now();
+    wait_until("a second without WAL", || {
+        let now = position(&mut client);
+        if now != before {
+            before = now;
+            since = Instant::now();
+        }
+        since.elapsed() > Duration::from_secs(1)
+    });
+}
+
+/// A server that runs on with the memory of a former release: here the stamp of its layout is changed
+/// under it.
+#[test]
+fn from_17_memory_of_another_release_is_left_alone() {
+    let _alone = alone();
+    let cluster = bare(&[]);
+    let mut old = connect(&cluster);
+    run(&mut old, "CREATE EXTENSION aimq CASCADE");
+    run(&mut old, "SELECT aimq.create_queue('a')");
+    wait_until_running(&mut old);
+    let mut changed = 0;
+    for entry in std::fs::read_dir("/dev/shm").expect("shared memory").flatten() {
+        let bytes = std::fs::read(entry.path()).unwrap_or_default();
+        // This server's segment, not one of another test: its folder's owner made it since.
+        if bytes.starts_with(&STAMP) && opened_by(&cluster, &entry.path()) {
+            write_first_byte(&entry.path(), bytes[0] + 1);
+            changed += 1;
+        }
+    }
+    assert_eq!(changed, 1);
+    let heard = Heard::default();
+    let kept = heard.clone();
+    let mut config = postgres::Config::new();
+    config.host_path(cluster.folder()).user("postgres").dbname("postgres");
+    config.notice_callback(move |notice| kept.push(notice));
+    let mut new = config.connect(postgres::NoTls).expect("connect");
+    let mut listener = listen(&cluster);
+    run(&mut new, "SELECT pgmq.send('a', '{}')");
+    listener.wait_for_count("a", 1);
+    let warnings = heard.warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0].code().code(), "55000");
+    // Who had the memory goes on with it.
+    run(&mut old, "SELECT pgmq.send('a', '{}')");
+    listener.wait_for_count("a", 1);
+    assert!(!log_of(&cluster).contains("terminated by signal"));
+}
+
+/// As src/shared/mod.rs has it, on a little-endian machine.
+const STAMP: [u8; 8] = [1, 0, 0, 0, b'q', b'm', b'i', b'a'];
+
+fn write_first_byte(path: &std::path::Path, byte: u8) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("the segment");
+    file.write_all_at(&[byte], 0).expect("written");
+}
+
+/// Whether a process of this server has mapped the file.
+fn opened_by(cluster: &Cluster, path: &std::path::Path) -> bool {
+    let mut client = connect(cluster);
+    let pids = names(
+        &mut client,
+        "SELECT pid::text FROM pg_stat_activity WHERE backend_type = 'aimq notifier'",
+    );
+    pids.iter().any(|pid| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        maps.contains(&path.display().to_string())
+    })
+}
