@@ -14,6 +14,7 @@ use pgrx::bgworkers::{
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::process::leave;
 use super::process::{self, BackOff};
 use super::worker;
 use crate::ffi;
@@ -172,11 +173,6 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
         shared.launcher.bell.store(0, Ordering::SeqCst);
         shared.launcher.pid.store(0, Ordering::SeqCst);
     }
-}
-
-fn leave(code: i32) -> ! {
-    // SAFETY: ends this process in the orderly way.
-    unsafe { pg_sys::proc_exit(code) }
 }
 
 struct Launcher {

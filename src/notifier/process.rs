@@ -166,6 +166,16 @@ pub(super) fn take_place(pid: &AtomicU32) -> bool {
     }
 }
 
+/// Ends this process in the orderly way.
+pub(super) fn leave(code: i32) -> ! {
+    #[allow(unreachable_code, reason = "pgrx knows that it does not return, but on PostgreSQL 18")]
+    // SAFETY: the callbacks of the exit run, then the process ends.
+    unsafe {
+        pg_sys::proc_exit(code);
+        std::process::abort()
+    }
+}
+
 /// Counts a turn of a main loop.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::launcher;
-use super::process::{self, BackOff, Failure};
+use super::process::{self, BackOff, Failure, leave};
 use super::queues::{self, Queues};
 use crate::settings::Delivery;
 use crate::shared::{self, Shared};
@@ -65,16 +65,16 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     }
     let Some(shared) = process::shared_memory() else {
         pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
-        end(0);
+        leave(0);
     };
     let Some(mut worker) = Worker::begin(shared, oid.to_u32(), is_probe) else {
-        end(0);
+        leave(0);
     };
     let event = process::wait_event(c"AimqNotifierMain");
     loop {
         if process::begin_turn() {
             // Politely: whoever ended us may just want the database for itself.
-            end(0);
+            leave(0);
         }
         process::count(&worker.database.wake_ups);
         let limit = worker.turn();
@@ -83,11 +83,6 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
             process::sleep(limit, event);
         }
     }
-}
-
-fn end(code: i32) -> ! {
-    // SAFETY: ends this process in the orderly way.
-    unsafe { pg_sys::proc_exit(code) }
 }
 
 /// The process ends against its will: the launcher starts another.
@@ -417,7 +412,7 @@ impl Worker {
         if self.database.news() != News(0) || self.shared.table.of(self.oid).next().is_some() {
             launcher::want(self.shared, self.database);
         }
-        end(0);
+        leave(0);
     }
 }
 
@@ -429,5 +424,5 @@ fn look_at(queues: &Queues, key: &[u8]) -> Vec<queues::Seen> {
 /// Before there is a place to note it.
 fn fail(failure: &Failure) -> ! {
     pgrx::log!("aimq notifier: {}", failure.message);
-    end(1)
+    leave(1)
 }

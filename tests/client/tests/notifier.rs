@@ -42,8 +42,16 @@ fn state(client: &mut Client) -> String {
 }
 
 fn notifier_pid(client: &mut Client) -> i32 {
-    wait_until_running(client);
-    value(client, "SELECT pid FROM aimq.notifiers WHERE database = current_database()")
+    let mut pid = 0;
+    wait_until("the notifier to run", || {
+        pid = value(
+            client,
+            "SELECT coalesce(max(pid) FILTER (WHERE state = 'running'), 0)
+               FROM aimq.notifiers WHERE database = current_database()",
+        );
+        pid != 0
+    });
+    pid
 }
 
 fn counter(client: &mut Client, name: &str) -> i64 {
