@@ -28,14 +28,14 @@ pub(crate) fn print(results: &Results) {
         return;
     }
     println!("\nWhat the notifier must show\n");
-    println!("    {:66}{:>10}{:>12}  from", "", "wanted", "found");
+    println!("    {:72}{:>10}{:>13}  from", "", "wanted", "found");
     for Line { what, wanted, found } in &lines {
         match found {
             Some(Found { figure, from, passed }) => {
                 let mark = if *passed { '✓' } else { '✗' };
-                println!("  {mark} {what:66}{wanted:>10}{figure:>12}  {from}");
+                println!("  {mark} {what:72}{wanted:>10}{figure:>13}  {from}");
             }
-            None => println!("  – {what:66}{wanted:>10}{:>12}", "not measured"),
+            None => println!("  – {what:72}{wanted:>10}{:>13}", "not measured"),
         }
     }
     if results.about.quick || results.about.rounds < 7 {
@@ -67,7 +67,7 @@ fn at_most(what: String, bound: f64, found: Option<Ratio>) -> Line {
 fn lines(results: &Results) -> Vec<Line> {
     let mut lines = Vec::new();
     for key in [Key::Notifier, Key::NotifierPlain] {
-        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        let server = if key.preloaded() { "" } else { ", no preload" };
         for clients in [1, 16, 64] {
             let found =
                 ratio(&tps(results, key, clients, 1), &tps(results, key.baseline(), clients, 1));
@@ -97,7 +97,7 @@ fn lines(results: &Results) -> Vec<Line> {
     }
     let p50 = |key, background| wake_p50(results, key, background);
     for key in [Key::Notifier, Key::NotifierPlain] {
-        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        let server = if key.preloaded() { "" } else { ", no preload" };
         lines.push(at_most(
             format!("wake-up p50, idle: times aimq transaction{server}"),
             1.3,

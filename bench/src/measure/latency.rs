@@ -80,7 +80,7 @@ fn sample(
         None
     } else {
         // Whole seconds, and some to spare: the load must outlast the messages that are followed.
-        let seconds = (time + WARM_UP).as_secs_f64().ceil() as u32 + 1;
+        let seconds = (time + WARM_UP).as_secs_f64().ceil() as u32 + 5;
         let load = Load { clients: 16, seconds, rate, synchronous_commit: true };
         Some(load.start(bench.major, cluster, key)?)
     };
@@ -121,7 +121,7 @@ fn sample(
         }
     }
     if let Some(load) = load {
-        load.wait()?;
+        load.end()?;
         load::settle(cluster, children);
     }
     debug_assert!(queue != QUEUE);

@@ -69,9 +69,11 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     report::print(&results);
     verdict::print(&results);
     let pictures = file.with_extension("");
-    picture::draw(&results, &pictures)?;
+    let drawn = picture::draw(&results, &pictures)?;
     println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
-    println!("pictures: {}", shown(&pictures));
+    if !drawn.is_empty() {
+        println!("pictures: {}", shown(&pictures));
+    }
     println!("raw results: {}", shown(&file));
     Ok(())
 }
