@@ -45,6 +45,11 @@ impl Cluster {
 
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
     pub fn start(major: Major, settings: &[&str]) -> Result<Self> {
+        Self::start_under(major, settings, &[])
+    }
+
+    /// The same, run by another program, such as valgrind: its words, in which `{}` is the server's folder.
+    pub fn start_under(major: Major, settings: &[&str], under: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
         let made = Self::register(folder.clone());
@@ -58,7 +63,16 @@ impl Cluster {
                 .arg(&data),
         )?;
         let log = std::fs::File::create(folder.join("log"))?;
-        let mut server = shell::unprivileged(&major.program("postgres"));
+        let here = folder.display().to_string();
+        let postgres = major.program("postgres");
+        let mut server = match under {
+            [] => shell::unprivileged(&postgres),
+            [program, words @ ..] => {
+                let mut server = shell::unprivileged(Path::new(program));
+                server.args(words.iter().map(|word| word.replace("{}", &here))).arg(&postgres);
+                server
+            }
+        };
         server.arg("-D").arg(&data).args(["-c", "listen_addresses="]);
         server.arg("-c").arg(format!("unix_socket_directories={}", folder.display()));
         for setting in settings {

@@ -26,11 +26,15 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         for background in
             [Background::Idle, Background::Steady, Background::SteadyApart, Background::Saturated]
         {
-            let everybody = matches!(background, Background::Idle | Background::Steady);
-            if bench.plan.quick && background == Background::SteadyApart {
+            let quick = bench.plan.quick;
+            if quick && background == Background::SteadyApart {
                 continue;
             }
-            let main = |key: Key| everybody || key.is_aimq() && key.preloaded();
+            let everybody = matches!(background, Background::Idle | Background::Steady);
+            let main = |key: Key| {
+                everybody && !(quick && background == Background::Steady)
+                    || key.is_aimq() && key.preloaded()
+            };
             for key in bench.servers.in_turn(round, |key| key.wakes() && main(key)) {
                 spinner.say(&format!(
                     "round {round} of {}: {background:?}: {}",
