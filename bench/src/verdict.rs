@@ -135,6 +135,7 @@ fn lines(results: &Results) -> Vec<Line> {
     ));
     lines.push(lost_by_workers(results));
     lines.push(lost_in_payloads(results));
+    lines.push(unheard(results));
     lines
 }
 
@@ -152,6 +153,20 @@ fn lost_by_workers(results: &Results) -> Line {
         passed: lost == 0,
     });
     Line { what: "messages lost to a worker without polling".into(), wanted: "0".into(), found }
+}
+
+/// Of the messages whose way was followed: those of which nothing was heard within seconds.
+fn unheard(results: &Results) -> Line {
+    let ours = || results.latency.iter().filter(|it| it.contestant.is_notifier());
+    let lost: u64 = ours().map(|it| it.missed).sum();
+    let sent: usize = ours().map(|it| it.statement_us.len()).sum();
+    let found = (sent > 0).then(|| Found {
+        figure: lost.to_string(),
+        from: format!("{} messages", figures::number(sent as f64)),
+        passed: lost == 0,
+    });
+    let what = "messages unheard of for 3 s, in all latency runs".into();
+    Line { what, wanted: "0".into(), found }
 }
 
 /// The payloads' counts must add up to what was enqueued, in every run with a listener.

@@ -41,19 +41,28 @@ pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
 
 /// `aimq-bench pictures`: prints and draws what a run has kept.
 pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>) -> Result<()> {
-    let kept = || shell::root().join(format!("bench/results/pg{}.json", major.0));
-    let file = results.unwrap_or_else(kept);
+    let file = results.unwrap_or_else(|| kept_results(major));
     let results = Results::read(&file).context("no results to draw; `make bench` makes some")?;
     report::print(&results);
     verdict::print(&results);
     println!();
-    let to = to.unwrap_or_else(|| shell::root().join("docs/pictures"));
+    let to = to.unwrap_or_else(kept_pictures);
     let files = draw(&results, &to)?;
     ensure!(!files.is_empty(), "there is nothing to draw in {}", shown(&file));
     for file in files {
         println!("picture: {}", shown(&file));
     }
     Ok(())
+}
+
+/// Where the results are that go into git.
+pub(crate) fn kept_results(major: Major) -> PathBuf {
+    shell::root().join(format!("bench/results/pg{}.json", major.0))
+}
+
+/// Where the README's pictures are.
+pub(crate) fn kept_pictures() -> PathBuf {
+    shell::root().join("docs/pictures")
 }
 
 /// The class that a contestant's marks have.
