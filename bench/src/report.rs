@@ -12,11 +12,7 @@ const RATIO: &str = "in brackets: times the same without a trigger, median of th
 /// Prints every table that there is something for.
 pub(crate) fn print(results: &Results) {
     println!("\n{}", results.about.line());
-    if results.about.quick {
-        println!("a look, no measurement: {} round(s)", results.about.rounds);
-    } else {
-        println!("median of {} rounds, interleaved in rotating order", results.about.rounds);
-    }
+    println!("{}", rounds(results));
     by_clients(results, true, "Commits per second by clients, one listener");
     by_clients(results, false, "The same with synchronous_commit off");
     by_listeners(results);
@@ -33,6 +29,17 @@ pub(crate) fn print(results: &Results) {
     growth(results);
     interval(results);
     instructions(results);
+}
+
+/// How much the figures are worth.
+pub(crate) fn rounds(results: &Results) -> String {
+    let rounds = results.about.rounds;
+    let plural = if rounds == 1 { "" } else { "s" };
+    if results.about.quick || rounds < 7 {
+        format!("a look, no measurement: {rounds} round{plural} instead of at least 7")
+    } else {
+        format!("medians of {rounds} rounds, interleaved in rotating order")
+    }
 }
 
 fn title(text: &str, note: &str) {

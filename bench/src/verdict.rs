@@ -6,6 +6,7 @@ use crate::contestants::Key;
 use crate::figures::{
     self, Ratio, best_in_transaction, latencies, ratio, throughput, tps, wake_p50,
 };
+use crate::report;
 use crate::results::{Background, Results};
 
 /// One line of the table.
@@ -38,18 +39,13 @@ pub(crate) fn print(results: &Results) {
             None => println!("  – {what:72}{wanted:>10}{:>13}", "not measured"),
         }
     }
-    if results.about.quick || results.about.rounds < 7 {
-        println!(
-            "\n  a look, no measurement: {} round(s) instead of at least 7",
-            results.about.rounds
-        );
-    }
+    println!("\n  {}", report::rounds(results));
 }
 
 fn at_least(what: String, bound: f64, found: Option<Ratio>) -> Line {
     let found = found.map(|it| Found {
         figure: format!("{:.3}", it.median),
-        from: format!("{} pairs", it.pairs),
+        from: format!("{} pair{}", it.pairs, if it.pairs == 1 { "" } else { "s" }),
         passed: it.median >= bound,
     });
     Line { what, wanted: format!("≥ {bound}"), found }
@@ -58,7 +54,7 @@ fn at_least(what: String, bound: f64, found: Option<Ratio>) -> Line {
 fn at_most(what: String, bound: f64, found: Option<Ratio>) -> Line {
     let found = found.map(|it| Found {
         figure: format!("{:.3}", it.median),
-        from: format!("{} pairs", it.pairs),
+        from: format!("{} pair{}", it.pairs, if it.pairs == 1 { "" } else { "s" }),
         passed: it.median <= bound,
     });
     Line { what, wanted: format!("≤ {bound}"), found }

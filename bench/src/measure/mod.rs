@@ -29,6 +29,8 @@ pub(crate) struct Bench {
     pub(crate) results: Results,
 }
 
+type Run = fn(&mut Bench) -> Result<()>;
+
 /// `aimq-bench run`.
 pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     let begun = Instant::now();
@@ -51,7 +53,7 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     };
     let mut bench =
         Bench { major, plan, servers, results: Results { about, ..Results::default() } };
-    let measures: [(Measure, fn(&mut Bench) -> Result<()>); 9] = [
+    let measures: [(Measure, Run); 9] = [
         (Measure::Throughput, throughput::by_clients),
         (Measure::Async, throughput::without_flush),
         (Measure::Listeners, throughput::by_listeners),

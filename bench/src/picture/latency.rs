@@ -40,7 +40,7 @@ pub(crate) fn draw(results: &Results) -> Option<String> {
         "Wake-up latency: from sending the statement to the listener's receipt",
         "milliseconds, logarithmic; ● p50, ○ p99; the further to the left the better",
     );
-    let scale = Scale::over(&values, (LEFT, WIDTH - 190.0));
+    let scale = Scale::over(&values, (LEFT, WIDTH - 226.0));
     let mut y = 86.0;
     for (background, name) in panels {
         let keys = rows(background);
@@ -70,8 +70,8 @@ pub(crate) fn draw(results: &Results) -> Option<String> {
             svg.dot(scale.at(p99), middle, 4.0, &format!("line thin {class}"));
             svg.dot(scale.at(p50), middle, 5.0, class);
             let label = format!("{} … {} ms", number(p50), number(p99));
-            svg.text(WIDTH - 176.0, middle + 4.0, strong, Anchor::Start, &label);
-            let samples = format!("n = {}", found.len());
+            svg.text(WIDTH - 208.0, middle + 4.0, strong, Anchor::Start, &label);
+            let samples = format!("n = {}", number(found.len() as f64).replace(".0", ""));
             svg.text(WIDTH - 24.0, middle + 4.0, "tick", Anchor::End, &samples);
             y += ROW;
         }

@@ -49,7 +49,9 @@ impl Panel<'_> {
             .collect();
         let labels = apart(&ends, 16.0);
         // Ours on top of the others.
-        for ((key, values), label) in self.lines.iter().zip(labels).rev() {
+        let mut order: Vec<_> = self.lines.iter().zip(labels).collect();
+        order.sort_by_key(|((key, _), _)| (key.is_aimq(), key.is_notifier()));
+        for ((key, values), label) in order {
             let points: Vec<(f64, f64)> = values
                 .iter()
                 .enumerate()
@@ -112,43 +114,45 @@ pub(crate) fn growth(results: &Results) -> Option<String> {
     }
     let columns: Vec<String> = queues.iter().map(ToString::to_string).collect();
     let realtime = figures::growing(results);
-    let share = |queues: &u32| {
+    let one = |queues: &u32| {
         let none = figures::growth(results, Key::None, *queues);
         ratio(&figures::growth(results, realtime, *queues), &none).map(|it| it.median)
     };
     let left = Panel {
-        title: "share of the speed of as many without a trigger",
-        below: "queues, one of them in each transaction",
+        title: "one of them in each transaction",
+        below: "queues",
         columns: columns.clone(),
-        lines: vec![(realtime, queues.iter().map(share).collect())],
+        lines: vec![(realtime, queues.iter().map(one).collect())],
         unit: "",
     };
     let wide = |key: Key, queues: u32| -> Rounds {
         let ours = results.wide.iter().filter(|it| (it.contestant, it.queues) == (key, queues));
         ours.map(|it| (it.round, it.ms)).collect()
     };
+    // Times, not speeds: the other way round.
+    let all = |key, queues| ratio(&wide(Key::None, queues), &wide(key, queues)).map(|it| it.median);
     let keys = figures::contestants(results.wide.iter().map(|it| it.contestant));
     let right = Panel {
-        title: "one transaction, milliseconds, logarithmic",
-        below: "queues, all of them in each transaction",
+        title: "all of them in each transaction",
+        below: "queues",
         columns,
         lines: keys
             .into_iter()
-            .map(|key| (key, queues.iter().map(|n| middle(&wide(key, *n))).collect()))
+            .filter(|key| key.wakes())
+            .map(|key| (key, queues.iter().map(|n| all(key, *n)).collect()))
             .collect(),
-        unit: " ms",
+        unit: "",
     };
     let mut svg = Svg::new(
         WIDTH,
-        "Cost by number of realtime queues",
-        "on the left the higher the better, on the right the lower",
+        "Speed of enqueues by number of realtime queues",
+        "share of the speed of as many queues without a trigger; the higher the better",
     );
     let height = 240.0;
-    let top = left.values().iter().fold(1.0_f64, |a, b| a.max(*b));
-    let top = if top > 1.0 { 1.2 } else { 1.0 };
-    let scale = Scale { values: (0.0, top), pixels: (TOP + height, TOP), logarithmic: false };
+    let most = left.values().into_iter().chain(right.values()).fold(1.0, f64::max);
+    let values = (0.0, if most > 1.0 { 1.2 } else { 1.0 });
+    let scale = Scale { values, pixels: (TOP + height, TOP), logarithmic: false };
     left.draw(&mut svg, 60.0, 270.0, height, scale);
-    let scale = Scale::over(&right.values(), (TOP + height, TOP));
     right.draw(&mut svg, 530.0, 270.0, height, scale);
     Some(svg.finish(TOP + height + 80.0, &footer(&results.about)))
 }

@@ -78,10 +78,10 @@ fn colour(key: Key) -> &'static str {
 
 /// The line below a picture.
 fn footer(about: &About) -> String {
-    let rounds = if about.quick {
-        format!("a look, no measurement ({} round)", about.rounds)
-    } else {
-        format!("median of {} interleaved rounds", about.rounds)
+    let rounds = match about.rounds {
+        rounds if rounds >= 7 && !about.quick => format!("median of {rounds} interleaved rounds"),
+        1 => "a look, no measurement (1 round)".into(),
+        rounds => format!("a look, no measurement ({rounds} rounds)"),
     };
     format!(
         "{rounds}; PostgreSQL {}, pgmq {}, aimq {}; {} cores, fsync on; {}; make bench",
