@@ -14,8 +14,8 @@ demo: ## See a worker being woken, on a throw-away server (PG=17)
 test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
 
-bench: ## Measure what a wake-up costs (PG=17, QUICK=1 for a look, PICTURES=1 from kept results, SHAPES=1)
-	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(MAJOR) $(ARGS)
+bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)
+	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(if $(KEEP),--keep) $(MAJOR) $(ARGS)
 
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"

@@ -81,8 +81,8 @@ impl Key {
             Self::Pgmq0 => "pgmq notify_insert, 0 ms",
             Self::Pgmq250 => "pgmq notify_insert, 250 ms",
             Self::Tcn => "contrib tcn",
-            Self::NonePlain => "no trigger, not preloaded",
-            Self::NotifierPlain => "aimq notifier, not preloaded",
+            Self::NonePlain => "no trigger, no preload",
+            Self::NotifierPlain => "aimq notifier, no preload",
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::setup::Major;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::contestants::Key;
 
@@ -61,6 +61,16 @@ impl Load {
 }
 
 impl Running {
+    /// Ends a load that has done what it was there for.
+    pub(crate) fn end(mut self) -> Result<()> {
+        if let Some(status) = self.pgbench.try_wait()? {
+            bail!("the load did not last: {status}");
+        }
+        self.pgbench.kill()?;
+        self.pgbench.wait()?;
+        Ok(())
+    }
+
     pub(crate) fn wait(self) -> Result<Done> {
         let said = self.pgbench.wait_with_output()?;
         let text = String::from_utf8_lossy(&said.stdout);

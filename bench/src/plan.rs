@@ -25,6 +25,9 @@ pub(crate) struct Wishes {
     /// Where the raw results go; without it, below target/bench/.
     #[arg(long)]
     pub(crate) to: Option<PathBuf>,
+    /// Keep the results in bench/results/ and draw the README's pictures, as for a release.
+    #[arg(long, conflicts_with_all = ["quick", "to"])]
+    pub(crate) keep: bool,
     /// Take the extension that is installed below target/ as it is.
     #[arg(long)]
     pub(crate) no_build: bool,

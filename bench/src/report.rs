@@ -12,11 +12,7 @@ const RATIO: &str = "in brackets: times the same without a trigger, median of th
 /// Prints every table that there is something for.
 pub(crate) fn print(results: &Results) {
     println!("\n{}", results.about.line());
-    if results.about.quick {
-        println!("a look, no measurement: {} round(s)", results.about.rounds);
-    } else {
-        println!("median of {} rounds, interleaved in rotating order", results.about.rounds);
-    }
+    println!("{}", rounds(results));
     by_clients(results, true, "Commits per second by clients, one listener");
     by_clients(results, false, "The same with synchronous_commit off");
     by_listeners(results);
@@ -33,6 +29,17 @@ pub(crate) fn print(results: &Results) {
     growth(results);
     interval(results);
     instructions(results);
+}
+
+/// How much the figures are worth.
+pub(crate) fn rounds(results: &Results) -> String {
+    let rounds = results.about.rounds;
+    let plural = if rounds == 1 { "" } else { "s" };
+    if results.about.quick || rounds < 7 {
+        format!("a look, no measurement: {rounds} round{plural} instead of at least 7")
+    } else {
+        format!("medians of {rounds} rounds, interleaved in rotating order")
+    }
 }
 
 fn title(text: &str, note: &str) {
@@ -249,11 +256,16 @@ fn interval(results: &Results) {
     let columns = ["0 listeners", "200 listeners", "they cost", "to no trigger", "µs per message"];
     header("interval", &columns.map(String::from), 16);
     let none = figures::interval(results, None, 200);
+    let mut enough = None;
     for ms in intervals {
         let with = figures::interval(results, Some(ms), 200);
         let without = figures::interval(results, Some(ms), 0);
         let show = |value: Option<f64>| value.map_or("–".into(), number);
-        let cost = ratio(&with, &without).map(|it| format!("{:.1} %", (1.0 - it.median) * 100.0));
+        let cost = ratio(&with, &without).map(|it| (1.0 - it.median) * 100.0);
+        if cost.is_some_and(|cost| cost < 5.0) {
+            enough = enough.or(Some(ms));
+        }
+        let cost = cost.map(|it| format!("{it:.1} %"));
         let cpu: Vec<f64> = results
             .interval
             .iter()
@@ -270,6 +282,10 @@ fn interval(results: &Results) {
             show(ratio(&with, &none).map(|it| it.median)),
             number(median(&cpu))
         );
+    }
+    match enough {
+        Some(ms) => println!("\n  200 listeners cost less than 5 % from {ms} ms on"),
+        None => println!("\n  none of these brings the cost of 200 listeners under 5 %"),
     }
 }
 

@@ -66,7 +66,7 @@ impl Servers {
             };
             if there && plan.wants_contestant(key) {
                 spinner.say(key.title());
-                servers.make(key, notifier).with_context(|| key.title())?;
+                make(servers.of(key), key, notifier).with_context(|| key.title())?;
                 servers.contestants.push(key);
             }
         }
@@ -75,27 +75,6 @@ impl Servers {
             println!("  note: {note}");
         }
         Ok(servers)
-    }
-
-    /// A contestant's database, with its queues and triggers.
-    fn make(&self, key: Key, notifier: bool) -> Result<()> {
-        let cluster = self.of(key);
-        let database = key.database();
-        let mut server = cluster.connect("postgres")?;
-        server.batch_execute(&format!("CREATE DATABASE {database}"))?;
-        if notifier && key.is_aimq() {
-            let delivery = if key.is_notifier() { "notifier" } else { "transaction" };
-            // Known to this session only once it has loaded the library.
-            server.batch_execute("LOAD 'aimq'")?;
-            server.batch_execute(&format!(
-                "ALTER DATABASE {database} SET aimq.delivery = {delivery}"
-            ))?;
-        }
-        key.set_up(&mut cluster.connect(&database)?)?;
-        if key.is_notifier() {
-            wait_for_notifier(cluster, &database)?;
-        }
-        Ok(())
     }
 
     /// The server that a contestant is on.
@@ -136,6 +115,25 @@ impl Servers {
         self.all()
             .try_for_each(|cluster| Ok(cluster.connect("postgres")?.batch_execute("CHECKPOINT")?))
     }
+}
+
+/// A contestant's database, with its queues and triggers. `notifier`: whether this build has one.
+pub(crate) fn make(cluster: &Cluster, key: Key, notifier: bool) -> Result<()> {
+    let database = key.database();
+    let mut server = cluster.connect("postgres")?;
+    server.batch_execute(&format!("CREATE DATABASE {database}"))?;
+    if notifier && key.is_aimq() {
+        let delivery = if key.is_notifier() { "notifier" } else { "transaction" };
+        // Known to this session only once it has loaded the library.
+        server.batch_execute("LOAD 'aimq'")?;
+        server
+            .batch_execute(&format!("ALTER DATABASE {database} SET aimq.delivery = {delivery}"))?;
+    }
+    key.set_up(&mut cluster.connect(&database)?)?;
+    if key.is_notifier() {
+        wait_for_notifier(cluster, &database)?;
+    }
+    Ok(())
 }
 
 /// Empties a contestant's queues: every sample begins with small tables.

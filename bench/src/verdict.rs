@@ -6,6 +6,7 @@ use crate::contestants::Key;
 use crate::figures::{
     self, Ratio, best_in_transaction, latencies, ratio, throughput, tps, wake_p50,
 };
+use crate::report;
 use crate::results::{Background, Results};
 
 /// One line of the table.
@@ -28,28 +29,23 @@ pub(crate) fn print(results: &Results) {
         return;
     }
     println!("\nWhat the notifier must show\n");
-    println!("    {:66}{:>10}{:>12}  from", "", "wanted", "found");
+    println!("    {:72}{:>10}{:>13}  from", "", "wanted", "found");
     for Line { what, wanted, found } in &lines {
         match found {
             Some(Found { figure, from, passed }) => {
                 let mark = if *passed { '✓' } else { '✗' };
-                println!("  {mark} {what:66}{wanted:>10}{figure:>12}  {from}");
+                println!("  {mark} {what:72}{wanted:>10}{figure:>13}  {from}");
             }
-            None => println!("  – {what:66}{wanted:>10}{:>12}", "not measured"),
+            None => println!("  – {what:72}{wanted:>10}{:>13}", "not measured"),
         }
     }
-    if results.about.quick || results.about.rounds < 7 {
-        println!(
-            "\n  a look, no measurement: {} round(s) instead of at least 7",
-            results.about.rounds
-        );
-    }
+    println!("\n  {}", report::rounds(results));
 }
 
 fn at_least(what: String, bound: f64, found: Option<Ratio>) -> Line {
     let found = found.map(|it| Found {
         figure: format!("{:.3}", it.median),
-        from: format!("{} pairs", it.pairs),
+        from: format!("{} pair{}", it.pairs, if it.pairs == 1 { "" } else { "s" }),
         passed: it.median >= bound,
     });
     Line { what, wanted: format!("≥ {bound}"), found }
@@ -58,7 +54,7 @@ fn at_least(what: String, bound: f64, found: Option<Ratio>) -> Line {
 fn at_most(what: String, bound: f64, found: Option<Ratio>) -> Line {
     let found = found.map(|it| Found {
         figure: format!("{:.3}", it.median),
-        from: format!("{} pairs", it.pairs),
+        from: format!("{} pair{}", it.pairs, if it.pairs == 1 { "" } else { "s" }),
         passed: it.median <= bound,
     });
     Line { what, wanted: format!("≤ {bound}"), found }
@@ -67,7 +63,7 @@ fn at_most(what: String, bound: f64, found: Option<Ratio>) -> Line {
 fn lines(results: &Results) -> Vec<Line> {
     let mut lines = Vec::new();
     for key in [Key::Notifier, Key::NotifierPlain] {
-        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        let server = if key.preloaded() { "" } else { ", no preload" };
         for clients in [1, 16, 64] {
             let found =
                 ratio(&tps(results, key, clients, 1), &tps(results, key.baseline(), clients, 1));
@@ -97,7 +93,7 @@ fn lines(results: &Results) -> Vec<Line> {
     }
     let p50 = |key, background| wake_p50(results, key, background);
     for key in [Key::Notifier, Key::NotifierPlain] {
-        let server = if key.preloaded() { "" } else { " (not preloaded)" };
+        let server = if key.preloaded() { "" } else { ", no preload" };
         lines.push(at_most(
             format!("wake-up p50, idle: times aimq transaction{server}"),
             1.3,
@@ -135,6 +131,7 @@ fn lines(results: &Results) -> Vec<Line> {
     ));
     lines.push(lost_by_workers(results));
     lines.push(lost_in_payloads(results));
+    lines.push(unheard(results));
     lines
 }
 
@@ -152,6 +149,20 @@ fn lost_by_workers(results: &Results) -> Line {
         passed: lost == 0,
     });
     Line { what: "messages lost to a worker without polling".into(), wanted: "0".into(), found }
+}
+
+/// Of the messages whose way was followed: those of which nothing was heard within seconds.
+fn unheard(results: &Results) -> Line {
+    let ours = || results.latency.iter().filter(|it| it.contestant.is_notifier());
+    let lost: u64 = ours().map(|it| it.missed).sum();
+    let sent: usize = ours().map(|it| it.statement_us.len()).sum();
+    let found = (sent > 0).then(|| Found {
+        figure: lost.to_string(),
+        from: format!("{} messages", figures::number(sent as f64)),
+        passed: lost == 0,
+    });
+    let what = "messages unheard of for 3 s, in all latency runs".into();
+    Line { what, wanted: "0".into(), found }
 }
 
 /// The payloads' counts must add up to what was enqueued, in every run with a listener.

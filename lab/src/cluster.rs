@@ -47,6 +47,11 @@ impl Cluster {
 
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
     pub fn start(major: Major, settings: &[&str]) -> Result<Self> {
+        Self::start_under(major, settings, &[])
+    }
+
+    /// The same, run by another program, such as valgrind: its words, in which `{}` is the server's folder.
+    pub fn start_under(major: Major, settings: &[&str], under: &[&str]) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
         let mut made = Self::register(folder.clone());
@@ -60,7 +65,7 @@ impl Cluster {
                 .arg(&data),
         )?;
         made.how = Some((major, settings.iter().map(ToString::to_string).collect()));
-        made.run()?;
+        made.run_under(under)?;
         Ok(made)
     }
 
@@ -90,9 +95,22 @@ impl Cluster {
 
     /// Starts the server that lies in the folder, and waits until it takes connections.
     pub fn run(&self) -> Result<()> {
+        self.run_under(&[])
+    }
+
+    fn run_under(&self, under: &[&str]) -> Result<()> {
         let (major, settings) = self.how.as_ref().context("not a server of ours")?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
-        let mut server = shell::unprivileged(&major.program("postgres"));
+        let here = self.folder.display().to_string();
+        let postgres = major.program("postgres");
+        let mut server = match under {
+            [] => shell::unprivileged(&postgres),
+            [program, words @ ..] => {
+                let mut server = shell::unprivileged(Path::new(program));
+                server.args(words.iter().map(|word| word.replace("{}", &here))).arg(&postgres);
+                server
+            }
+        };
         server.arg("-D").arg(self.data()).args(["-c", "listen_addresses="]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         for setting in settings {

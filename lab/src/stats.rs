@@ -19,23 +19,3 @@ pub fn median(samples: &[f64]) -> f64 {
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_median_lies_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-    }
-
-    #[test]
-    fn percentiles_reach_from_the_first_to_the_last() {
-        let sorted: Vec<f64> = (0..=100).map(f64::from).collect();
-        assert_eq!(percentile(&sorted, 0.0), 0.0);
-        assert_eq!(percentile(&sorted, 0.95), 95.0);
-        assert_eq!(percentile(&sorted, 1.0), 100.0);
-    }
-}

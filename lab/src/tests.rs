@@ -61,7 +61,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
 
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
-        core.args(["test", "-p", "aimq-core", "--no-fail-fast"]);
+        core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "--no-fail-fast"]);
         note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
     }
     for major in majors {

@@ -1,6 +1,6 @@
 //! Rows per second of `send_batch`, by its size.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aimq_lab::progress::Spinner;
 use anyhow::Result;
@@ -11,6 +11,11 @@ use crate::measure::Bench;
 use crate::results::Batch;
 use crate::servers::truncate;
 
+/// Who takes longer than this for one batch is seen once, not in every round: pgmq's own trigger updates
+/// one row for each message, and walks through all that row's versions of the transaction.
+const TOO_SLOW: Duration = Duration::from_secs(3);
+
+/// All contestants, one producer, one listener.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let spinner = Spinner::new("rows per second of send_batch");
     for round in 1..=bench.plan.rounds {
@@ -22,6 +27,13 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
                     bench.plan.rounds,
                     key.title()
                 ));
+                let too_slow = |it: &Batch| {
+                    (it.contestant, it.size) == (key, *size)
+                        && f64::from(*size) / it.rows_per_second > TOO_SLOW.as_secs_f64()
+                };
+                if bench.results.batches.iter().any(too_slow) {
+                    continue;
+                }
                 let rows_per_second = sample(bench, key, *size)?;
                 bench.results.batches.push(Batch {
                     contestant: key,
@@ -46,7 +58,8 @@ fn sample(bench: &Bench, key: Key, size: u32) -> Result<f64> {
     let channel = key.channel(QUEUE);
     let _listener = Listeners::start(bench.servers.of(key), &key.database(), &[channel], 1)?;
     let send = client.prepare("SELECT count(*) FROM m, pgmq.send_batch('q', m.m)")?;
-    for _ in 0..5 {
+    // A large batch warms itself up.
+    for _ in 0..if size < 10_000 { 5 } else { 0 } {
         client.execute(&send, &[])?;
     }
     let begun = Instant::now();

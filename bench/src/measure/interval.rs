@@ -19,7 +19,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         return Ok(());
     }
     let spinner = Spinner::new("aimq.notify_interval with 200 listeners");
-    let cell = |listeners| Cell { clients: 16, listeners, synchronous_commit: true };
+    let cell = |listeners| Cell { clients: 16, listeners, synchronous_commit: true, seconds: 1 };
     let mut server = bench.servers.of(Key::Notifier).connect("postgres")?;
     let rounds = bench.plan.rounds;
     for round in 1..=rounds {

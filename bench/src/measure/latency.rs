@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aimq_lab::progress::Spinner;
 use anyhow::Result;
 
-use crate::contestants::{APART, Key, PROBE, QUEUE};
+use crate::contestants::{APART, Key, PROBE};
 use crate::cpu;
 use crate::listeners::Listeners;
 use crate::load::{self, Load};
@@ -26,11 +26,15 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         for background in
             [Background::Idle, Background::Steady, Background::SteadyApart, Background::Saturated]
         {
-            let everybody = matches!(background, Background::Idle | Background::Steady);
-            if bench.plan.quick && background == Background::SteadyApart {
+            let quick = bench.plan.quick;
+            if quick && background == Background::SteadyApart {
                 continue;
             }
-            let main = |key: Key| everybody || key.is_aimq() && key.preloaded();
+            let everybody = matches!(background, Background::Idle | Background::Steady);
+            let main = |key: Key| {
+                everybody && !(quick && background == Background::Steady)
+                    || key.is_aimq() && key.preloaded()
+            };
             for key in bench.servers.in_turn(round, |key| key.wakes() && main(key)) {
                 spinner.say(&format!(
                     "round {round} of {}: {background:?}: {}",
@@ -80,7 +84,7 @@ fn sample(
         None
     } else {
         // Whole seconds, and some to spare: the load must outlast the messages that are followed.
-        let seconds = (time + WARM_UP).as_secs_f64().ceil() as u32 + 1;
+        let seconds = (time + WARM_UP).as_secs_f64().ceil() as u32 + 5;
         let load = Load { clients: 16, seconds, rate, synchronous_commit: true };
         Some(load.start(bench.major, cluster, key)?)
     };
@@ -121,10 +125,9 @@ fn sample(
         }
     }
     if let Some(load) = load {
-        load.wait()?;
+        load.end()?;
         load::settle(cluster, children);
     }
-    debug_assert!(queue != QUEUE);
     Ok(found)
 }
 

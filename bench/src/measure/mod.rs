@@ -29,6 +29,8 @@ pub(crate) struct Bench {
     pub(crate) results: Results,
 }
 
+type Run = fn(&mut Bench) -> Result<()>;
+
 /// `aimq-bench run`.
 pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     let begun = Instant::now();
@@ -42,11 +44,16 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     println!("\n{}\n", about.line());
     let stamp = about.date.replace([' ', ':'], "-").trim_end_matches("-UTC").to_owned();
     let name = format!("pg{}-{stamp}{}", major.0, if plan.quick { "-quick" } else { "" });
-    let folder = shell::target().join("bench");
-    let file: PathBuf = wishes.to.clone().unwrap_or(folder.join(format!("{name}.json")));
+    let (file, pictures): (PathBuf, PathBuf) = if wishes.keep {
+        (picture::kept_results(major), picture::kept_pictures())
+    } else {
+        let folder = shell::target().join("bench");
+        let file = wishes.to.clone().unwrap_or(folder.join(format!("{name}.json")));
+        (file.clone(), file.with_extension(""))
+    };
     let mut bench =
         Bench { major, plan, servers, results: Results { about, ..Results::default() } };
-    let measures: [(Measure, fn(&mut Bench) -> Result<()>); 9] = [
+    let measures: [(Measure, Run); 9] = [
         (Measure::Throughput, throughput::by_clients),
         (Measure::Async, throughput::without_flush),
         (Measure::Listeners, throughput::by_listeners),
@@ -68,10 +75,11 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     drop(servers);
     report::print(&results);
     verdict::print(&results);
-    let pictures = file.with_extension("");
-    picture::draw(&results, &pictures)?;
+    let drawn = picture::draw(&results, &pictures)?;
     println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
-    println!("pictures: {}", shown(&pictures));
+    if !drawn.is_empty() {
+        println!("pictures: {}", shown(&pictures));
+    }
     println!("raw results: {}", shown(&file));
     Ok(())
 }

@@ -1,11 +1,94 @@
-//! Pictures.
-use crate::results::Results;
-use aimq_lab::setup::Major;
-use anyhow::Result;
+//! Pictures, drawn from the raw results alone.
+
+mod bars;
+mod latency;
+mod lines;
+mod svg;
+
 use std::path::{Path, PathBuf};
-pub(crate) fn draw(_results: &Results, _to: &Path) -> Result<()> {
+
+use aimq_lab::setup::Major;
+use aimq_lab::shell;
+use anyhow::{Context, Result, ensure};
+
+use crate::contestants::Key;
+use crate::machine::About;
+use crate::measure::shown;
+use crate::results::Results;
+use crate::{report, verdict};
+
+/// Draws every picture that there are results for.
+pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
+    let pictures = [
+        ("throughput", bars::throughput(results)),
+        ("latency", latency::draw(results)),
+        ("listeners", lines::listeners(results)),
+        ("interval", bars::interval(results)),
+        ("growth", lines::growth(results)),
+    ];
+    let mut files = Vec::new();
+    for (name, picture) in pictures {
+        let Some(picture) = picture else {
+            continue;
+        };
+        std::fs::create_dir_all(to)?;
+        let file = to.join(format!("{name}.svg"));
+        std::fs::write(&file, picture)?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+/// `aimq-bench pictures`: prints and draws what a run has kept.
+pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>) -> Result<()> {
+    let file = results.unwrap_or_else(|| kept_results(major));
+    let results = Results::read(&file).context("no results to draw; `make bench` makes some")?;
+    report::print(&results);
+    verdict::print(&results);
+    println!();
+    let to = to.unwrap_or_else(kept_pictures);
+    let files = draw(&results, &to)?;
+    ensure!(!files.is_empty(), "there is nothing to draw in {}", shown(&file));
+    for file in files {
+        println!("picture: {}", shown(&file));
+    }
     Ok(())
 }
-pub(crate) fn redraw(_major: Major, _results: Option<PathBuf>, _to: Option<PathBuf>) -> Result<()> {
-    Ok(())
+
+/// Where the results are that go into git.
+pub(crate) fn kept_results(major: Major) -> PathBuf {
+    shell::root().join(format!("bench/results/pg{}.json", major.0))
+}
+
+/// Where the README's pictures are.
+pub(crate) fn kept_pictures() -> PathBuf {
+    shell::root().join("docs/pictures")
+}
+
+/// The class that a contestant's marks have.
+fn colour(key: Key) -> &'static str {
+    match key {
+        Key::Notifier => "notifier",
+        Key::NotifierPlain => "plain",
+        Key::Transaction => "transaction",
+        Key::None | Key::NonePlain => "none",
+        _ => "rival",
+    }
+}
+
+/// The line below a picture.
+fn footer(about: &About) -> String {
+    let rounds = match about.rounds {
+        rounds if rounds >= 7 && !about.quick => format!("median of {rounds} interleaved rounds"),
+        1 => "a look, no measurement (1 round)".into(),
+        rounds => format!("a look, no measurement ({rounds} rounds)"),
+    };
+    format!(
+        "{rounds}; PostgreSQL {}, pgmq {}, aimq {}; {} cores, fsync on; {}; make bench",
+        about.postgres,
+        about.pgmq,
+        about.aimq,
+        about.cores,
+        about.date.split(' ').next().unwrap_or_default()
+    )
 }

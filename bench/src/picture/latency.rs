@@ -1,0 +1,81 @@
+//! How long a wake-up takes: from p50 to p99 on a logarithmic scale.
+
+use aimq_lab::stats::percentile;
+
+use crate::contestants::Key;
+use crate::figures::{self, latencies, number};
+use crate::picture::svg::{Anchor, Scale, Svg};
+use crate::picture::{colour, footer};
+use crate::results::{Background, Results};
+
+const WIDTH: f64 = 980.0;
+const ROW: f64 = 24.0;
+const LEFT: f64 = 220.0;
+
+pub(crate) fn draw(results: &Results) -> Option<String> {
+    let panels = [
+        (Background::Idle, "one message at a time, the queue idle"),
+        (Background::Steady, "under 16 producers at the same steady rate"),
+        (Background::Saturated, "under 16 producers as fast as they can"),
+    ];
+    let rows = |background| -> Vec<Key> {
+        let ours = results.latency.iter().filter(|it| it.background == background);
+        let all = figures::contestants(ours.map(|it| it.contestant));
+        // A throttle that drops wake-ups has nothing to compare but those it didn't.
+        all.into_iter().filter(|key| *key != Key::Pgmq250).collect()
+    };
+    let mut values = Vec::new();
+    for (background, _) in &panels {
+        for key in rows(*background) {
+            let found = latencies(results, key, *background).wake;
+            values.extend([percentile(&found, 0.5), percentile(&found, 0.99)]);
+        }
+    }
+    values.retain(|value| value.is_finite());
+    if values.is_empty() {
+        return None;
+    }
+    let mut svg = Svg::new(
+        WIDTH,
+        "Wake-up latency: from sending the statement to the listener's receipt",
+        "milliseconds, logarithmic; ● p50, ○ p99; the further to the left the better",
+    );
+    let scale = Scale::over(&values, (LEFT, WIDTH - 226.0));
+    let mut y = 86.0;
+    for (background, name) in panels {
+        let keys = rows(background);
+        if keys.is_empty() {
+            continue;
+        }
+        let rate = results.latency.iter().find(|it| it.background == background);
+        let rate = rate.and_then(|it| it.rate).map(|it| format!(" ({} per second)", number(it)));
+        let title = format!("{name}{}", rate.unwrap_or_default());
+        svg.text(LEFT, y, "panel", Anchor::Start, &title);
+        y += 10.0;
+        let height = ROW * keys.len() as f64;
+        for tick in scale.ticks() {
+            let x = scale.at(tick);
+            svg.line((x, y), (x, y + height), "grid");
+            svg.text(x, y + height + 15.0, "tick", Anchor::Middle, &format!("{tick} ms"));
+        }
+        for key in keys {
+            let found = latencies(results, key, background).wake;
+            let (p50, p99) = (percentile(&found, 0.5), percentile(&found, 0.99));
+            let middle = y + ROW / 2.0;
+            let class = colour(key);
+            let strong = if key.is_notifier() { "strong" } else { "" };
+            svg.text(LEFT - 10.0, middle + 4.0, strong, Anchor::End, key.title());
+            svg.line((scale.at(p50), middle), (scale.at(p99), middle), &format!("line {class}"));
+            svg.dot(scale.at(p99), middle, 4.5, "ground");
+            svg.dot(scale.at(p99), middle, 4.0, &format!("line thin {class}"));
+            svg.dot(scale.at(p50), middle, 5.0, class);
+            let label = format!("{} … {} ms", number(p50), number(p99));
+            svg.text(WIDTH - 208.0, middle + 4.0, strong, Anchor::Start, &label);
+            let samples = format!("n = {}", number(found.len() as f64).replace(".0", ""));
+            svg.text(WIDTH - 24.0, middle + 4.0, "tick", Anchor::End, &samples);
+            y += ROW;
+        }
+        y += 50.0;
+    }
+    Some(svg.finish(y, &footer(&results.about)))
+}
