@@ -12,6 +12,7 @@ use indexmap::IndexMap;
 use crate::payload::{News, Notification, notifications};
 use crate::route::Route;
 use crate::shared::{Claim, Database, GATES, Table};
+use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
 
 /// A moment of a clock that only goes forward, in microseconds.
@@ -87,6 +88,8 @@ impl Notifier {
                 }
             }
         }
+        // The latch and the gates before the marks, as producers have them the other way round.
+        fence(SeqCst);
         let mut deadline: Option<Timestamp> = None;
         for claim in table.of(oid) {
             let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
@@ -193,23 +196,28 @@ impl Notifier {
         }
     }
 
-    /// The routes that are realtime now: gives back the slots of all others.
-    pub fn keep_only(&mut self, oid: u32, table: Table<'_>, routes: &HashSet<Box<[u8]>>) {
+    /// The routes that are realtime now: gives back the slots of all others. True if that has to be
+    /// asked again soon: somebody marked a queue that was not yet realtime when it was asked.
+    pub fn keep_only(&mut self, oid: u32, table: Table<'_>, routes: &HashSet<Box<[u8]>>) -> bool {
         let mut seen: HashSet<Box<[u8]>> = HashSet::new();
+        let mut ask_again = false;
         for claim in table.of(oid) {
             let key = table.key(claim).into_boxed_slice();
-            let is_realtime = routes.contains(&key);
             // Of two slots of one route, the first is the one that producers find.
-            if is_realtime && seen.insert(key.clone()) {
+            if routes.contains(&key) && seen.insert(key.clone()) {
                 continue;
             }
             if let Some(known) = self.known.get_mut(claim.at as usize) {
                 *known = None;
             }
-            if table.release(claim) && is_realtime {
-                self.looks.insert(key, ());
+            if table.release(claim) {
+                ask_again = true;
+                if let Some(route) = Route::from_key(&key) {
+                    self.found(route);
+                }
             }
         }
+        ask_again
     }
 
     /// Whether there is nothing to say or to look at.

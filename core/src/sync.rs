@@ -6,4 +6,4 @@ pub(crate) use loom::sync::atomic;
 #[cfg(not(feature = "loom"))]
 pub(crate) use std::sync::atomic;
 
-pub(crate) use atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+pub(crate) use atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};

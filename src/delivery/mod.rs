@@ -12,7 +12,9 @@ use crate::settings::{self, Delivery};
 use crate::shared;
 
 pub(crate) use by_notifier::ring;
+#[cfg(any(test, feature = "pg_test"))]
 pub(crate) use in_transaction::has_room;
+pub(crate) use in_transaction::may_notify;
 
 /// Gets ready for a transaction that enqueues, or that makes a queue realtime: what may take a moment or
 /// fail is done here, not at its commit.

@@ -110,6 +110,8 @@ struct Worker {
     news: News,
     /// When the news may be attended to.
     news_due: Instant,
+    /// When the last news were attended to, until all is looked at.
+    looking_since: Option<Instant>,
     /// When tables that were locked are looked at again.
     locked: Vec<(Instant, Box<[u8]>)>,
     back_off: BackOff,
@@ -164,6 +166,7 @@ impl Worker {
             // What happened before we began, nobody told us.
             news: News::EVERYTHING,
             news_due: now,
+            looking_since: None,
             locked: Vec::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
@@ -179,7 +182,7 @@ impl Worker {
     fn turn(&mut self) -> Option<Duration> {
         self.news.0 |= self.database.news().0;
         let now = Instant::now();
-        if self.news != News(0) && self.news_due <= now {
+        if self.news != News(0) && self.news_due <= now && self.looking_since.is_none() {
             self.attend_to_news();
         }
         if self.prepared_due.is_some_and(|(due, _)| due <= now) {
@@ -200,6 +203,9 @@ impl Worker {
         if has_more {
             // What was seen may have set a timer, and there may be more to look at.
             return Some(Duration::ZERO);
+        }
+        if let Some(since) = self.looking_since.take() {
+            self.news_due = Instant::now() + since.elapsed() * LOOK_SHARE;
         }
         if self.queues.is_empty() && self.is_free() {
             self.leave();
@@ -250,13 +256,14 @@ impl Worker {
         }
         self.queues = found;
         let routes = self.queues.keys().cloned().collect();
-        self.notifier.keep_only(self.oid, self.shared.table, &routes);
+        if self.notifier.keep_only(self.oid, self.shared.table, &routes) {
+            self.news.0 |= News::QUEUES.0;
+        }
         self.prepared = prepared;
         if nobody_tells && !self.prepared.is_empty() {
             self.prepared_due = Some((Instant::now() + PREPARED_AGAIN.0, PREPARED_AGAIN.0));
         }
-        while self.look() {}
-        self.news_due = Instant::now() + begun.elapsed() * LOOK_SHARE;
+        self.looking_since = Some(begun);
     }
 
     /// Whether a prepared transaction has ended.
@@ -339,7 +346,7 @@ impl Worker {
             .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
             .collect();
         let sent = process::transaction(AssertUnwindSafe(|| {
-            if !delivery::has_room(ffi::notification_queue_usage()) {
+            if !delivery::may_notify() {
                 ereport!(
                     PgLogLevel::ERROR,
                     PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

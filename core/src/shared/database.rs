@@ -1,7 +1,7 @@
 //! One database's notifier: whether it runs, how to wake it, and what it was told.
 
 use super::slot::{Claim, Marked, Table};
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 /// What a notifier is told besides the marks. Bits, so that they can be told together.
@@ -165,6 +165,8 @@ impl Database {
 
     /// Whether the first mark of a queue has to wake the notifier: not if it comes by anyway.
     fn must_ring(&self, table: Table<'_>, claim: Claim) -> bool {
+        // The mark before the gate, as the notifier has the gate before the mark.
+        fence(SeqCst);
         match table.gate(claim) {
             0 => true,
             gate => self.closed.load(SeqCst) & bit(gate) == 0,
@@ -179,6 +181,8 @@ impl Database {
     /// How to wake the notifier. To be asked after marking or telling.
     #[must_use]
     pub fn bell(&self) -> Option<u64> {
+        // The mark before the bell, as a notifier that begins or ends has the bell before the marks.
+        fence(SeqCst);
         Some(self.bell.load(SeqCst)).filter(|bell| *bell != 0)
     }
 
@@ -189,6 +193,7 @@ impl Database {
         self.closed.store(0, SeqCst);
         self.bell.store(bell, SeqCst);
         self.set_state(State::Running);
+        fence(SeqCst);
     }
 
     /// The notifier ends.
@@ -196,6 +201,7 @@ impl Database {
         self.set_state(state);
         self.bell.store(0, SeqCst);
         self.pid.store(0, SeqCst);
+        fence(SeqCst);
     }
 
     /// Opens a gate: whoever marks from here on wakes the notifier. To be called *before* the sweep.
