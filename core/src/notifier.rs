@@ -135,10 +135,11 @@ impl Notifier {
         self.looks.drain(..most).map(|(key, ())| key).collect()
     }
 
-    /// A look found that there is a visible message.
-    pub fn found(&mut self, route: Route<'_>) {
+    /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
+    pub fn found(&mut self, route: Route<'_>, claim: Option<Claim>) {
         let channel = channel_of(&mut self.channels, route.channel);
         let due = due(&mut self.due, &route.key(), channel);
+        due.claim = due.claim.or(claim);
         due.messages = due.messages.max(1);
     }
 
@@ -213,7 +214,7 @@ impl Notifier {
             if table.release(claim) {
                 ask_again = true;
                 if let Some(route) = Route::from_key(&key) {
-                    self.found(route);
+                    self.found(route, None);
                 }
             }
         }

@@ -63,6 +63,13 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         let mut core = setup::cargo_command()?;
         core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "--no-fail-fast"]);
         note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
+        // In a folder of its own, for another feature would have everything compiled anew, and optimised: each
+        // test runs thousands of times.
+        let mut model = setup::cargo_command()?;
+        model.args(["test", "-p", "aimq-core", "--lib", "--features", "loom", "--release"]);
+        model.args(["--target-dir", "target/loom", "--no-fail-fast", "--", "shared::model"]);
+        let title = "every interleaving of the marks (loom)";
+        note(title.into(), cargo_test(title, &mut model)?);
     }
     for major in majors {
         if wanted("client") {

@@ -319,7 +319,7 @@ impl Worker {
             };
             // What can't be known is announced: a wake-up too many is allowed.
             if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
-                self.notifier.found(route);
+                self.notifier.found(route, self.shared.table.find(self.oid, key));
             }
             if seen.iter().any(|seen| seen.was_locked) {
                 self.locked.push((Instant::now() + LOCKED_AGAIN, key.clone()));

@@ -157,7 +157,7 @@ impl Process {
             // The look is a query of its own: it sees what is visible now.
             let queue = KEYS.iter().position(|it| **it == *key).expect("one of ours");
             if world.committed[queue].load(SeqCst) > 0 {
-                Route::from_key(&key).into_iter().for_each(|it| self.notifier.found(it));
+                Route::from_key(&key).into_iter().for_each(|it| self.notifier.found(it, None));
             }
         }
         let sent = self.notifier.notifications();

@@ -1,6 +1,5 @@
 //! The table of queues: one slot for each route of each database.
 
-use crate::route::Route;
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
 
@@ -267,11 +266,14 @@ impl Table<'_> {
 
     /// The slots of a database.
     pub fn of(&self, database: u32) -> impl Iterator<Item = Claim> {
-        (0..).zip(self.ever_used()).filter_map(move |(at, slot)| {
-            // A slot changes hands only by the notifier of its database, so this can't be torn.
-            (slot.database.load(Relaxed) == database && slot.state.load(SeqCst) == READY)
-                .then(|| Claim { at, generation: generation(slot.mark.load(SeqCst)) })
-        })
+        // A slot changes hands only by the notifier of its database, so this can't be torn.
+        let is_ready = move |slot: &Slot| {
+            slot.database.load(Relaxed) == database && slot.state.load(SeqCst) == READY
+        };
+        (0..)
+            .zip(self.ever_used())
+            .filter(move |(_, slot)| is_ready(slot))
+            .map(|(at, slot)| Claim { at, generation: generation(slot.mark.load(SeqCst)) })
     }
 
     /// The route of a slot.
