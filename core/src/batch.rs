@@ -9,6 +9,7 @@
 
 use indexmap::IndexMap;
 
+use crate::hash::BuildFnv;
 use crate::payload::{News, Notification, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
@@ -39,7 +40,7 @@ impl Tally {
 #[derive(Debug, Default)]
 pub struct Batch {
     /// For each route its tallies, by rising level. Empty when all of them were rolled back.
-    routes: IndexMap<Box<[u8]>, Vec<(Level, Tally)>>,
+    routes: IndexMap<Box<[u8]>, Vec<(Level, Tally)>, BuildFnv>,
     /// One entry for each tally above: its level and its route's position, by rising level.
     journal: Vec<(Level, usize)>,
     /// The position of the route that was used last: rows come in runs.
@@ -142,7 +143,7 @@ impl Batch {
         self.last = 0;
         self.journal.clear();
         if self.routes.capacity() > KEPT_ROUTES {
-            self.routes = IndexMap::new();
+            self.routes = IndexMap::default();
             self.journal = Vec::new();
         } else {
             self.routes.clear();

@@ -6,11 +6,13 @@
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`hash`]: for the names of queues.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
 
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod hash;
 pub mod notifier;
 pub mod payload;
 pub mod route;

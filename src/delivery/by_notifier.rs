@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use aimq_core::batch::Batch;
+use aimq_core::hash::BuildFnv;
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Database, Full, News, Stale, State};
 use aimq_core::timestamp::Timestamp;
@@ -44,7 +45,7 @@ const REMEMBERED: usize = 4096;
 
 thread_local! {
     static PLAN: RefCell<Plan> = RefCell::default();
-    static SLOTS: RefCell<HashMap<Box<[u8]>, Claim>> = RefCell::default();
+    static SLOTS: RefCell<HashMap<Box<[u8]>, Claim, BuildFnv>> = RefCell::default();
     static WARNED: Cell<bool> = const { Cell::new(false) };
 }
 

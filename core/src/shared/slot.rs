@@ -1,5 +1,8 @@
 //! The table of queues: one slot for each route of each database.
 
+use std::hash::Hasher;
+
+use crate::hash::Fnv;
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
 
@@ -147,12 +150,12 @@ fn words(key: &[u8]) -> impl Iterator<Item = u64> {
     })
 }
 
-/// FNV-1a. It only saves comparisons: a table is searched slot by slot.
+/// It only saves comparisons: a table is searched slot by slot.
 fn hash_of(database: u32, key: &[u8]) -> u64 {
-    let bytes = database.to_le_bytes();
-    bytes.iter().chain(key).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    let mut hash = Fnv::default();
+    hash.write_u32(database);
+    hash.write(key);
+    hash.finish()
 }
 
 /// The table of all databases' queues.
