@@ -1,7 +1,7 @@
 //! What a notifier makes of the marks: it coalesces, keeps the interval between two notifications on
 //! one channel, and knows when it has to wake up next.
 //!
-//! The order in [`Notifier::pass`] is the protocol: gates are opened before the sweep and closed after
+//! The order in [`Notifier::sweep`] is the protocol: gates are opened before the marks are taken, closed after
 //! it, and what was drained is kept until it was sent.
 
 use std::collections::HashSet;
