@@ -168,7 +168,8 @@ impl Notifier {
         let channels = &self.channels;
         self.due.retain(|_, due| {
             let is_sent = channels[due.channel].closed_until.is_none();
-            if let Some(claim) = due.claim.filter(|_| is_sent) {
+            // The slot may be another queue's by now.
+            if let Some(claim) = due.claim.filter(|claim| is_sent && table.is_current(*claim)) {
                 table.notified(claim, due.transactions.saturating_sub(1), now);
             }
             !is_sent
@@ -205,17 +206,22 @@ impl Notifier {
         for claim in table.of(oid) {
             let key = table.key(claim).into_boxed_slice();
             // Of two slots of one route, the first is the one that producers find.
-            if routes.contains(&key) && seen.insert(key.clone()) {
+            let is_realtime = routes.contains(&key);
+            if is_realtime && seen.insert(key.clone()) {
                 continue;
             }
             if let Some(known) = self.known.get_mut(claim.at as usize) {
                 *known = None;
             }
-            if table.release(claim) {
+            if !table.release(claim) {
+                continue;
+            }
+            if is_realtime {
+                // It may have been a time that was noted there.
+                self.looks.insert(key, ());
+            } else if let Some(route) = Route::from_key(&key) {
                 ask_again = true;
-                if let Some(route) = Route::from_key(&key) {
-                    self.found(route, None);
-                }
+                self.found(route, None);
             }
         }
         ask_again
@@ -270,3 +276,6 @@ fn due<'a>(all: &'a mut IndexMap<Box<[u8]>, Due>, key: &[u8], channel: usize) ->
         None => all.entry(key.into()).or_insert_with(new),
     }
 }
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

@@ -28,7 +28,8 @@ pub(super) struct QueueTable {
 /// The realtime queues, by route. Two tables may carry the same route.
 pub(super) type Queues = HashMap<Box<[u8]>, Vec<QueueTable>>;
 
-/// The catalogs only: no table of a user's, not even pgmq's list of queues. Of a partitioned table, the
+/// The catalogs only: no table of a user's, not even pgmq's list of queues. A trigger that somebody made by
+/// hand, under another name, marks its queue too. Of a partitioned table, the
 /// partitions carry copies of the trigger.
 const QUEUES: &str = "
     SELECT t.tgargs, c.oid, c.relowner, format('%I.%I', n.nspname, c.relname),
@@ -36,8 +37,7 @@ const QUEUES: &str = "
       FROM pg_trigger t
       JOIN pg_class c ON c.oid = t.tgrelid
       JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE t.tgname = 'aimq_realtime'
-       AND t.tgfoid = to_regprocedure('aimq.realtime_trigger()')
+     WHERE t.tgfoid = to_regprocedure('aimq.realtime_trigger()')
        AND t.tgenabled <> 'D'
        AND t.tgparentid = 0
        AND c.relkind IN ('r', 'p')";

@@ -112,8 +112,8 @@ struct Worker {
     news_due: Instant,
     /// When the last news were attended to, until all is looked at.
     looking_since: Option<Instant>,
-    /// When tables that were locked are looked at again.
-    locked: Vec<(Instant, Box<[u8]>)>,
+    /// When tables that were locked, or a look at which failed, are looked at again.
+    look_later: Vec<(Instant, Box<[u8]>)>,
     back_off: BackOff,
     prepared: HashSet<String>,
     /// When to ask about them, and how long then to wait before the next time.
@@ -128,7 +128,11 @@ impl Worker {
         let nobody_tells = !shared::is_preloaded();
         // Where transactions notify, a notifier is started by who wants it all the same.
         let is_unwanted = is_probe && settings::delivery() == Delivery::Transaction;
-        if is_unwanted || (queues.is_empty() && (prepared.is_empty() || !nobody_tells)) {
+        // A mark that was made while the last notifier left is in a slot.
+        let is_free = queues.is_empty()
+            && (prepared.is_empty() || !nobody_tells)
+            && shared.table.of(oid).next().is_none();
+        if is_unwanted || is_free {
             if let Some(database) = shared.databases.find(oid)
                 && database.pid.load(Ordering::SeqCst) == 0
             {
@@ -167,7 +171,7 @@ impl Worker {
             news: News::EVERYTHING,
             news_due: now,
             looking_since: None,
-            locked: Vec::new(),
+            look_later: Vec::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
             prepared,
@@ -189,8 +193,8 @@ impl Worker {
             self.ask_about_prepared();
         }
         let (again, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.locked).into_iter().partition(|(due, _)| *due <= now);
-        self.locked = later;
+            std::mem::take(&mut self.look_later).into_iter().partition(|(due, _)| *due <= now);
+        self.look_later = later;
         for (_, key) in again {
             Route::from_key(&key).into_iter().for_each(|route| self.notifier.look_at(route));
         }
@@ -224,7 +228,7 @@ impl Worker {
         });
         let news = (self.news != News(0)).then(|| until(self.news_due));
         let prepared = self.prepared_due.map(|(due, _)| until(due));
-        let locked = self.locked.iter().map(|(due, _)| until(*due)).min();
+        let locked = self.look_later.iter().map(|(due, _)| until(*due)).min();
         [interval, deadline, news, prepared, locked].into_iter().flatten().min()
     }
 
@@ -307,7 +311,8 @@ impl Worker {
                     let seen =
                         process::transaction(AssertUnwindSafe(|| look_at(&self.queues, key)));
                     seen.unwrap_or_else(|failure| {
-                        self.failed(&failure);
+                        let delay = self.failed(&failure);
+                        self.look_later.push((Instant::now() + delay, key.clone()));
                         vec![]
                     })
                 })
@@ -321,8 +326,12 @@ impl Worker {
             if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
                 self.notifier.found(route, self.shared.table.find(self.oid, key));
             }
+            if !self.queues.contains_key(key) {
+                // It may be realtime since we asked: then it is looked at.
+                self.news.0 |= News::QUEUES.0;
+            }
             if seen.iter().any(|seen| seen.was_locked) {
-                self.locked.push((Instant::now() + LOCKED_AGAIN, key.clone()));
+                self.look_later.push((Instant::now() + LOCKED_AGAIN, key.clone()));
             }
             if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
                 && let Ok(claim) = self.shared.table.claim(self.oid, key)
@@ -407,7 +416,7 @@ impl Worker {
     fn is_free(&self) -> bool {
         self.notifier.is_idle()
             && self.news == News(0)
-            && self.locked.is_empty()
+            && self.look_later.is_empty()
             && self.prepared_due.is_none()
     }
 

@@ -26,15 +26,24 @@ const fn generation(mark: u64) -> u32 {
     (mark >> COUNT_BITS) as u32
 }
 
+/// The earliest visibility time is in microseconds since 2000, which suffices until 2142, and has what
+/// there is room for of the generation above it: a time noted for the wrong queue would keep the
+/// right one's later times from waking anybody.
+const TIME_BITS: u32 = 52;
+const TIME: u64 = (1 << TIME_BITS) - 1;
+
+const fn no_time(generation: u32) -> u64 {
+    (generation as u64) << TIME_BITS
+}
+
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
 /// sweep reads.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Slot {
     mark: AtomicU64,
-    /// The earliest visibility time that is still to come, less [`i64::MAX`]: so that zero, as the
-    /// memory comes, means "none".
-    earliest: AtomicI64,
+    /// The earliest visibility time that is still to come, 0 for none; and the generation.
+    earliest: AtomicU64,
     transactions: AtomicU64,
     messages: AtomicU64,
     hash: AtomicU64,
@@ -102,7 +111,7 @@ impl Slot {
     pub fn new() -> Self {
         Self {
             mark: AtomicU64::new(0),
-            earliest: AtomicI64::new(0),
+            earliest: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             hash: AtomicU64::new(0),
@@ -244,11 +253,24 @@ impl Table<'_> {
     /// that is earlier than what was known.
     pub fn expect(&self, claim: Claim, at: Timestamp) -> Marked {
         let slot = self.slot(claim);
-        let stored = at.0.saturating_sub(i64::MAX);
-        let before = slot.earliest.fetch_min(stored, SeqCst);
+        // One that is past all clocks never comes.
+        let time = u64::try_from(at.0.max(1)).ok().filter(|time| *time <= TIME);
+        let mut old = slot.earliest.load(Relaxed);
+        let is_first = loop {
+            if old & !TIME != no_time(claim.generation) {
+                return Marked::Stale;
+            }
+            let first = time.filter(|time| old & TIME == 0 || *time < old & TIME);
+            let new = first.map_or(old, |time| old & !TIME | time);
+            // Even if nothing changes: the notifier that forgets the old time sees what is visible now.
+            match slot.earliest.compare_exchange_weak(old, new, SeqCst, Relaxed) {
+                Ok(_) => break first.is_some(),
+                Err(found) => old = found,
+            }
+        };
         match self.is_current(claim) {
             false => Marked::Stale,
-            true if stored < before => Marked::First,
+            true if is_first => Marked::First,
             true => Marked::More,
         }
     }
@@ -306,13 +328,13 @@ impl Table<'_> {
     /// The earliest visibility time to come, if any.
     #[must_use]
     pub fn earliest(&self, claim: Claim) -> Option<Timestamp> {
-        let stored = self.slot(claim).earliest.load(SeqCst);
-        (stored != 0).then(|| Timestamp(stored.wrapping_add(i64::MAX)))
+        let time = self.slot(claim).earliest.load(SeqCst) & TIME;
+        i64::try_from(time).ok().filter(|time| *time != 0).map(Timestamp)
     }
 
     /// Forgets the earliest visibility time: whoever calls this looks at the table afterwards.
     pub fn forget_earliest(&self, claim: Claim) {
-        self.slot(claim).earliest.store(0, SeqCst);
+        self.slot(claim).earliest.store(no_time(claim.generation), SeqCst);
     }
 
     /// Counts a notification that named the queue, and the transactions that shared it.
@@ -327,9 +349,9 @@ impl Table<'_> {
     pub fn release(&self, claim: Claim) -> bool {
         let slot = self.slot(claim);
         slot.state.store(CLAIMED, SeqCst);
-        let next = u64::from(claim.generation.wrapping_add(1)) << COUNT_BITS;
-        let marked = slot.mark.swap(next, SeqCst) & COUNT != 0;
-        let expected = slot.earliest.swap(0, SeqCst) != 0;
+        let next = claim.generation.wrapping_add(1);
+        let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
+        let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
         slot.gate.store(0, SeqCst);
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {

@@ -93,6 +93,34 @@ fn the_earliest_time_wins() {
 }
 
 #[test]
+fn a_slot_that_changed_hands_takes_no_time() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    let mut old = table.claim(1, b"a").unwrap();
+    let first = old;
+    // The time has room for less of the generation than the mark: it comes round.
+    for _ in 0..1 << 12 {
+        assert_eq!(table.expect(old, Timestamp(100)), Marked::First);
+        assert!(table.release(old), "a time was noted");
+        assert_eq!(table.expect(old, Timestamp(100)), Marked::Stale);
+        old = table.claim(1, b"b").unwrap();
+        assert_eq!(table.earliest(old), None, "the stranger's time is not ours");
+    }
+    assert_eq!(table.expect(first, Timestamp(100)), Marked::Stale);
+    assert_eq!(table.expect(old, Timestamp(50)), Marked::First);
+    assert_eq!(table.earliest(old), Some(Timestamp(50)));
+}
+
+#[test]
+fn a_time_that_has_passed_long_ago_has_passed() {
+    let memory = Memory::new(1);
+    let table = memory.table();
+    let claim = table.claim(1, b"a").unwrap();
+    assert_eq!(table.expect(claim, Timestamp::NEG_INFINITY), Marked::First);
+    assert!(table.earliest(claim) < Some(Timestamp(1000)), "2000 is long ago");
+}
+
+#[test]
 fn entries_of_databases_are_taken_once_and_given_back() {
     let all = [Database::new(), Database::new()];
     let lock = AtomicU32::new(0);

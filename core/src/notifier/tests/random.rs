@@ -1,0 +1,155 @@
+//! Marks and turns in any order, on several queues and channels.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::payload::Payload;
+
+/// Two queues on one channel, and one on each of two others.
+const QUEUES: [(&str, &str); 4] = [("a", "one"), ("a", "two"), ("b", "three"), ("c", "four")];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Enqueue(usize, u64),
+    /// Time passes: the notifier comes when it was rung, and at its timers.
+    Wait(Moment),
+    /// The notifier is woken by something else.
+    Wake,
+    /// The next time it cannot send.
+    Fail(Moment),
+}
+
+fn step(may_fail: bool) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..QUEUES.len(), 1..5u64).prop_map(|(queue, count)| Step::Enqueue(queue, count)),
+        4 => (1..2 * INTERVAL).prop_map(Step::Wait),
+        1 => Just(Step::Wake),
+        u32::from(may_fail) => (1..2 * INTERVAL).prop_map(Step::Fail),
+    ]
+}
+
+struct Run {
+    it: Simulation,
+    rung: bool,
+    timer: Option<Moment>,
+    fails: Option<Moment>,
+    /// By queue: what was marked and is still to be announced, and since when.
+    pending: [(u64, Moment); QUEUES.len()],
+    /// By channel: when there was a notification.
+    last: std::collections::HashMap<String, Moment>,
+    /// How late a mark may be announced; none where sending fails.
+    latest: Option<Moment>,
+}
+
+impl Run {
+    fn new(interval: Moment, latest: Option<Moment>) -> Self {
+        Self {
+            it: Simulation { interval, ..Simulation::new() },
+            rung: false,
+            timer: None,
+            fails: None,
+            pending: [(0, 0); QUEUES.len()],
+            last: std::collections::HashMap::new(),
+            latest,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Enqueue(at, count) => {
+                let claim = self.it.claim(QUEUES[at].0, QUEUES[at].1);
+                self.rung |= self.it.enqueue(claim, count);
+                let (pending, since) = &mut self.pending[at];
+                if *pending == 0 {
+                    *since = self.it.moment;
+                }
+                *pending += count;
+            }
+            Step::Wait(duration) => {
+                let end = self.it.moment + duration;
+                if self.rung {
+                    self.turn();
+                }
+                while let Some(timer) = self.timer.filter(|timer| *timer <= end) {
+                    assert!(timer > self.it.moment, "a timer that was over when it was set");
+                    self.it.moment = timer;
+                    self.turn();
+                }
+                self.it.moment = end;
+            }
+            Step::Wake => self.turn(),
+            Step::Fail(delay) => self.fails = Some(delay),
+        }
+    }
+
+    fn turn(&mut self) {
+        self.rung = false;
+        self.timer = self.it.sweep().interval;
+        if let Some(delay) = self.fails
+            && !self.it.ready().is_empty()
+        {
+            self.fails = None;
+            self.timer = self.it.fail(delay);
+            return;
+        }
+        let (said, timer) = self.it.say();
+        self.timer = timer;
+        for (channel, payload) in said {
+            self.check(&channel, &payload);
+            self.last.insert(channel, self.it.moment);
+        }
+    }
+
+    /// A notification has all that was marked for its channel, and comes neither too early nor too late.
+    fn check(&mut self, channel: &str, payload: &str) {
+        let now = self.it.moment;
+        if let Some(last) = self.last.get(channel) {
+            assert!(now - last >= self.it.interval, "two within {} on {channel}", now - last);
+        }
+        let payload: Payload = serde_json::from_str(payload).unwrap();
+        let mut queues = payload.queues.unwrap();
+        for ((_, queue), (pending, since)) in
+            QUEUES.iter().zip(&mut self.pending).filter(|((on, _), _)| *on == channel)
+        {
+            let said = queues.remove(*queue).map_or(0, |news| news.count);
+            assert_eq!(said, *pending, "messages of {queue}");
+            if let Some(latest) = self.latest.filter(|_| *pending > 0) {
+                assert!(now - *since <= latest, "{queue} is announced {} late", now - *since);
+            }
+            *pending = 0;
+        }
+        assert!(queues.is_empty(), "{queues:?} on {channel}");
+    }
+
+    /// Afterwards there is nothing left to say, and nothing to wake the notifier.
+    fn finish(&mut self) {
+        self.fails = None;
+        self.step(&Step::Wait(10 * INTERVAL));
+        assert_eq!(self.pending.map(|(pending, _)| pending), [0; QUEUES.len()]);
+        assert_eq!(self.timer, None);
+        assert!(self.it.notifier.is_idle());
+        for (channel, queue) in QUEUES {
+            let claim = self.it.claim(channel, queue);
+            assert!(self.it.enqueue(claim, 1), "a gate stayed closed");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn neither_too_early_nor_too_late_nor_lost(
+        interval in prop_oneof![1 => Just(0), 4 => Just(INTERVAL)],
+        steps in prop::collection::vec(step(false), 0..80),
+    ) {
+        let mut run = Run::new(interval, Some(interval));
+        steps.iter().for_each(|step| run.step(step));
+        run.finish();
+    }
+
+    #[test]
+    fn failures_lose_nothing(steps in prop::collection::vec(step(true), 0..80)) {
+        let mut run = Run::new(INTERVAL, None);
+        steps.iter().for_each(|step| run.step(step));
+        run.finish();
+    }
+}

@@ -1,0 +1,88 @@
+//! Messages that become visible later.
+
+use super::world::{A, B, Host, World, check};
+
+/// Two deadlines on one queue, the earlier perhaps last.
+#[test]
+fn a_sleeping_notifier_knows_the_deadline() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        let producers = [world.spawn_delay(A, claim, 20), world.spawn_delay(A, claim, 10)];
+        host.take_latch();
+        host.turn();
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        host.assert_knows_deadlines();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+/// The notifier forgets the deadline that has come while the next is being noted.
+#[test]
+fn a_deadline_is_noted_while_another_comes() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        world.delay(A, claim, 10);
+        host.turn();
+        host.turn();
+        let producer = world.spawn_delay(A, claim, 20);
+        host.run();
+        producer.join().unwrap();
+        host.assert_knows_deadlines();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_deadline_and_a_message_within_the_interval() {
+    check(|| {
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let mut host = Host::begin(&world, 0).every(10);
+        let producers = [world.spawn_delay(A, claims[0], 5), world.spawn_producer(B, claims[1])];
+        host.run();
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_slot_is_given_back_while_a_deadline_is_noted() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        host.run();
+        let producer = world.spawn_delay(A, claim, 10);
+        host.give_back();
+        host.turn();
+        host.run();
+        producer.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+/// Somebody remembers the slot from before it changed hands. What he notes there, the notifier would not
+/// be told of, and the next who notes a later deadline would rely on him.
+#[test]
+fn a_stranger_cannot_hide_a_deadline() {
+    check(|| {
+        let world = World::new([A, B]);
+        let stranger = world.claim(A);
+        world.table().release(stranger);
+        let mut host = Host::begin(&world, 0);
+        host.run();
+        let producers = [world.spawn_stranger(stranger, 10), world.spawn_late_newcomer(B, 20)];
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        host.assert_knows_deadlines();
+        host.run();
+        host.assert_all_said();
+    });
+}

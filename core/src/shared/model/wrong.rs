@@ -1,0 +1,87 @@
+//! What is wrong on purpose has to fail: otherwise the model would prove nothing.
+
+use super::world::{A, Host, World, check};
+
+#[test]
+#[should_panic(expected = "lost: a transaction")]
+fn a_latch_that_is_reset_after_the_sweep() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        let producer = world.spawn_producer(A, claim);
+        host.turn();
+        host.turn();
+        host.take_latch();
+        producer.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: a transaction")]
+fn a_mark_before_the_transaction_is_visible() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        let producer = world.spawn_hasty(A, claim);
+        host.run();
+        producer.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: a transaction")]
+fn a_notifier_that_looks_before_it_can_be_woken() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::unannounced(&world, 0);
+        let producer = world.spawn_producer(A, claim);
+        host.run();
+        world.database.begin(1);
+        producer.join().unwrap();
+        host.run();
+        // The launcher was asked, and finds that there is a notifier.
+        assert!(!world.was_wanted());
+        host.assert_all_said();
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: neither taken nor rung")]
+fn a_gate_that_is_opened_after_the_sweep() {
+    gate(|world, claim| {
+        let drained = world.table().drain(claim).is_some();
+        world.database.open(1);
+        drained
+    });
+}
+
+/// The same in the right order, by the same means: it is the order that counts.
+#[test]
+fn a_gate_that_is_opened_before_the_sweep() {
+    gate(|world, claim| {
+        world.database.open(1);
+        world.table().drain(claim).is_some()
+    });
+}
+
+fn gate(turn: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'static) {
+    check(move || {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0).every(10);
+        world.produce(A, claim);
+        host.turn();
+        host.take_latch();
+        let producer = world.spawn_producer(A, claim);
+        let drained = turn(&world, claim);
+        producer.join().unwrap();
+        assert!(drained || host.take_latch(), "lost: neither taken nor rung");
+    });
+}
