@@ -173,6 +173,7 @@ fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
 }
 
 fn disable(queue: &Queue) -> Result<bool, Error> {
+    delivery::prepare();
     if queue.attached()?.is_none() {
         return Ok(false);
     }

@@ -41,6 +41,12 @@ mod raw {
         pub(super) static max_prepared_xacts: c_int;
     }
 
+    // The timeouts of a query, which a background worker has to set by itself. They only set timers.
+    unsafe extern "C" {
+        pub(super) fn enable_timeout_after(timeout: c_int, millis: c_int);
+        pub(super) fn disable_timeout(timeout: c_int, keep_indicator: bool);
+    }
+
     // Signal handlers, whose addresses pgrx's guarded functions don't have.
     unsafe extern "C-unwind" {
         pub(super) fn die(signal: c_int);
@@ -84,6 +90,32 @@ pub(crate) fn resume_lock_timeout() {
     }
 }
 
+/// STATEMENT_TIMEOUT of utils/timeout.h: the fourth, from 14 to 18.
+const STATEMENT_TIMEOUT: c_int = 3;
+
+/// Runs `work`, which waits for each lock and takes altogether no longer than this: then it raises, as with
+/// lock_timeout and statement_timeout. Times in milliseconds. For processes of our own.
+pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce() -> T) -> T {
+    struct Limits;
+    impl Drop for Limits {
+        fn drop(&mut self) {
+            // SAFETY: as below; runs also when an error passes as a panic.
+            unsafe {
+                raw::disable_timeout(STATEMENT_TIMEOUT, false);
+                pg_sys::LockTimeout = 0;
+            }
+        }
+    }
+    let _limits = Limits;
+    // SAFETY: a plain variable of this process, read when a wait begins (storage/lmgr/proc.c), and a timeout
+    // that InitPostgres registered.
+    unsafe {
+        pg_sys::LockTimeout = each_lock;
+        raw::enable_timeout_after(STATEMENT_TIMEOUT, altogether);
+    }
+    work()
+}
+
 /// How full the NOTIFY queue is, from 0 to 1. Takes exclusive lightweight locks and looks at
 /// every listener.
 pub(crate) fn notification_queue_usage() -> f64 {
@@ -106,14 +138,18 @@ pub(crate) fn set_latch(address: u64) {
 /// Has this process told to end by whoever wants its database for themselves: DROP DATABASE, ALTER
 /// DATABASE and CREATE DATABASE … TEMPLATE send SIGTERM to processes with this flag, wait until they are gone, and go on
 /// (storage/ipc/procarray.c, CountOtherDBBackends). Whoever waits for a lock of ours may cancel
-/// what we do, which a notifier survives. The flag has no other effect: it is autovacuum's, and vacuum has
-/// flags of its own.
-pub(crate) fn give_way() {
+/// what we do, which a notifier survives; CREATE INDEX CONCURRENTLY does not wait for our snapshots
+/// (commands/indexcmds.c), of which we keep none. The flag is autovacuum's, and vacuum has flags of its own.
+///
+/// DROP DATABASE … WITH (FORCE) asks whether the process may be ended by whoever runs it: it may by the
+/// database's owner (TerminateOtherDBBackends, same file).
+pub(crate) fn give_way(owner: pg_sys::Oid) {
     // SAFETY: as in commands/vacuum.c: this process's own flags and their copy, under the lock that
     // guards the copy. ProcArrayLock is number 4 of the main array (storage/lwlocknames.h, 14 to 18).
     unsafe {
         let lock = &raw mut (*pg_sys::MainLWLockArray.add(4)).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        (*pg_sys::MyProc).roleId = owner;
         (*pg_sys::MyProc).statusFlags |= pg_sys::PROC_IS_AUTOVACUUM as u8;
         let at = (*pg_sys::MyProc).pgxactoff as usize;
         *(*pg_sys::ProcGlobal).statusFlags.add(at) = (*pg_sys::MyProc).statusFlags;

@@ -14,7 +14,7 @@ use crate::trigger::{trigger_route, visibility_attribute};
 use crate::{ffi, transaction};
 
 fn note(route: Route<'_>, visible_at: Timestamp) {
-    let _ = transaction::record(route, || Ok::<_, ()>(visible_at));
+    let _ = transaction::record(route, || Ok::<_, ()>(Some(visible_at)));
 }
 
 macro_rules! version_1 {
@@ -40,7 +40,7 @@ version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionC
     let descriptor = (*data.tg_relation).rd_att;
     let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
         let number = visibility_attribute(descriptor).ok_or(())?;
-        ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor).ok_or(())
+        Ok::<_, ()>(ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor))
     });
     pg_sys::Datum::from(0)
 });

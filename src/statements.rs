@@ -223,6 +223,16 @@ pub(crate) fn prepared() {
     }
 }
 
+/// The transaction is rolled back: what it did to a prepared transaction is done all the same.
+/// Cannot raise.
+pub(crate) fn aborted() {
+    change(|done| {
+        done.made = None;
+        done.changed = None;
+    });
+    committed();
+}
+
 /// Forgets what was noted. Cannot raise.
 pub(crate) fn forget() {
     DONE.set(Done::default());

@@ -22,20 +22,21 @@ thread_local! {
 }
 
 /// Notes one message of the current (sub)transaction. When it will be visible is asked only if that
-/// can matter; an error of the answer is handed on, and nothing is noted.
+/// can matter (`None` if it can't be told); an error of the answer is handed on, and nothing is noted.
 #[inline]
 pub(crate) fn record<E>(
     route: Route<'_>,
-    visible_at: impl FnOnce() -> Result<Timestamp, E>,
+    visible_at: impl FnOnce() -> Result<Option<Timestamp>, E>,
 ) -> Result<(), E> {
     delivery::prepare();
     BATCH.with_borrow_mut(|batch| {
         let level = ffi::nest_level();
         if !batch.record_another(level, route) {
-            let visible_at = visible_at()?;
-            let is_visible = visible_at <= ffi::now();
-            let visible_at = if is_visible { Timestamp::NEG_INFINITY } else { visible_at };
-            batch.record(level, route, visible_at);
+            match visible_at()? {
+                None => batch.record_unknown(level, route),
+                Some(at) if at <= ffi::now() => batch.record(level, route, Timestamp::NEG_INFINITY),
+                Some(at) => batch.record(level, route, at),
+            }
         }
         Ok(())
     })
@@ -72,7 +73,7 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                     delivery::prepared();
                     statements::prepared();
                 }
-                _ => {}
+                _ => statements::aborted(),
             }
             statements::forget();
             delivery::end();

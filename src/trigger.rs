@@ -12,7 +12,6 @@
 use std::ffi::{CStr, c_int};
 
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
-use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::trigger_support::{
@@ -90,8 +89,7 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
             let number = visibility_attribute(relation.rd_att).ok_or(Misuse::Table)?;
             let known = !has_company(relation.trigdesc);
             let at = || ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
-            // Unknown counts as visible: at worst a worker reads in vain.
-            Ok(known.then(at).flatten().unwrap_or(Timestamp::NEG_INFINITY))
+            Ok(known.then(at).flatten())
         })
     }
 }

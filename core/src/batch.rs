@@ -27,11 +27,16 @@ pub struct Tally {
     pub count: u64,
     /// The earliest visibility time among them.
     pub earliest: Timestamp,
+    /// Some may become visible later than `earliest` says, and it is not known when.
+    pub is_unsure: bool,
 }
 
 impl Tally {
     fn add(&mut self, other: Self) {
         self.count = self.count.saturating_add(other.count);
+        let mixed = (self.earliest == Timestamp::NEG_INFINITY)
+            != (other.earliest == Timestamp::NEG_INFINITY);
+        self.is_unsure |= other.is_unsure || mixed;
         self.earliest = self.earliest.min(other.earliest);
     }
 }
@@ -55,13 +60,22 @@ impl Batch {
     ///
     /// Allocates when a route or a level is new, else never.
     pub fn record(&mut self, level: Level, route: Route<'_>, visible_at: Timestamp) {
+        self.add(level, route, Tally { count: 1, earliest: visible_at, is_unsure: false });
+    }
+
+    /// The same of a message of which it is not known when it will be visible: at once, or later.
+    pub fn record_unknown(&mut self, level: Level, route: Route<'_>) {
+        let earliest = Timestamp::NEG_INFINITY;
+        self.add(level, route, Tally { count: 1, earliest, is_unsure: true });
+    }
+
+    fn add(&mut self, level: Level, route: Route<'_>, tally: Tally) {
         let at = match self.routes.get_index(self.last) {
             Some((key, _)) if route.is_key(key) => self.last,
             _ => self.position(route),
         };
         self.last = at;
         let tallies = &mut self.routes[at];
-        let tally = Tally { count: 1, earliest: visible_at };
         match tallies.last_mut() {
             Some((top, sum)) if *top == level => sum.add(tally),
             _ => {
@@ -83,6 +97,7 @@ impl Batch {
             && route.is_key(key)
         {
             tally.count = tally.count.saturating_add(1);
+            tally.is_unsure = true;
             return true;
         }
         false

@@ -66,6 +66,8 @@ pub struct Notifier {
     due: IndexMap<Box<[u8]>, Due>,
     /// Routes whose tables are to be looked at.
     looks: IndexMap<Box<[u8]>, ()>,
+    /// Routes of which some message may become visible at an unknown time.
+    doubts: HashSet<Box<[u8]>>,
     /// The channels of the notifications that are being sent.
     sending: Vec<usize>,
 }
@@ -111,6 +113,9 @@ impl Notifier {
             {
                 let transactions = drained.transactions.saturating_sub(known.transactions);
                 known.transactions = drained.transactions;
+                if drained.is_unsure {
+                    self.doubts.insert(known.key.clone());
+                }
                 let due = due(&mut self.due, &known.key, known.channel);
                 due.claim = Some(claim);
                 due.messages = due.messages.saturating_add(drained.messages);
@@ -133,6 +138,12 @@ impl Notifier {
     pub fn looks(&mut self, most: usize) -> Vec<Box<[u8]>> {
         let most = most.min(self.looks.len());
         self.looks.drain(..most).map(|(key, ())| key).collect()
+    }
+
+    /// Routes of which some message may become visible at a time that only a look can tell, which is
+    /// forgotten by this.
+    pub fn doubts(&mut self) -> HashSet<Box<[u8]>> {
+        std::mem::take(&mut self.doubts)
     }
 
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
@@ -250,7 +261,10 @@ fn know<'a>(
         let key = table.key(claim).into_boxed_slice();
         let channel = channel_of(channels, Route::from_key(&key)?.channel);
         table.set_gate(claim, channels[channel].gate.unwrap_or(0));
-        *place = Some(Known { claim, key, channel, transactions: 0 });
+        // Those of a former notifier were announced by it.
+        let counters = table.counters(claim);
+        let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
+        *place = Some(Known { claim, key, channel, transactions });
     }
     place.as_mut()
 }

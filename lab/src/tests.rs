@@ -172,6 +172,8 @@ fn round(
     for name in which {
         tests.args(["--test", name]);
     }
+    // A worker of the README that its test runs: with tests named, cargo builds no examples by itself.
+    tests.args(["--example", "worker"]);
     tests
         .env("AIMQ_TEST_SHARED", shared)
         .env("AIMQ_TEST_SOCKET", cluster.folder())

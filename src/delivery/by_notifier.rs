@@ -38,6 +38,8 @@ struct Mark {
     messages: u64,
     /// When they become visible, if not yet.
     visible_at: Option<Timestamp>,
+    /// Some of them may become visible later, at an unknown time.
+    is_unsure: bool,
 }
 
 /// How many slots a backend remembers before it starts anew.
@@ -73,6 +75,7 @@ pub(super) fn available() -> Option<Available> {
         }
         (Delivery::Auto, Some(found)) if found.database.state() != State::Running => {
             with_plan(|plan| plan.missing = true);
+            launcher::log_failure(found.shared);
             None
         }
         (_, found) => found,
@@ -91,7 +94,8 @@ pub(super) fn plan(notifier: Available, batch: &Batch) -> Vec<Box<[u8]>> {
             match claim(notifier.shared, &plan.keys[key.clone()]) {
                 Ok(claim) => {
                     let visible_at = (tally.earliest > now).then_some(tally.earliest);
-                    plan.marks.push(Mark { claim, key, messages: tally.count, visible_at });
+                    let (messages, is_unsure) = (tally.count, tally.is_unsure);
+                    plan.marks.push(Mark { claim, key, messages, visible_at, is_unsure });
                 }
                 Err(Full) => rest.push(plan.keys[key].into()),
             }
@@ -149,7 +153,8 @@ pub(super) fn committed() {
         for mark in &plan.marks {
             must_ring |= make(shared, database, mark, &plan.keys[mark.key.clone()]);
         }
-        if must_ring {
+        // Whoever finds no notifier asks for one, for the first who asked may not have been heard.
+        if must_ring || database.state() != State::Running {
             ring(shared, database);
         }
     });
@@ -166,6 +171,9 @@ fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
     // A slot changes hands when its queue ceases to be realtime, which another commit can't bring about
     // while we hold the lock on the queue's table: more than once is not to be expected.
     for _ in 0..3 {
+        if mark.is_unsure {
+            shared.table.doubt(claim);
+        }
         let marked = match mark.visible_at {
             None => database.enqueue(shared.table, claim, mark.messages),
             Some(at) => database.expect(shared.table, claim, mark.messages, at),
@@ -201,7 +209,7 @@ pub(super) fn prepared() {
     with_plan(|plan| {
         if plan.prepared
             && let Some((shared, database)) = here()
-            && database.tell(News::PREPARED)
+            && (database.tell(News::PREPARED) || database.state() != State::Running)
         {
             ring(shared, database);
         }

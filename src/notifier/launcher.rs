@@ -61,6 +61,14 @@ pub(crate) fn want(shared: Shared, database: &Database) {
     }
 }
 
+/// Wakes the launcher, if there is one.
+pub(super) fn ring(shared: Shared) {
+    match shared.launcher.bell.load(Ordering::SeqCst) {
+        0 => {}
+        bell => ffi::set_latch(bell),
+    }
+}
+
 /// Starts a launcher, at most once a second.
 fn request(shared: Shared) {
     let (now, last) = (ffi::now().0, shared.launcher.requested_at.load(Ordering::SeqCst));
@@ -78,6 +86,16 @@ fn request(shared: Shared) {
     // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
     // (postmaster/bgworker.c).
     if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
+        // Nothing is logged here: whatever raises after a commit takes the server down.
+        shared.launcher.no_slot.store(1, Ordering::SeqCst);
+    }
+}
+
+/// Logs that there was no slot for a launcher, once for each time. May raise.
+pub(crate) fn log_failure(shared: Shared) {
+    if shared.launcher.no_slot.load(Ordering::Relaxed) != 0
+        && shared.launcher.no_slot.swap(0, Ordering::SeqCst) != 0
+    {
         no_slot("its launcher");
     }
 }
@@ -122,10 +140,21 @@ impl Job {
     }
 }
 
+/// Gives back what a database has in the shared memory. False if it has to be tried again.
+fn forget(shared: Shared, oid: u32, entry: &Database) -> bool {
+    let is_released = shared.databases.release(entry);
+    if is_released {
+        for claim in shared.table.of(oid) {
+            shared.table.release(claim);
+        }
+    }
+    is_released
+}
+
 /// What can be said of a database without connecting to it.
 enum Found {
     Here,
-    /// Gone, or nobody may connect.
+    /// Gone.
     Gone,
     /// It is being dropped, renamed or copied.
     Busy,
@@ -153,9 +182,11 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     let mut launcher = Launcher {
         shared,
         jobs: HashMap::new(),
-        probes: databases(),
+        probes: databases_that(accepts),
         logged: false,
         has_free_slot: false,
+        is_busy: false,
+        has_new_jobs: false,
     };
     loop {
         if process::begin_turn() {
@@ -168,6 +199,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     }
 }
 
+#[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     if let Some(shared) = shared::get() {
         shared.launcher.bell.store(0, Ordering::SeqCst);
@@ -184,6 +216,10 @@ struct Launcher {
     logged: bool,
     /// A notifier has ended.
     has_free_slot: bool,
+    /// Somebody wants a notifier that nobody wanted before.
+    has_new_jobs: bool,
+    /// A database that was to be asked is being copied or changed.
+    is_busy: bool,
 }
 
 impl Launcher {
@@ -192,10 +228,14 @@ impl Launcher {
         for entry in self.shared.databases.all {
             // Taken before the state is looked at: whoever asks later rings again.
             if entry.oid() != 0 && entry.was_wanted() && entry.state() != State::Running {
+                self.has_new_jobs |= !self.jobs.contains_key(&entry.oid());
                 let job = self.jobs.entry(entry.oid()).or_insert_with(|| Job::new(false));
                 job.is_probe = false;
                 job.was_asked_for = true;
             }
+        }
+        if std::mem::replace(&mut self.has_new_jobs, false) {
+            self.forget_dropped();
         }
         // One after the other: a server may have a thousand databases.
         if !self.jobs.values().any(|job| job.is_probe) {
@@ -225,9 +265,21 @@ impl Launcher {
             Some(due) => Some(due.saturating_duration_since(Instant::now())),
             // The last probe has just ended.
             None if !self.probes.is_empty() && !self.jobs.values().any(|job| job.is_probe) => {
-                Some(Duration::ZERO)
+                let is_busy = std::mem::replace(&mut self.is_busy, false);
+                Some(if is_busy { Duration::from_millis(100) } else { Duration::ZERO })
             }
             None => None,
+        }
+    }
+
+    /// Gives back what databases have in the shared memory that are gone, and had no notifier by then.
+    fn forget_dropped(&self) {
+        let there = databases_that(is_whole);
+        for entry in self.shared.databases.all {
+            let oid = entry.oid();
+            if oid != 0 && !self.jobs.contains_key(&oid) && !there.contains(&oid) {
+                forget(self.shared, oid, entry);
+            }
         }
     }
 
@@ -278,23 +330,29 @@ impl Launcher {
         }
         match find(oid) {
             Found::Here => {}
+            Found::Busy if job.is_probe => {
+                // The others need not wait for this one.
+                self.probes.push_back(oid);
+                self.jobs.remove(&oid);
+                self.is_busy = true;
+                return;
+            }
             Found::Busy => return job.again(Duration::from_millis(100)),
             Found::Gone => {
-                if let Some(entry) = entry
-                    && !self.shared.databases.release(entry)
-                {
+                let is_forgotten = entry.is_none_or(|entry| forget(self.shared, oid, entry));
+                if !is_forgotten {
                     return job.again(Duration::from_millis(100));
-                }
-                let table = self.shared.table;
-                for claim in table.of(oid) {
-                    table.release(claim);
                 }
                 self.jobs.remove(&oid);
                 return;
             }
         }
-        if let Some(entry) = entry {
-            entry.set_state(State::Starting);
+        if let Some(entry) = entry
+            // Somebody has done it for us.
+            && !entry.set_waiting(State::Starting)
+        {
+            self.jobs.remove(&oid);
+            return;
         }
         // SAFETY: a plain variable.
         let own_pid = unsafe { pg_sys::MyProcPid };
@@ -316,7 +374,7 @@ impl Launcher {
             }
             Err(_) => {
                 if let Some(entry) = entry {
-                    entry.set_state(State::NoSlot);
+                    entry.set_waiting(State::NoSlot);
                 }
                 if !std::mem::replace(&mut self.logged, true) {
                     no_slot("a notifier");
@@ -346,7 +404,7 @@ fn find(oid: u32) -> Found {
             unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
         if got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
             Found::Busy
-        } else if each_database(|database| database.oid.to_u32() == oid && accepts(database)) {
+        } else if each_database(|database| database.oid.to_u32() == oid && is_whole(database)) {
             Found::Here
         } else {
             Found::Gone
@@ -356,12 +414,12 @@ fn find(oid: u32) -> Found {
     found.unwrap_or(Found::Busy)
 }
 
-/// Every database that can be connected to.
-fn databases() -> VecDeque<u32> {
-    let found = process::transaction(|| {
+/// Every database of a kind.
+fn databases_that(fits: fn(&pg_sys::FormData_pg_database) -> bool) -> VecDeque<u32> {
+    let found = process::transaction(move || {
         let mut found = VecDeque::new();
         each_database(|database| {
-            if accepts(database) {
+            if fits(database) {
                 found.push_back(database.oid.to_u32());
             }
             false
@@ -378,8 +436,12 @@ fn databases() -> VecDeque<u32> {
 }
 
 fn accepts(database: &pg_sys::FormData_pg_database) -> bool {
-    // -2 marks one whose DROP was interrupted (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
-    database.datallowconn && database.datconnlimit != -2
+    database.datallowconn && is_whole(database)
+}
+
+/// False for one whose DROP was interrupted (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
+fn is_whole(database: &pg_sys::FormData_pg_database) -> bool {
+    database.datconnlimit != -2
 }
 
 /// Calls `look` with each row of pg_database until it says true; whether it did. In a transaction.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aimq_core::route::Route;
+use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -14,59 +14,45 @@ use super::process::with_snapshot;
 use crate::ffi;
 use crate::pgmq::report;
 
-/// A table that carries a trigger of ours.
-#[derive(Clone, Debug)]
-pub(super) struct QueueTable {
-    oid: pg_sys::Oid,
-    owner: pg_sys::Oid,
-    /// Ready to stand in SQL.
-    name: String,
-    /// The owner may be kept from seeing its rows.
-    is_veiled: bool,
-}
+/// The realtime queues: the tables by route. Two tables may carry the same route.
+pub(super) type Queues = HashMap<Box<[u8]>, Vec<pg_sys::Oid>>;
 
-/// The realtime queues, by route. Two tables may carry the same route.
-pub(super) type Queues = HashMap<Box<[u8]>, Vec<QueueTable>>;
-
-/// The catalogs only: no table of a user's, not even pgmq's list of queues. A trigger that somebody made by
-/// hand, under another name, marks its queue too. Of a partitioned table, the
-/// partitions carry copies of the trigger.
+/// The catalogs only: no table of a user's, not even pgmq's list of queues. Triggers as
+/// `aimq.enable_realtime` attaches them, under whatever name: others refuse their first row, or may let it
+/// pass. Of a partitioned table, the partitions carry copies of the trigger.
 const QUEUES: &str = "
-    SELECT t.tgargs, c.oid, c.relowner, format('%I.%I', n.nspname, c.relname),
-           c.relrowsecurity AND c.relforcerowsecurity
-      FROM pg_trigger t
-      JOIN pg_class c ON c.oid = t.tgrelid
-      JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE t.tgfoid = to_regprocedure('aimq.realtime_trigger()')
-       AND t.tgenabled <> 'D'
-       AND t.tgparentid = 0
-       AND c.relkind IN ('r', 'p')";
+    SELECT t.tgargs, t.tgrelid
+      FROM pg_catalog.pg_trigger t
+      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+     WHERE t.tgfoid OPERATOR(pg_catalog.=)
+           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
+       AND t.tgtype OPERATOR(pg_catalog.=) 7::pg_catalog.int2
+       AND t.tgqual IS NULL
+       AND t.tgnargs OPERATOR(pg_catalog.=) 3::pg_catalog.int2
+       AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
+       AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+       AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
 
 /// Which queues are realtime. In a transaction.
 pub(super) fn realtime() -> Queues {
     let mut queues = Queues::new();
-    with_snapshot(|| {
-        let rows = Spi::connect(|client| -> spi::Result<Vec<_>> {
-            client
-                .select(QUEUES, None, &[])?
-                .map(|row| {
-                    let table = QueueTable {
-                        oid: row.get(2)?.unwrap_or(pg_sys::InvalidOid),
-                        owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
-                        name: row.get(4)?.unwrap_or_default(),
-                        is_veiled: row.get(5)?.unwrap_or(false),
-                    };
-                    Ok((row.get::<Vec<u8>>(1)?.unwrap_or_default(), table))
-                })
-                .collect()
-        });
-        for (key, table) in report(rows) {
-            // The arguments of a trigger are kept as we keep a route's.
-            if Route::from_key(&key).is_some() {
-                queues.entry(key.into_boxed_slice()).or_default().push(table);
-            }
-        }
+    let rows = with_snapshot(|| {
+        report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+            let rows = client.select(QUEUES, None, &[])?;
+            rows.map(|row| Ok((row.get::<Vec<u8>>(1)?, row.get::<pg_sys::Oid>(2)?))).collect()
+        }))
     });
+    for (key, table) in rows {
+        // The arguments of a trigger are kept as we keep a route's. A channel that NOTIFY would refuse is
+        // refused by the trigger with the first row.
+        let (Some(key), Some(table)) = (key, table) else {
+            continue;
+        };
+        let bytes = Route::from_key(&key).map_or(0, |route| route.channel.count_bytes());
+        if bytes > 0 && bytes <= CHANNEL_MAX_BYTES {
+            queues.entry(key.into_boxed_slice()).or_default().push(table);
+        }
+    }
     queues
 }
 
@@ -81,51 +67,81 @@ pub(super) struct Seen {
     pub(super) was_locked: bool,
 }
 
-/// Looks at a table, through the index on `vt`: two probes, whatever its length. Waits for no lock. In a
-/// transaction.
-pub(super) fn look(table: &QueueTable) -> Seen {
+/// Whether a table can be looked at, and as whom: read once we have the lock, so that it stays true. Not
+/// one whose owner may be kept from its rows, nor one whose `vt` is not a timestamp.
+const TABLE: &str = "
+    SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
+     WHERE c.oid OPERATOR(pg_catalog.=) $1
+       AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])
+       AND NOT (c.relrowsecurity AND c.relforcerowsecurity)
+       AND a.attname OPERATOR(pg_catalog.=) 'vt'::pg_catalog.name
+       AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid";
+
+/// Looks at a table, through the index on `vt`: two probes, whatever its length. In a transaction, which
+/// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
+/// for as long as [`ffi::within`] allows.
+pub(super) fn look(table: pg_sys::Oid) -> Seen {
     const UNKNOWN: Seen = Seen { visible: true, next: None, was_locked: false };
-    if table.is_veiled {
-        return UNKNOWN;
-    }
     // SAFETY: takes an OID, whether or not a table has it; released with the transaction.
     let locked =
-        unsafe { pg_sys::ConditionalLockRelationOid(table.oid, pg_sys::AccessShareLock as i32) };
+        unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::AccessShareLock as i32) };
     if !locked {
         return Seen { was_locked: true, ..UNKNOWN };
     }
-    let sql = format!(
-        "SELECT EXISTS (SELECT FROM {0} WHERE vt <= now()),
-                (SELECT vt FROM {0} WHERE vt > now() AND vt < 'infinity' ORDER BY vt LIMIT 1)",
-        table.name
-    );
-    let (visible, next) = with_snapshot(|| {
-        as_owner(table.owner, || {
+    with_snapshot(|| {
+        let found = report(Spi::connect(|client| -> spi::Result<_> {
+            let rows = client.select(TABLE, Some(1), &[table.into()])?;
+            if rows.is_empty() { Ok((None, None)) } else { rows.first().get_two() }
+        }));
+        let (Some(name), Some(owner)) = found else {
+            return UNKNOWN;
+        };
+        let name: String = name;
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {name} WHERE vt OPERATOR(pg_catalog.<=) pg_catalog.now()),
+                    (SELECT vt FROM {name}
+                      WHERE vt OPERATOR(pg_catalog.>) pg_catalog.now()
+                        AND vt OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz
+                      ORDER BY vt LIMIT 1)"
+        );
+        let (visible, next) = as_owner(owner, || {
             report(Spi::connect(|client| {
                 let rows = client.select(&sql, Some(1), &[])?;
                 rows.first().get_two::<bool, TimestampWithTimeZone>()
             }))
-        })
-    });
-    let next = next.map(|next| Timestamp(pg_sys::TimestampTz::from(next)));
-    Seen { visible: visible.unwrap_or(true), next, was_locked: false }
+        });
+        let next = next.map(|next| Timestamp(pg_sys::TimestampTz::from(next)));
+        Seen { visible: visible.unwrap_or(true), next, was_locked: false }
+    })
 }
 
-/// Runs `work` with the rights of `owner`, as VACUUM and ANALYZE do: a table may have code in it. An
-/// error in between aborts the transaction, which gives us our own back.
+/// Runs `work` with the rights of `owner`, and takes back what it sets, as VACUUM and ANALYZE do: a table
+/// may have code in it. An error in between aborts the transaction, which does the same.
 fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: sets what was read before.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(
-            owner,
-            context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32,
-        );
+        let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        pg_sys::SetUserIdAndSecContext(owner, restricted);
+        let level = pg_sys::NewGUCNestLevel();
         let done = work();
+        pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
         done
     }
+}
+
+/// The owner of this database. In a transaction.
+pub(super) fn owner() -> pg_sys::Oid {
+    let sql = "SELECT datdba FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
+    let owner = with_snapshot(|| {
+        report(Spi::connect(|client| client.select(sql, Some(1), &[])?.first().get_one()))
+    });
+    owner.unwrap_or(pg_sys::InvalidOid)
 }
 
 /// The prepared transactions of this database. In a transaction.
@@ -135,7 +151,8 @@ pub(super) fn prepared() -> HashSet<String> {
     }
     with_snapshot(|| {
         report(Spi::connect(|client| {
-            let sql = "SELECT transaction::text FROM pg_prepared_xacts WHERE database = current_database()";
+            let sql = "SELECT transaction::pg_catalog.text FROM pg_catalog.pg_prepared_xacts
+                        WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
             let rows = client.select(sql, None, &[])?;
             let ids = rows.map(|row| row.get::<String>(1));
             ids.filter_map(Result::transpose).collect()

@@ -25,6 +25,15 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long a look waits for a lock of an index or a partition, and how long it takes at most, in
+/// milliseconds.
+const EACH_LOCK: i32 = 20;
+const A_LOOK: i32 = 1000;
+
+/// How soon a table is looked at in which a message may become visible at an unknown time. A busy queue is
+/// looked at no more often than this.
+const DOUBTED_FOR: Duration = Duration::from_millis(100);
+
 /// How many tables are looked at before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
 
@@ -50,9 +59,10 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
     unsafe {
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, 0);
+        // Whoever is connected may enqueue, even if nobody else may connect any more.
+        let flags = if is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, flags);
     }
-    ffi::give_way();
     process::set(c"application_name", c"aimq notifier");
     process::set(c"search_path", c"pg_catalog, pg_temp");
     // What a notification says is in the queues anyway: after a crash everything is announced again.
@@ -60,9 +70,10 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     // A look must not read a whole table because of old statistics.
     process::set(c"enable_seqscan", c"off");
     process::set(c"default_transaction_isolation", c"read committed");
-    for timeout in [c"lock_timeout", c"statement_timeout"] {
-        process::set(timeout, c"0");
-    }
+    let timeouts = [c"lock_timeout", c"statement_timeout", c"idle_in_transaction_session_timeout"];
+    timeouts.into_iter().for_each(|timeout| process::set(timeout, c"0"));
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    process::set(c"transaction_timeout", c"0");
     let Some(shared) = process::shared_memory() else {
         pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
         leave(0);
@@ -86,6 +97,7 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
 }
 
 /// The process ends against its will: the launcher starts another.
+#[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     let Some(shared) = shared::get() else {
         return;
@@ -97,6 +109,13 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
         database.end(State::Down);
         launcher::want(shared, database);
     }
+}
+
+/// What failed.
+#[derive(Clone, Copy)]
+enum Work {
+    Send,
+    Look,
 }
 
 struct Worker {
@@ -114,7 +133,9 @@ struct Worker {
     looking_since: Option<Instant>,
     /// When tables that were locked, or a look at which failed, are looked at again.
     look_later: Vec<(Instant, Box<[u8]>)>,
+    /// For what is sent, and for all else.
     back_off: BackOff,
+    other_back_off: BackOff,
     prepared: HashSet<String>,
     /// When to ask about them, and how long then to wait before the next time.
     prepared_due: Option<(Instant, Duration)>,
@@ -123,7 +144,10 @@ struct Worker {
 impl Worker {
     /// Takes the database's place in the shared memory, if there is anything to do.
     fn begin(shared: Shared, oid: u32, is_probe: bool) -> Option<Self> {
-        let found = process::transaction(|| (queues::realtime(), queues::prepared()));
+        let found = process::transaction(|| {
+            ffi::give_way(queues::owner());
+            (queues::realtime(), queues::prepared())
+        });
         let (queues, prepared) = found.unwrap_or_else(|failure| fail(&failure));
         let nobody_tells = !shared::is_preloaded();
         // Where transactions notify, a notifier is started by who wants it all the same.
@@ -133,19 +157,29 @@ impl Worker {
             && (prepared.is_empty() || !nobody_tells)
             && shared.table.of(oid).next().is_none();
         if is_unwanted || is_free {
-            if let Some(database) = shared.databases.find(oid)
-                && database.pid.load(Ordering::SeqCst) == 0
+            // For whom COMMIT PREPARED of a queue's own making is to find it.
+            let entry = match prepared.is_empty() {
+                true => shared.databases.find(oid),
+                false => shared.databases.claim(oid),
+            };
+            if let Some(database) = entry
+                && process::take_place(&database.pid)
             {
                 database.end(State::None);
                 // A queue that became realtime after we looked was told of, or asks the launcher.
-                if database.news() != News(0) {
+                if database.has_news() {
                     launcher::want(shared, database);
                 }
             }
             shared.launcher.probed.store(oid, Ordering::SeqCst);
             return None;
         }
-        let Some(database) = shared.databases.claim(oid) else {
+        // Others take entries in no time.
+        let claimed = (0..1000).find_map(|_| {
+            std::thread::yield_now();
+            shared.databases.claim(oid)
+        });
+        let Some(database) = claimed else {
             pgrx::log!(
                 "aimq notifier: no room for this database; consider raising aimq.max_queues"
             );
@@ -159,6 +193,8 @@ impl Worker {
         database.started_at.store(ffi::now().0, Ordering::Relaxed);
         process::count(&database.starts);
         database.begin(process::bell());
+        // It asks the next database now.
+        launcher::ring(shared);
         let now = Instant::now();
         Some(Self {
             shared,
@@ -173,6 +209,7 @@ impl Worker {
             looking_since: None,
             look_later: Vec::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
+            other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
             prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
             prepared,
         })
@@ -202,6 +239,11 @@ impl Worker {
         let table = self.shared.table;
         let mut timers =
             self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
+        for key in self.notifier.doubts() {
+            if !self.look_later.iter().any(|(_, later)| *later == key) {
+                self.look_later.push((Instant::now() + DOUBTED_FOR, key));
+            }
+        }
         let has_more = self.look();
         self.announce(&mut timers);
         if has_more {
@@ -241,12 +283,14 @@ impl Worker {
             Ok(found) => found,
             Err(failure) => {
                 self.news.0 |= news.0;
-                self.news_due = Instant::now() + self.failed(&failure);
+                self.news_due = Instant::now() + self.failed(&failure, Work::Look);
                 return;
             }
         };
         let nobody_tells = !shared::is_preloaded();
-        let everything = news.has(News::EVERYTHING)
+        let has_ended = nobody_tells && self.prepared.iter().any(|id| !prepared.contains(id));
+        let everything = has_ended
+            || news.has(News::EVERYTHING)
             || news.has(News::FINISHED)
             || (news.has(News::PREPARED) && nobody_tells);
         for key in found.keys() {
@@ -258,6 +302,7 @@ impl Worker {
             // So that the queue has a place in aimq.stats, and its producers find their slot.
             let _ = self.shared.table.claim(self.oid, key);
         }
+        self.other_back_off.succeeded();
         self.queues = found;
         let routes = self.queues.keys().cloned().collect();
         if self.notifier.keep_only(self.oid, self.shared.table, &routes) {
@@ -284,7 +329,7 @@ impl Worker {
                 }
                 self.prepared = now;
             }
-            Err(failure) => next = self.failed(&failure),
+            Err(failure) => next = self.failed(&failure, Work::Look),
         }
         if !self.prepared.is_empty() {
             self.prepared_due = Some((Instant::now() + next, next));
@@ -298,26 +343,7 @@ impl Worker {
             return false;
         }
         process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
-        let queues = &self.queues;
-        let all = process::transaction(AssertUnwindSafe(|| {
-            looks.iter().map(|key| look_at(queues, key)).collect::<Vec<_>>()
-        }));
-        let seen = match all {
-            Ok(seen) => seen,
-            // One of them is to blame: ask for each on its own.
-            Err(_) => looks
-                .iter()
-                .map(|key| {
-                    let seen =
-                        process::transaction(AssertUnwindSafe(|| look_at(&self.queues, key)));
-                    seen.unwrap_or_else(|failure| {
-                        let delay = self.failed(&failure);
-                        self.look_later.push((Instant::now() + delay, key.clone()));
-                        vec![]
-                    })
-                })
-                .collect(),
-        };
+        let seen: Vec<_> = looks.iter().map(|key| self.look_at(key)).collect();
         for (key, seen) in looks.iter().zip(seen) {
             let Some(route) = Route::from_key(key) else {
                 continue;
@@ -342,6 +368,28 @@ impl Worker {
         true
     }
 
+    /// What the tables of a route hold. Nothing where that can't be known.
+    fn look_at(&mut self, key: &[u8]) -> Vec<queues::Seen> {
+        let tables = self.queues.get(key).cloned().unwrap_or_default();
+        let mut all = Vec::new();
+        for table in tables {
+            let seen =
+                process::transaction(|| ffi::within(EACH_LOCK, A_LOOK, || queues::look(table)));
+            match seen {
+                Ok(seen) => all.push(seen),
+                Err(failure) => {
+                    let was_locked =
+                        failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32;
+                    let delay =
+                        if was_locked { LOCKED_AGAIN } else { self.failed(&failure, Work::Look) };
+                    self.look_later.push((Instant::now() + delay, key.into()));
+                    return Vec::new();
+                }
+            }
+        }
+        all
+    }
+
     /// Sends what may be sent.
     fn announce(&mut self, timers: &mut Timers) {
         let notifications = self.notifier.notifications();
@@ -354,18 +402,20 @@ impl Worker {
             // JSON holds no NUL: serde escapes control characters.
             .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
             .collect();
-        let sent = process::transaction(AssertUnwindSafe(|| {
-            if !delivery::may_notify() {
-                ereport!(
-                    PgLogLevel::ERROR,
-                    PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                    "the NOTIFY queue is nearly full"
-                );
+        let mut sent = send(&ready);
+        // Should one of them be to blame, the others must not wait for it. What is sent twice is one wake-up
+        // too many.
+        if sent.is_err() && ready.len() > 1 {
+            let alone = ready.iter().filter(|one| send(std::slice::from_ref(one)).is_err()).count();
+            if alone < ready.len() && alone > 0 {
+                sent = sent.map_err(|failure| Failure {
+                    message: format!("{}; the others were sent", failure.message),
+                    ..failure
+                });
+            } else if alone == 0 {
+                sent = Ok(());
             }
-            for (channel, payload) in &ready {
-                ffi::notify(channel, payload);
-            }
-        }));
+        }
         match sent {
             Ok(()) => {
                 self.back_off.succeeded();
@@ -376,7 +426,7 @@ impl Worker {
                     self.notifier.sent(self.database, table, self.moment(), ffi::now(), interval);
             }
             Err(failure) => {
-                let delay = self.failed(&failure);
+                let delay = self.failed(&failure, Work::Send);
                 let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
                 timers.interval = self.notifier.failed(self.database, self.moment(), delay);
             }
@@ -384,8 +434,11 @@ impl Worker {
     }
 
     /// Counts and logs a failure; how long to wait.
-    fn failed(&mut self, failure: &Failure) -> Duration {
-        let (delay, is_to_be_logged) = self.back_off.failed();
+    fn failed(&mut self, failure: &Failure, work: Work) -> Duration {
+        let (delay, is_to_be_logged) = match work {
+            Work::Send => self.back_off.failed(),
+            Work::Look => self.other_back_off.failed(),
+        };
         process::count(&self.database.errors);
         self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
         self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
@@ -425,16 +478,27 @@ impl Worker {
         self.database.end(State::None);
         // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
         // a slot, or news.
-        if self.database.news() != News(0) || self.shared.table.of(self.oid).next().is_some() {
+        if self.database.has_news() || self.shared.table.of(self.oid).next().is_some() {
             launcher::want(self.shared, self.database);
         }
         leave(0);
     }
 }
 
-/// In a transaction. Nothing for a route that no table carries any more.
-fn look_at(queues: &Queues, key: &[u8]) -> Vec<queues::Seen> {
-    queues.get(key).into_iter().flatten().map(queues::look).collect()
+/// Notifies in a transaction.
+fn send(notifications: &[(CString, CString)]) -> Result<(), Failure> {
+    process::transaction(AssertUnwindSafe(|| {
+        if !delivery::may_notify() {
+            ereport!(
+                PgLogLevel::ERROR,
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "the NOTIFY queue is nearly full"
+            );
+        }
+        for (channel, payload) in notifications {
+            ffi::notify(channel, payload);
+        }
+    }))
 }
 
 /// Before there is a place to note it.

@@ -41,6 +41,8 @@ pub(crate) struct Launcher {
     pub(crate) probed: AtomicU32,
     /// When one was last asked for, where nobody starts it with the server.
     pub(crate) requested_at: AtomicI64,
+    /// The last one that was asked for found no background worker slot, and nobody has logged that.
+    pub(crate) no_slot: AtomicU32,
     /// How often it woke up.
     pub(crate) wake_ups: AtomicU64,
 }
@@ -111,8 +113,8 @@ impl Shared {
         thread_local! {
             static OWN: Cell<Option<&'static Database>> = const { Cell::new(None) };
         }
-        // A database whose backends live cannot be dropped, so its entry stays.
-        if OWN.get().is_none() {
+        // An entry is given to another database only when its own is gone; look all the same.
+        if OWN.get().is_none_or(|own| own.oid() != own_oid()) {
             OWN.set(self.databases.claim(own_oid()));
         }
         OWN.get()

@@ -122,6 +122,13 @@ impl Database {
         self.state.store(state as u32, SeqCst);
     }
 
+    /// Says that there is no notifier yet, unless one runs: then false. For the launcher.
+    pub fn set_waiting(&self, state: State) -> bool {
+        let running = State::Running as u32;
+        let change = |now| (now != running).then_some(state as u32);
+        self.state.fetch_update(SeqCst, SeqCst, change).is_ok()
+    }
+
     /// Asks the launcher for a notifier; true if nobody had.
     pub fn want(&self) -> bool {
         self.wanted.swap(1, SeqCst) == 0
@@ -212,6 +219,13 @@ impl Database {
     /// Closes a gate: the notifier has a timer, and nobody needs to wake it before.
     pub fn close(&self, gate: u32) {
         self.closed.fetch_or(bit(gate), SeqCst);
+    }
+
+    /// Whether anything was told.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        fence(SeqCst);
+        self.news.load(SeqCst) != 0
     }
 
     /// Takes what was told.

@@ -52,6 +52,8 @@ pub struct Slot {
     /// Which bit of the database's gates this queue's channel has, from 1; 0 for none.
     gate: AtomicU32,
     length: AtomicU32,
+    /// Some message that was marked may become visible later, and nobody has noted when.
+    is_unsure: AtomicU32,
     key: [AtomicU64; KEY_WORDS],
     notifications: AtomicU64,
     coalesced: AtomicU64,
@@ -88,6 +90,8 @@ pub struct Drained {
     pub messages: u64,
     /// Transactions ever seen.
     pub transactions: u64,
+    /// Some of the messages may become visible later, and nobody has noted when.
+    pub is_unsure: bool,
 }
 
 /// What `aimq.stats` shows of a queue.
@@ -119,6 +123,7 @@ impl Slot {
             state: AtomicU32::new(FREE),
             gate: AtomicU32::new(0),
             length: AtomicU32::new(0),
+            is_unsure: AtomicU32::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
             notifications: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
@@ -275,6 +280,15 @@ impl Table<'_> {
         }
     }
 
+    /// Notes, before the mark, that some of the messages may become visible later, at an unknown time.
+    pub fn doubt(&self, claim: Claim) {
+        let slot = self.slot(claim);
+        // A slot of a busy queue is doubted already: reading it disturbs nobody.
+        if slot.is_unsure.load(SeqCst) == 0 {
+            slot.is_unsure.store(1, SeqCst);
+        }
+    }
+
     /// Counts a transaction of `messages`.
     pub fn count(&self, claim: Claim, messages: u64) {
         let slot = self.slot(claim);
@@ -322,7 +336,8 @@ impl Table<'_> {
             return None;
         }
         let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
-        Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
+        let is_unsure = slot.is_unsure.load(SeqCst) != 0 && slot.is_unsure.swap(0, SeqCst) != 0;
+        Some(Drained { messages, transactions: slot.transactions.load(Relaxed), is_unsure })
     }
 
     /// The earliest visibility time to come, if any.
@@ -353,6 +368,7 @@ impl Table<'_> {
         let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
         slot.gate.store(0, SeqCst);
+        slot.is_unsure.store(0, SeqCst);
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {
             counter.store(0, Relaxed);

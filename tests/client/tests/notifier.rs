@@ -354,6 +354,7 @@ fn databases_are_dropped_renamed_and_copied_as_if_there_were_no_notifier() {
         assert!(begun.elapsed() < Duration::from_secs(4), "{sql} took {:?}", begun.elapsed());
     };
     soon(&mut elsewhere, &format!("CREATE DATABASE {name}_copy TEMPLATE {name}"));
+    wait_until_running(&mut database.connect());
     soon(&mut elsewhere, &format!("ALTER DATABASE {name} RENAME TO {name}_new"));
     soon(&mut elsewhere, &format!("ALTER DATABASE {name}_new RENAME TO {name}"));
     wait_until_running(&mut database.connect());
@@ -401,26 +402,63 @@ fn a_table_whose_owner_is_kept_from_its_rows_is_announced_all_the_same() {
 }
 
 #[test]
-fn a_notifier_does_nothing_while_there_is_nothing_to_do() {
+fn a_delayed_message_beside_a_visible_one_has_its_own_wake_up() {
     let (_database, mut client, mut listener) = started(&["a"]);
-    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    let delayed = "SELECT pgmq.send('a', '{}', clock_timestamp() + interval '500 ms')";
+    run(&mut client, &format!("BEGIN; SELECT pgmq.send('a', '{{}}'); {delayed}; COMMIT"));
     listener.wait_for_count("a", 1);
-    // It has been through the interval, and sleeps.
-    let pid = notifier_pid(&mut client);
-    let switches = || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
-        line.expect("a counter").to_owned()
-    };
-    let mut before = (counter(&mut client, "wake_ups"), switches());
-    let mut since = Instant::now();
-    // Half a second without a single wake-up: that is 50 times the interval.
-    wait_until("the notifier to sleep", || {
-        let now = (counter(&mut client, "wake_ups"), switches());
-        if now != before {
-            before = now;
-            since = Instant::now();
-        }
-        since.elapsed() > Duration::from_millis(500)
+    run(&mut client, "SELECT pgmq.pop('a')");
+    wait_until("a wake-up for a message that can be read", || {
+        listener.wait_for_count("a", 1);
+        value::<i64>(&mut client, "SELECT count(*) FROM pgmq.read('a', 10, 1)") == 1
     });
+}
+
+#[test]
+fn a_trigger_that_nobody_can_be_told_of_does_not_silence_the_others() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    run(&mut client, "CREATE TABLE mine (vt timestamptz); INSERT INTO mine VALUES (now())");
+    for channel in ["", &"x".repeat(64)] {
+        run(
+            &mut client,
+            &format!(
+                "CREATE OR REPLACE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW
+                 EXECUTE FUNCTION aimq.realtime_trigger('{channel}', 'e', 'mine')"
+            ),
+        );
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+        listener.wait_for_count("a", 1);
+    }
+    assert_eq!(counter(&mut client, "errors"), 0);
+}
+
+#[test]
+fn the_owner_of_a_database_drops_it_by_force() {
+    let (database, mut client, listener) = started(&["a"]);
+    drop(listener);
+    let owner = database.role("owner");
+    let name = &database.name;
+    run(&mut client, &format!("ALTER ROLE {owner} CREATEDB"));
+    run(&mut client, &format!("ALTER DATABASE {name} OWNER TO {owner}"));
+    let pid = notifier_pid(&mut client);
+    run(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
+    wait_until("a notifier that knows the owner", || notifier_pid(&mut client) != pid);
+    drop(client);
+    let other = Database::empty();
+    run(&mut other.connect_as(&owner), &format!("DROP DATABASE {name} WITH (FORCE)"));
+    run(&mut other.connect(), &format!("CREATE DATABASE {name} TEMPLATE aimq_template"));
+}
+
+#[test]
+fn reindexing_a_queue_does_not_keep_the_others_waiting() {
+    let (database, mut client, mut listener) = started(&["a", "b"]);
+    let pid = notifier_pid(&mut client);
+    let mut holder = database.connect();
+    run(&mut holder, "BEGIN");
+    run(&mut holder, "REINDEX TABLE pgmq.q_a");
+    run(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
+    wait_until("another process", || notifier_pid(&mut client) != pid);
+    run(&mut client, "SELECT pgmq.send('b', '{}')");
+    listener.wait_for_count("b", 1);
+    run(&mut holder, "COMMIT");
 }
