@@ -134,6 +134,10 @@ pub(crate) fn lint() -> Result<()> {
 fn client_tests(major: Major, title: &str) -> Result<Count> {
     setup::install(major, Profile::Debug, &[])?;
     setup::old_pgmq_stand_in(major)?;
+    // A worker of the README, which a test runs: where tests are named, cargo builds no examples by itself.
+    let mut worker = setup::cargo_command()?;
+    worker.args(["build", "-p", "aimq-client-tests", "--example", "worker"]);
+    step("build the README's worker", &mut worker)?;
     let mut all = Count::default();
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
@@ -172,8 +176,6 @@ fn round(
     for name in which {
         tests.args(["--test", name]);
     }
-    // A worker of the README that its test runs: with tests named, cargo builds no examples by itself.
-    tests.args(["--example", "worker"]);
     tests
         .env("AIMQ_TEST_SHARED", shared)
         .env("AIMQ_TEST_SOCKET", cluster.folder())
