@@ -166,8 +166,9 @@ impl Worker {
                 && process::take_place(&database.pid)
             {
                 database.end(State::None);
-                // A queue that became realtime after we looked was told of, or asks the launcher.
-                if database.has_news() {
+                // A queue that became realtime after we looked was told of, or asks the launcher. Taken, not
+                // only looked at: what stays there would start one process after the other.
+                if database.news() != News(0) {
                     launcher::want(shared, database);
                 }
             }
