@@ -45,6 +45,16 @@ impl Cluster {
         Self { folder, how: None }
     }
 
+    fn folder_of_its_own() -> Result<Self> {
+        // A short path: a unix socket's has at most 107 bytes.
+        let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
+        let made = Self::register(folder.clone());
+        if shell::is_root() {
+            std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
+        }
+        Ok(made)
+    }
+
     /// Makes and starts a server. `settings` are lines of postgresql.conf.
     pub fn start(major: Major, settings: &[&str]) -> Result<Self> {
         Self::start_under(major, settings, &[])
@@ -52,12 +62,7 @@ impl Cluster {
 
     /// The same, run by another program, such as valgrind: its words, in which `{}` is the server's folder.
     pub fn start_under(major: Major, settings: &[&str], under: &[&str]) -> Result<Self> {
-        // A short path: a unix socket's has at most 107 bytes.
-        let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let mut made = Self::register(folder.clone());
-        if shell::is_root() {
-            std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
-        }
+        let mut made = Self::folder_of_its_own()?;
         let data = made.data();
         shell::output(
             shell::unprivileged(&major.program("initdb"))
@@ -72,11 +77,7 @@ impl Cluster {
     /// A standby of this server: a copy that follows it.
     pub fn standby(&self) -> Result<Self> {
         let (major, settings) = self.how.clone().context("not a server of ours")?;
-        let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let mut made = Self::register(folder.clone());
-        if shell::is_root() {
-            std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
-        }
+        let mut made = Self::folder_of_its_own()?;
         shell::output(
             shell::unprivileged(&major.program("pg_basebackup"))
                 .args(["-R", "--checkpoint=fast", "--no-sync", "-U", "postgres", "-h"])

@@ -51,31 +51,25 @@ thread_local! {
     static WARNED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The notifier of this database, if it takes the transaction's marks.
-#[derive(Clone, Copy)]
-pub(super) struct Available {
-    shared: Shared,
-    database: &'static Database,
-}
+/// This database's entry, and the memory that it is in.
+type Here = (Shared, &'static Database);
 
-/// Whether the notifier is to be used, and there.
-pub(super) fn available() -> Option<Available> {
+/// The notifier of this database, if it takes the transaction's marks.
+pub(super) fn available() -> Option<Here> {
     let delivery = settings::delivery();
     if delivery == Delivery::Transaction {
         return None;
     }
-    let found = shared::get()
-        .and_then(|shared| shared.own_database().map(|database| Available { shared, database }));
-    match (delivery, found) {
+    match (delivery, here()) {
         (_, None) => {
             if delivery == Delivery::Notifier && !WARNED.replace(true) {
                 Warning::NoNotifier.report();
             }
             None
         }
-        (Delivery::Auto, Some(found)) if found.database.state() != State::Running => {
+        (Delivery::Auto, Some((shared, database))) if database.state() != State::Running => {
             with_plan(|plan| plan.missing = true);
-            launcher::log_failure(found.shared);
+            launcher::log_failure(shared);
             None
         }
         (_, found) => found,
@@ -83,7 +77,7 @@ pub(super) fn available() -> Option<Available> {
 }
 
 /// Finds the slots. Returns the routes that have none, to be announced in the transaction.
-pub(super) fn plan(notifier: Available, batch: &Batch) -> Vec<Box<[u8]>> {
+pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
     let now = ffi::now();
     let mut rest: Vec<Box<[u8]>> = Vec::new();
     with_plan(|plan| {
@@ -91,7 +85,7 @@ pub(super) fn plan(notifier: Available, batch: &Batch) -> Vec<Box<[u8]>> {
             let begin = plan.keys.len();
             route.append_key(&mut plan.keys);
             let key = begin..plan.keys.len();
-            match claim(notifier.shared, &plan.keys[key.clone()]) {
+            match claim(shared, &plan.keys[key.clone()]) {
                 Ok(claim) => {
                     let visible_at = (tally.earliest > now).then_some(tally.earliest);
                     let (messages, is_unsure) = (tally.count, tally.is_unsure);
@@ -140,15 +134,15 @@ pub(super) fn set_aside() {
 /// the callbacks).
 pub(super) fn committed() {
     with_plan(|plan| {
-        if plan.missing {
-            request();
-        }
-        if plan.marks.is_empty() {
+        if plan.marks.is_empty() && !plan.missing {
             return;
         }
         let Some((shared, database)) = here() else {
             return;
         };
+        if plan.missing {
+            return launcher::want(shared, database);
+        }
         let mut must_ring = false;
         for mark in &plan.marks {
             must_ring |= make(shared, database, mark, &plan.keys[mark.key.clone()]);
@@ -160,7 +154,7 @@ pub(super) fn committed() {
     });
 }
 
-fn here() -> Option<(Shared, &'static Database)> {
+fn here() -> Option<Here> {
     let shared = shared::get()?;
     Some((shared, shared.own_database()?))
 }
@@ -194,13 +188,6 @@ pub(crate) fn ring(shared: Shared, database: &Database) {
     match database.bell() {
         Some(bell) => ffi::set_latch(bell),
         None => launcher::want(shared, database),
-    }
-}
-
-/// Asks for a notifier of this database. Cannot raise.
-fn request() {
-    if let Some((shared, database)) = here() {
-        launcher::want(shared, database);
     }
 }
 

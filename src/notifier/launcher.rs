@@ -14,8 +14,7 @@ use pgrx::bgworkers::{
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::process::leave;
-use super::process::{self, BackOff};
+use super::process::{self, BackOff, leave};
 use super::worker;
 use crate::ffi;
 use crate::shared::{self, Shared};
@@ -177,7 +176,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     }
     // SAFETY: a function of this library.
     unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
-    shared.launcher.bell.store(process::bell(), Ordering::SeqCst);
+    shared.launcher.bell.store(ffi::own_latch(), Ordering::SeqCst);
     let event = process::wait_event(c"AimqLauncherMain");
     let mut launcher = Launcher {
         shared,

@@ -4,6 +4,7 @@
 pub(crate) mod launcher;
 mod process;
 mod queues;
+mod send;
 pub(crate) mod stats;
 mod worker;
 

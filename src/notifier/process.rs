@@ -3,13 +3,13 @@
 use std::ffi::CStr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use crate::{ffi, shared};
+use crate::shared;
 
 /// An error that was caught.
 #[derive(Debug)]
@@ -187,19 +187,17 @@ pub(super) struct BackOff {
     first: Duration,
     most: Duration,
     failures: u32,
-    last: Option<Instant>,
 }
 
 impl BackOff {
     pub(super) const fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, failures: 0, last: None }
+        Self { first, most, failures: 0 }
     }
 
     /// One more failure: how long to wait, and whether to log it (the 1st, 2nd, 4th, 8th …).
     pub(super) fn failed(&mut self) -> (Duration, bool) {
         let delay = self.first.saturating_mul(1 << self.failures.min(20)).min(self.most);
         self.failures = self.failures.saturating_add(1);
-        self.last = Some(Instant::now());
         (delay, self.failures.is_power_of_two())
     }
 
@@ -207,9 +205,4 @@ impl BackOff {
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
     }
-}
-
-/// The process's own latch, to be told to others.
-pub(super) fn bell() -> u64 {
-    ffi::own_latch()
 }

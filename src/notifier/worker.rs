@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,10 @@ use pgrx::prelude::*;
 use super::launcher;
 use super::process::{self, BackOff, Failure, leave};
 use super::queues::{self, Queues};
+use super::send;
 use crate::settings::Delivery;
 use crate::shared::{self, Shared};
-use crate::{delivery, ffi, settings};
+use crate::{ffi, settings};
 
 /// How soon something that failed is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -193,7 +193,7 @@ impl Worker {
         unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
         database.started_at.store(ffi::now().0, Ordering::Relaxed);
         process::count(&database.starts);
-        database.begin(process::bell());
+        database.begin(ffi::own_latch());
         // It asks the next database now.
         launcher::ring(shared);
         let now = Instant::now();
@@ -289,7 +289,7 @@ impl Worker {
             }
         };
         let nobody_tells = !shared::is_preloaded();
-        let has_ended = nobody_tells && self.prepared.iter().any(|id| !prepared.contains(id));
+        let has_ended = nobody_tells && !self.prepared.is_subset(&prepared);
         let everything = has_ended
             || news.has(News::EVERYTHING)
             || news.has(News::FINISHED)
@@ -324,7 +324,7 @@ impl Worker {
         let mut next = (delay * 2).min(PREPARED_AGAIN.1);
         match process::transaction(queues::prepared) {
             Ok(now) => {
-                if self.prepared.iter().any(|id| !now.contains(id)) {
+                if !self.prepared.is_subset(&now) {
                     self.news.0 |= News::EVERYTHING.0;
                     next = PREPARED_AGAIN.0;
                 }
@@ -398,26 +398,12 @@ impl Worker {
             return;
         }
         process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
-        let ready: Vec<_> = notifications
+        let ready: Vec<send::Ready> = notifications
             .into_iter()
             // JSON holds no NUL: serde escapes control characters.
             .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
             .collect();
-        let mut sent = send(&ready);
-        // Should one of them be to blame, the others must not wait for it. What is sent twice is one wake-up
-        // too many.
-        if sent.is_err() && ready.len() > 1 {
-            let alone = ready.iter().filter(|one| send(std::slice::from_ref(one)).is_err()).count();
-            if alone < ready.len() && alone > 0 {
-                sent = sent.map_err(|failure| Failure {
-                    message: format!("{}; the others were sent", failure.message),
-                    ..failure
-                });
-            } else if alone == 0 {
-                sent = Ok(());
-            }
-        }
-        match sent {
+        match send::all(&ready) {
             Ok(()) => {
                 self.back_off.succeeded();
                 self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
@@ -484,22 +470,6 @@ impl Worker {
         }
         leave(0);
     }
-}
-
-/// Notifies in a transaction.
-fn send(notifications: &[(CString, CString)]) -> Result<(), Failure> {
-    process::transaction(AssertUnwindSafe(|| {
-        if !delivery::may_notify() {
-            ereport!(
-                PgLogLevel::ERROR,
-                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "the NOTIFY queue is nearly full"
-            );
-        }
-        for (channel, payload) in notifications {
-            ffi::notify(channel, payload);
-        }
-    }))
 }
 
 /// Before there is a place to note it.

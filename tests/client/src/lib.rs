@@ -258,6 +258,19 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The state of the notifier of the session's database, as `aimq.notifiers` has it.
+pub fn notifier_state(client: &mut Client) -> String {
+    value(
+        client,
+        "SELECT coalesce((SELECT state FROM aimq.notifiers WHERE database = current_database()), 'absent')",
+    )
+}
+
+/// Waits until the session's database has a notifier that runs.
+pub fn wait_until_running(client: &mut Client) {
+    wait_until("the notifier to run", || notifier_state(client) == "running");
+}
+
 /// Waits until a session of this database waits for a lock.
 pub fn wait_until_blocked(database: &Database, pid: i32) {
     let mut client = database.connect();

@@ -36,19 +36,24 @@ fn connect(cluster: &Cluster) -> Client {
     cluster.connect("postgres").expect("connect")
 }
 
+/// How a session is made where its server may be gone, or its notices are wanted.
+fn config(folder: &std::path::Path) -> postgres::Config {
+    let mut config = postgres::Config::new();
+    config.host_path(folder).user("postgres").dbname("postgres");
+    config
+}
+
+/// A session whose warnings and notices are kept.
+fn connect_hearing(cluster: &Cluster) -> (Client, Heard) {
+    let heard = Heard::default();
+    let kept = heard.clone();
+    let mut config = config(cluster.folder());
+    config.notice_callback(move |notice| kept.push(notice));
+    (config.connect(postgres::NoTls).expect("connect"), heard)
+}
+
 fn listen(cluster: &Cluster) -> Listener {
     Listener::over(connect(cluster), CHANNEL)
-}
-
-fn state(client: &mut Client) -> String {
-    value(
-        client,
-        "SELECT coalesce((SELECT state FROM aimq.notifiers WHERE database = current_database()), 'absent')",
-    )
-}
-
-fn wait_until_running(client: &mut Client) {
-    wait_until("the notifier to run", || state(client) == "running");
 }
 
 /// As a worker does it: listens, has a first read, and waits. Which of the two it is depends on how fast the
@@ -177,7 +182,7 @@ fn a_launcher_that_ends_comes_back_and_finds_its_notifiers() {
     // It takes care of a notifier that it has not started itself.
     run(&mut client, &format!("SELECT pg_terminate_backend({notifier})"));
     wait_until("another notifier", || {
-        state(&mut client) == "running"
+        notifier_state(&mut client) == "running"
             && value::<i32>(&mut client, "SELECT coalesce(max(pid), 0) FROM aimq.notifiers")
                 != notifier
     });
@@ -192,7 +197,7 @@ fn without_a_slot_transactions_notify_and_with_one_the_notifier_does() {
     let mut client = cluster.connect("other").expect("connect");
     run(&mut client, "CREATE EXTENSION aimq CASCADE");
     run(&mut client, "SELECT aimq.create_queue('b')");
-    wait_until("the launcher to fail", || state(&mut client) == "no slot");
+    wait_until("the launcher to fail", || notifier_state(&mut client) == "no slot");
     let mut listener = Listener::over(cluster.connect("other").expect("connect"), CHANNEL);
     run(&mut client, "SELECT pgmq.send('b', '{}')");
     listener.wait_for_count("b", 1);
@@ -214,12 +219,7 @@ fn a_queue_that_has_no_room_in_the_table_notifies_in_the_transaction_and_says_so
     let (_alone, cluster) = server(&["aimq.max_queues=2"]);
     let mut client = connect(&cluster);
     run(&mut client, "SELECT aimq.create_queue(q) FROM unnest(ARRAY['b', 'c', 'd']) q");
-    let heard = Heard::default();
-    let mut config = postgres::Config::new();
-    config.host_path(cluster.folder()).user("postgres").dbname("postgres");
-    let kept = heard.clone();
-    config.notice_callback(move |notice| kept.push(notice));
-    let mut producer = config.connect(postgres::NoTls).expect("connect");
+    let (mut producer, heard) = connect_hearing(&cluster);
     let mut listener = listen(&cluster);
     for queue in ["a", "b", "c", "d"] {
         run(&mut producer, &format!("SELECT pgmq.send('{queue}', '{{}}')"));
@@ -280,9 +280,7 @@ fn worker(folder: std::path::PathBuf, read: Arc<AtomicU64>, stop: Arc<AtomicBool
         }
     };
     let session = || -> Result<(), postgres::Error> {
-        let mut config = postgres::Config::new();
-        config.host_path(&folder).user("postgres").dbname("postgres");
-        let mut client = config.connect(postgres::NoTls)?;
+        let mut client = config(&folder).connect(postgres::NoTls)?;
         client.batch_execute("LISTEN \"aimq:jobs\"")?;
         drain(&mut client)?;
         while !stop.load(Ordering::SeqCst) {
@@ -317,8 +315,7 @@ fn ten_kills_under_load_lose_no_wake_up() {
         .map(|_| {
             let (folder, loaded) = (folder.clone(), Arc::clone(&loaded));
             std::thread::spawn(move || {
-                let mut config = postgres::Config::new();
-                config.host_path(&folder).user("postgres").dbname("postgres");
+                let config = config(&folder);
                 while loaded.load(Ordering::SeqCst) {
                     let Ok(mut client) = config.connect(postgres::NoTls) else {
                         std::thread::sleep(Duration::from_millis(20));
@@ -427,12 +424,7 @@ fn from_17_memory_of_another_release_is_left_alone() {
         }
     }
     assert_eq!(changed, 1);
-    let heard = Heard::default();
-    let kept = heard.clone();
-    let mut config = postgres::Config::new();
-    config.host_path(cluster.folder()).user("postgres").dbname("postgres");
-    config.notice_callback(move |notice| kept.push(notice));
-    let mut new = config.connect(postgres::NoTls).expect("connect");
+    let (mut new, heard) = connect_hearing(&cluster);
     let mut listener = listen(&cluster);
     run(&mut new, "SELECT pgmq.send('a', '{}')");
     listener.wait_for_count("a", 1);

@@ -30,17 +30,6 @@ fn wait_until_settled(client: &mut Client, queues: usize) {
     wait_until("the notifier to know the queues and sleep", || boolean(client, &sql));
 }
 
-fn wait_until_running(client: &mut Client) {
-    wait_until("the notifier to run", || state(client) == "running");
-}
-
-fn state(client: &mut Client) -> String {
-    value(
-        client,
-        "SELECT coalesce((SELECT state FROM aimq.notifiers WHERE database = current_database()), 'absent')",
-    )
-}
-
 fn notifier_pid(client: &mut Client) -> i32 {
     let mut pid = 0;
     wait_until("the notifier to run", || {
@@ -218,7 +207,7 @@ fn an_enable_that_is_rolled_back_starts_nothing() {
     run(&mut client, "BEGIN; SAVEPOINT s; SELECT aimq.create_queue('a'); ROLLBACK TO s; COMMIT");
     // Another database's notifier was asked for later, and is there.
     let (_other, _, _) = started(&["a"]);
-    assert_eq!(state(&mut client), "absent");
+    assert_eq!(notifier_state(&mut client), "absent");
     // The counterproof.
     run(&mut client, "BEGIN; SAVEPOINT s; SELECT aimq.create_queue('a'); RELEASE s; COMMIT");
     wait_until_running(&mut client);
@@ -255,7 +244,7 @@ fn the_notifier_leaves_with_the_last_realtime_queue_and_comes_back() {
     listener.wait_for_count("a", 1);
     run(&mut client, "SELECT aimq.disable_realtime('a')");
     run(&mut client, "SELECT pgmq.drop_queue('b')");
-    wait_until("it to leave", || state(&mut client) == "none");
+    wait_until("it to leave", || notifier_state(&mut client) == "none");
     run(&mut client, "SELECT aimq.enable_realtime('a')");
     wait_until_running(&mut client);
     run(&mut client, "SELECT pgmq.send('a', '{}')");
