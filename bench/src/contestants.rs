@@ -109,6 +109,11 @@ impl Key {
         !matches!(self, Self::None | Self::NonePlain)
     }
 
+    /// Those whose ratio to no trigger is near one, and no trigger itself.
+    pub(crate) fn nears_baseline(self) -> bool {
+        self.is_notifier() || !self.wakes()
+    }
+
     /// Whether each transaction that enqueues notifies by itself. Those with a throttle lose wake-ups,
     /// so they are no rivals of something that loses none.
     pub(crate) fn in_transaction(self) -> bool {

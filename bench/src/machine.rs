@@ -77,7 +77,7 @@ impl About {
             aimq: row.get(3),
             aimq_commit: git(&["rev-parse", "--short=12", "HEAD"])
                 + if changed.is_empty() { "" } else { " and changes" },
-            settings: SETTINGS.iter().map(ToString::to_string).collect(),
+            settings: SETTINGS.into_iter().map(String::from).chain(plan.settings.clone()).collect(),
             settings_preloaded: PRELOADED.iter().map(ToString::to_string).collect(),
             notify_interval: row.get(4),
             transaction: load::SCRIPT.trim().to_owned(),

@@ -28,6 +28,9 @@ pub(crate) struct Wishes {
     /// Keep the results in bench/results/ and draw the README's pictures, as for a release.
     #[arg(long, conflicts_with_all = ["quick", "to"])]
     pub(crate) keep: bool,
+    /// A setting of the servers, `name=value`; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "keep")]
+    set: Vec<String>,
     /// Take the extension that is installed below target/ as it is.
     #[arg(long)]
     pub(crate) no_build: bool,
@@ -63,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     only: Vec<Measure>,
     contestants: Vec<Key>,
+    /// Settings of the servers beside those that every run has.
+    pub(crate) settings: Vec<String>,
 }
 
 impl Plan {
@@ -72,6 +77,7 @@ impl Plan {
             rounds: wishes.rounds.unwrap_or(if wishes.quick { 1 } else { 7 }).max(1),
             only: wishes.only.clone(),
             contestants: wishes.contestants.clone(),
+            settings: wishes.set.clone(),
         }
     }
 
@@ -90,6 +96,11 @@ impl Plan {
         all || self.contestants.contains(&key)
             || key == Key::None
             || key == Key::NonePlain && self.contestants.contains(&Key::NotifierPlain)
+    }
+
+    /// Rounds with those alone whose ratio to no trigger is to be known to a hundredth.
+    pub(crate) fn more_rounds(&self) -> usize {
+        if self.quick { 0 } else { self.rounds }
     }
 
     /// Seconds of one run of pgbench, which takes whole ones.

@@ -44,7 +44,9 @@ pub(crate) struct Servers {
 impl Servers {
     pub(crate) fn start(major: Major, plan: &Plan) -> Result<Self> {
         let spinner = Spinner::new("start the servers, make the queues");
-        let preloaded = Cluster::start(major, &[&SETTINGS[..], &PRELOADED].concat())?;
+        let wished = plan.settings.iter().map(String::as_str);
+        let settings: Vec<&str> = SETTINGS.into_iter().chain(wished).collect();
+        let preloaded = Cluster::start(major, &[&settings[..], &PRELOADED].concat())?;
         let mut servers =
             Self { preloaded, plain: None, contestants: Vec::new(), notes: Vec::new() };
         let notifier = has_notifier(&servers.preloaded)?;
@@ -52,7 +54,7 @@ impl Servers {
             servers.notes.push("this build of aimq has no notifier: it is left out".into());
         } else if plan.wants_contestant(Key::NotifierPlain) {
             if major.0 >= 17 {
-                servers.plain = Some(Cluster::start(major, &SETTINGS)?);
+                servers.plain = Some(Cluster::start(major, &settings)?);
             } else {
                 let note = "the notifier without preload needs PostgreSQL 17 or later: left out";
                 servers.notes.push(note.into());

@@ -6,6 +6,7 @@
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`hash`]: for the names of queues.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
 
@@ -14,6 +15,7 @@
 pub mod batch;
 pub mod hash;
 pub mod notifier;
+pub mod pace;
 pub mod payload;
 pub mod route;
 pub mod shared;

@@ -1,17 +1,19 @@
-//! What a notifier makes of the marks: it coalesces, keeps the interval between two notifications on
-//! one channel, and knows when it has to wake up next.
+//! What a notifier makes of the marks: it coalesces, keeps the interval between two notifications of
+//! one queue, rests if notifying takes too much of a processor, and knows when it has to wake up next.
 //!
-//! The order in [`Notifier::sweep`] is the protocol: gates are opened before the marks are taken, closed after
-//! it, and what was drained is kept until it was sent.
+//! What may not be sent yet stays marked, and a queue that is marked wakes nobody: so a busy queue wakes
+//! the notifier once in an interval. Many queues together would do so more often while it rests: then
+//! the door is closed, and opened again *before* the marks are read. What was drained is kept until it was sent.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 
 use indexmap::IndexMap;
 
+use crate::pace::Pace;
 use crate::payload::{News, Notification, notifications};
 use crate::route::Route;
-use crate::shared::{Claim, Database, GATES, Table};
+use crate::shared::{Claim, Database, Table};
 use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
 
@@ -28,29 +30,23 @@ struct Known {
     transactions: u64,
 }
 
-#[derive(Debug)]
-struct Channel {
-    name: CString,
-    /// Its gate, if it has one to itself.
-    gate: Option<u32>,
-    /// Until when nothing may be sent on it.
-    closed_until: Option<Moment>,
-}
-
-/// What is to be said of one route.
+/// What is to be said of one route, or was said of it within the interval.
 #[derive(Clone, Copy, Debug)]
 struct Due {
     channel: usize,
     /// Where to count it, if the route has a slot.
     claim: Option<Claim>,
+    /// 0 if there is nothing to say.
     messages: u64,
     transactions: u64,
+    /// The end of the interval. If something is sent on the channel before, it is said with that.
+    not_before: Moment,
 }
 
 /// When a notifier has to wake up by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timers {
-    /// The end of an interval, or the next attempt.
+    /// The end of an interval or of a rest.
     pub interval: Option<Moment>,
     /// A message becomes visible.
     pub deadline: Option<Timestamp>,
@@ -61,15 +57,22 @@ pub struct Timers {
 pub struct Notifier {
     /// By the number of the slot.
     known: Vec<Option<Known>>,
-    channels: Vec<Channel>,
-    /// By route. Drained and not sent yet.
+    channels: Vec<CString>,
+    /// By route.
     due: IndexMap<Box<[u8]>, Due>,
     /// Routes whose tables are to be looked at.
     looks: IndexMap<Box<[u8]>, ()>,
     /// Routes of which some message may become visible at an unknown time.
     doubts: HashSet<Box<[u8]>>,
-    /// The channels of the notifications that are being sent.
-    sending: Vec<usize>,
+    pace: Pace,
+    /// Whether the door is closed: nobody wakes the notifier, which has a timer.
+    is_closed: bool,
+    /// When the marks were read.
+    moment: Moment,
+    /// The slots that are marked, while they are read.
+    marked: Vec<Claim>,
+    /// By the number of the channel: whether notifications are being sent on it.
+    sending: Vec<bool>,
 }
 
 impl Notifier {
@@ -82,17 +85,16 @@ impl Notifier {
         moment: Moment,
         now: Timestamp,
     ) -> Timers {
-        for channel in &mut self.channels {
-            if channel.closed_until.is_some_and(|until| until <= moment) {
-                channel.closed_until = None;
-                if let Some(gate) = channel.gate {
-                    database.open(gate);
-                }
-            }
+        self.moment = moment;
+        let rests = self.pace.rests(moment);
+        if rests.is_none() && std::mem::take(&mut self.is_closed) {
+            database.open();
         }
-        // The latch and the gates before the marks, as producers have them the other way round.
+        self.due.retain(|_, due| due.messages > 0 || due.not_before > moment);
+        // The latch and the door before the marks, as producers have them the other way round.
         fence(SeqCst);
         let mut deadline: Option<Timestamp> = None;
+        self.marked.clear();
         for claim in table.of(oid) {
             let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
                 continue;
@@ -108,9 +110,47 @@ impl Notifier {
                 }
                 None => {}
             }
-            if self.channels[known.channel].closed_until.is_none()
-                && let Some(drained) = table.drain(claim)
+            if table.is_marked(claim) {
+                self.marked.push(claim);
+            }
+        }
+        let interval = match rests {
+            None => self.drain(table),
+            // Until somebody marks, the door stays open: a single message needs no timer after it.
+            Some(_) if self.marked.is_empty() => None,
+            Some(_) => {
+                self.is_closed = true;
+                database.close();
+                rests
+            }
+        };
+        Timers { interval, deadline }
+    }
+
+    /// Takes the marks of the queues whose interval has passed, and of all that share a channel with one of
+    /// them. Returns when the next may be taken.
+    fn drain(&mut self, table: Table<'_>) -> Option<Moment> {
+        let mut open = self.open_channels();
+        let mut marked = std::mem::take(&mut self.marked);
+        let not_before = |due: &IndexMap<Box<[u8]>, Due>, known: &Known| {
+            due.get(&known.key).map_or(0, |due| due.not_before)
+        };
+        for claim in &marked {
+            if let Some(Some(known)) = self.known.get(claim.at as usize)
+                && not_before(&self.due, known) <= self.moment
             {
+                open[known.channel] = true;
+            }
+        }
+        let mut next: Option<Moment> = None;
+        for claim in marked.drain(..) {
+            let Some(Some(known)) = self.known.get_mut(claim.at as usize) else {
+                continue;
+            };
+            if !open[known.channel] {
+                let at = not_before(&self.due, known);
+                next = Some(next.map_or(at, |other| other.min(at)));
+            } else if let Some(drained) = table.drain(claim) {
                 let transactions = drained.transactions.saturating_sub(known.transactions);
                 known.transactions = drained.transactions;
                 if drained.is_unsure {
@@ -122,11 +162,25 @@ impl Notifier {
                 due.transactions = due.transactions.saturating_add(transactions);
             }
         }
-        Timers { interval: self.next_opening(), deadline }
+        self.marked = marked;
+        next
     }
 
-    fn next_opening(&self) -> Option<Moment> {
-        self.channels.iter().filter_map(|channel| channel.closed_until).min()
+    /// By its number: whether a channel has something to say whose interval has passed.
+    fn open_channels(&self) -> Vec<bool> {
+        let mut open = vec![false; self.channels.len()];
+        for due in self.due.values().filter(|due| due.messages > 0) {
+            open[due.channel] |= due.not_before <= self.moment;
+        }
+        open
+    }
+
+    /// When what was drained or found, and not sent, may be sent.
+    #[must_use]
+    pub fn next(&self, moment: Moment) -> Option<Moment> {
+        let rests = self.pace.rests(moment).unwrap_or(0);
+        let pending = self.due.values().filter(|due| due.messages > 0);
+        pending.map(|due| due.not_before.max(rests)).min()
     }
 
     /// Has the queue's table looked at.
@@ -156,57 +210,44 @@ impl Notifier {
 
     /// What may be sent now. Call [`Notifier::sent`] or [`Notifier::failed`] afterwards.
     pub fn notifications(&mut self) -> Vec<Notification<'_>> {
-        let channels = &self.channels;
-        let ready = self.due.iter().filter(|(_, due)| channels[due.channel].closed_until.is_none());
-        let sending: HashSet<usize> = ready.clone().map(|(_, due)| due.channel).collect();
-        self.sending = sending.into_iter().collect();
+        self.sending = match self.pace.rests(self.moment) {
+            Some(_) => Vec::new(),
+            None => self.open_channels(),
+        };
+        let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
         notifications(ready.filter_map(|(key, due)| {
             let route = Route::from_key(key)?;
             Some((route, News { queue: route.queue, count: due.messages, visible_at: None }))
         }))
     }
 
-    /// What [`Notifier::notifications`] said was sent: nothing more goes out on these channels until
-    /// the interval has passed. Returns the timer.
+    /// What [`Notifier::notifications`] said was sent, which took the processor for `cost` microseconds:
+    /// nothing more is said of these queues until the interval has passed, unless another queue of their
+    /// channel has something to say.
     pub fn sent(
         &mut self,
-        database: &Database,
         table: Table<'_>,
         moment: Moment,
         now: Timestamp,
         interval: Moment,
-    ) -> Option<Moment> {
-        let channels = &self.channels;
-        self.due.retain(|_, due| {
-            let is_sent = channels[due.channel].closed_until.is_none();
+        cost: Moment,
+    ) {
+        for due in self.due.values_mut().filter(|due| is_sending(&self.sending, due)) {
             // The slot may be another queue's by now.
-            if let Some(claim) = due.claim.filter(|claim| is_sent && table.is_current(*claim)) {
+            if let Some(claim) = due.claim.filter(|claim| table.is_current(*claim)) {
                 table.notified(claim, due.transactions.saturating_sub(1), now);
             }
-            !is_sent
-        });
-        let sending = std::mem::take(&mut self.sending);
-        if interval > 0 {
-            self.close(database, &sending, moment.saturating_add(interval));
+            (due.messages, due.transactions) = (0, 0);
+            due.not_before = moment.saturating_add(interval);
         }
-        self.next_opening()
+        self.sending.clear();
+        self.pace.spent(moment, cost);
     }
 
-    /// What [`Notifier::notifications`] said could not be sent: it is said again after `delay`.
-    pub fn failed(&mut self, database: &Database, moment: Moment, delay: Moment) -> Option<Moment> {
-        let sending = std::mem::take(&mut self.sending);
-        self.close(database, &sending, moment.saturating_add(delay));
-        self.next_opening()
-    }
-
-    fn close(&mut self, database: &Database, channels: &[usize], until: Moment) {
-        for at in channels {
-            let channel = &mut self.channels[*at];
-            channel.closed_until = Some(until);
-            if let Some(gate) = channel.gate {
-                database.close(gate);
-            }
-        }
+    /// What [`Notifier::notifications`] said could not be sent: nothing is sent before `delay` is over.
+    pub fn failed(&mut self, moment: Moment, delay: Moment) {
+        self.sending.clear();
+        self.pace.rest_until(moment.saturating_add(delay));
     }
 
     /// The routes that are realtime now: gives back the slots of all others. True if that has to be
@@ -241,14 +282,14 @@ impl Notifier {
     /// Whether there is nothing to say or to look at.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.due.is_empty() && self.looks.is_empty()
+        self.due.values().all(|due| due.messages == 0) && self.looks.is_empty()
     }
 }
 
 /// What is known of a slot; learns it, if it is new. `None` for a key that is no route.
 fn know<'a>(
     known: &'a mut Vec<Option<Known>>,
-    channels: &mut Vec<Channel>,
+    channels: &mut Vec<CString>,
     table: Table<'_>,
     claim: Claim,
 ) -> Option<&'a mut Known> {
@@ -260,7 +301,6 @@ fn know<'a>(
     if place.as_ref().is_none_or(|known| known.claim != claim) {
         let key = table.key(claim).into_boxed_slice();
         let channel = channel_of(channels, Route::from_key(&key)?.channel);
-        table.set_gate(claim, channels[channel].gate.unwrap_or(0));
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
@@ -270,25 +310,25 @@ fn know<'a>(
 }
 
 /// The number of a channel.
-fn channel_of(channels: &mut Vec<Channel>, name: &CStr) -> usize {
-    if let Some(at) = channels.iter().position(|channel| channel.name.as_c_str() == name) {
-        return at;
-    }
-    let at = channels.len();
-    // Where there are more channels than gates, the rest have none, and each first mark of theirs wakes
-    // the notifier.
-    let gate = u32::try_from(at + 1).ok().filter(|gate| *gate <= GATES);
-    channels.push(Channel { name: name.to_owned(), gate, closed_until: None });
-    at
+fn channel_of(channels: &mut Vec<CString>, name: &CStr) -> usize {
+    channels.iter().position(|channel| channel.as_c_str() == name).unwrap_or_else(|| {
+        channels.push(name.to_owned());
+        channels.len() - 1
+    })
 }
 
 /// What is to be said of a route.
 fn due<'a>(all: &'a mut IndexMap<Box<[u8]>, Due>, key: &[u8], channel: usize) -> &'a mut Due {
-    let new = || Due { channel, claim: None, messages: 0, transactions: 0 };
+    let new = || Due { channel, claim: None, messages: 0, transactions: 0, not_before: 0 };
     match all.get_index_of(key) {
         Some(at) => &mut all[at],
         None => all.entry(key.into()).or_insert_with(new),
     }
+}
+
+/// Whether it is part of what is being sent.
+fn is_sending(sending: &[bool], due: &Due) -> bool {
+    due.messages > 0 && sending.get(due.channel).is_some_and(|sending| *sending)
 }
 
 #[cfg(all(test, not(feature = "loom")))]

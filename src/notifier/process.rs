@@ -51,6 +51,15 @@ pub(super) fn transaction<T>(
     .execute()
 }
 
+/// How long this process has taken a processor, in microseconds.
+pub(super) fn processor_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer. Should there be no such clock, it stays 0.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    part(time.tv_sec) * 1_000_000 + part(time.tv_nsec) / 1000
+}
+
 /// Runs `work` with a snapshot; in a transaction.
 pub(super) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: in a transaction; an error in between aborts it, and the snapshot with it.

@@ -246,7 +246,9 @@ impl Worker {
             }
         }
         let has_more = self.look();
-        self.announce(&mut timers);
+        self.announce();
+        let pending = self.notifier.next(self.moment());
+        timers.interval = [timers.interval, pending].into_iter().flatten().min();
         if has_more {
             // What was seen may have set a timer, and there may be more to look at.
             return Some(Duration::ZERO);
@@ -392,7 +394,7 @@ impl Worker {
     }
 
     /// Sends what may be sent.
-    fn announce(&mut self, timers: &mut Timers) {
+    fn announce(&mut self) {
         let notifications = self.notifier.notifications();
         if notifications.is_empty() {
             return;
@@ -403,19 +405,20 @@ impl Worker {
             // JSON holds no NUL: serde escapes control characters.
             .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
             .collect();
+        let begun = process::processor_time();
         match send::all(&ready) {
             Ok(()) => {
                 self.back_off.succeeded();
                 self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
                 let interval = settings::notify_interval();
                 let table = self.shared.table;
-                timers.interval =
-                    self.notifier.sent(self.database, table, self.moment(), ffi::now(), interval);
+                let cost = process::processor_time().saturating_sub(begun);
+                self.notifier.sent(table, self.moment(), ffi::now(), interval, cost);
             }
             Err(failure) => {
                 let delay = self.failed(&failure, Work::Send);
                 let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
-                timers.interval = self.notifier.failed(self.database, self.moment(), delay);
+                self.notifier.failed(self.moment(), delay);
             }
         }
     }

@@ -3,6 +3,7 @@
 mod random;
 
 use super::*;
+use crate::pace::REST;
 use crate::shared::{Slot, Stale};
 use std::sync::atomic::AtomicU32;
 
@@ -17,6 +18,8 @@ struct Simulation {
     notifier: Notifier,
     moment: Moment,
     interval: Moment,
+    /// What a notification takes of the processor.
+    cost: Moment,
 }
 
 /// A notification: channel and payload.
@@ -31,6 +34,7 @@ impl Simulation {
             notifier: Notifier::default(),
             moment: 1,
             interval: INTERVAL,
+            cost: 0,
         }
     }
 
@@ -60,12 +64,14 @@ impl Simulation {
         self.notifier.sweep(&self.database, OID, table, self.moment, now)
     }
 
-    /// What may be sent, as if it was.
+    /// What may be sent, as if it was; and when what was not may be.
     fn say(&mut self) -> (Vec<Said>, Option<Moment>) {
         let said = self.ready();
-        let (now, table) = (self.now(), Table { slots: &self.slots, used: &self.used });
-        let timer = self.notifier.sent(&self.database, table, self.moment, now, self.interval);
-        (said, timer)
+        if !said.is_empty() {
+            let (now, table) = (self.now(), Table { slots: &self.slots, used: &self.used });
+            self.notifier.sent(table, self.moment, now, self.interval, self.cost);
+        }
+        (said, self.notifier.next(self.moment))
     }
 
     fn ready(&mut self) -> Vec<Said> {
@@ -76,14 +82,16 @@ impl Simulation {
     /// What may be sent, as if it could not be.
     fn fail(&mut self, delay: Moment) -> Option<Moment> {
         self.ready();
-        self.notifier.failed(&self.database, self.moment, delay)
+        self.notifier.failed(self.moment, delay);
+        self.notifier.next(self.moment)
     }
 
     /// A whole turn at `moment`.
     fn turn(&mut self, moment: Moment) -> (Vec<Said>, Timers) {
         self.moment = moment;
         let timers = self.sweep();
-        let (said, interval) = self.say();
+        let (said, pending) = self.say();
+        let interval = [timers.interval, pending].into_iter().flatten().min();
         (said, Timers { interval, ..timers })
     }
 }
@@ -116,16 +124,15 @@ fn the_first_after_quiet_goes_at_once_and_the_rest_at_the_intervals_end() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     assert!(it.enqueue(claim, 2), "rings");
-    assert_eq!(it.turn(1000), (vec![one("c", "q", 2)], until(1100)));
-    assert!(!it.enqueue(claim, 3), "the timer brings the notifier");
-    assert!(!it.enqueue(claim, 4));
-    assert_eq!(it.turn(1050), (vec![], until(1100)), "woken by something else");
-    assert_eq!(it.turn(1099), (vec![], until(1100)));
-    assert_eq!(it.turn(1100), (vec![one("c", "q", 7)], until(1200)));
-    assert_eq!(it.turn(1200), (vec![], IDLE), "a quiet interval");
+    assert_eq!(it.turn(1000), (vec![one("c", "q", 2)], IDLE));
+    assert!(it.enqueue(claim, 3), "there is no timer yet");
+    assert_eq!(it.turn(1050), (vec![], until(1100)));
+    assert!(!it.enqueue(claim, 4), "the timer brings the notifier");
+    assert_eq!(it.turn(1099), (vec![], until(1100)), "woken by something else");
+    assert_eq!(it.turn(1100), (vec![one("c", "q", 7)], IDLE));
     assert!(it.notifier.is_idle());
     assert!(it.enqueue(claim, 1), "rings again");
-    assert_eq!(it.turn(1201), (vec![one("c", "q", 1)], until(1301)));
+    assert_eq!(it.turn(1201), (vec![one("c", "q", 1)], IDLE));
 }
 
 #[test]
@@ -152,19 +159,23 @@ fn an_interval_that_was_changed_applies_from_the_next_notification() {
 }
 
 #[test]
-fn channels_do_not_delay_each_other_and_queues_of_one_share() {
+fn a_quiet_queue_does_not_wait_for_a_busy_one_and_takes_it_along() {
     let mut it = Simulation::new();
-    let (a, b, other) = (it.claim("c", "a"), it.claim("c", "b"), it.claim("d", "a"));
-    it.enqueue(a, 1);
-    assert_eq!(it.turn(1000), (vec![one("c", "a", 1)], until(1100)));
-    assert!(!it.enqueue(b, 1), "the same channel");
-    assert!(it.enqueue(other, 1), "another channel");
-    assert_eq!(it.turn(1040), (vec![one("d", "a", 1)], until(1100)));
-    assert!(!it.enqueue(a, 5));
-    assert!(!it.enqueue(other, 2));
-    let both = r#"{"event":"e","queues":{"a":{"count":5},"b":{"count":1}}}"#;
-    assert_eq!(it.turn(1100), (vec![("c".into(), both.into())], until(1140)));
-    assert_eq!(it.turn(1140), (vec![one("d", "a", 2)], until(1200)));
+    let (busy, quiet, other) = (it.claim("c", "busy"), it.claim("c", "quiet"), it.claim("d", "q"));
+    it.enqueue(busy, 1);
+    assert_eq!(it.turn(1000), (vec![one("c", "busy", 1)], IDLE));
+    it.enqueue(busy, 5);
+    assert_eq!(it.turn(1010), (vec![], until(1100)));
+    assert!(it.enqueue(other, 1));
+    assert_eq!(it.turn(1020), (vec![one("d", "q", 1)], until(1100)), "another channel");
+    assert!(it.enqueue(quiet, 1));
+    let both = r#"{"event":"e","queues":{"busy":{"count":5},"quiet":{"count":1}}}"#;
+    assert_eq!(it.turn(1040), (vec![("c".into(), both.into())], IDLE));
+    it.enqueue(busy, 1);
+    it.enqueue(quiet, 2);
+    assert_eq!(it.turn(1100), (vec![], until(1140)), "both have an interval again");
+    let both = r#"{"event":"e","queues":{"busy":{"count":1},"quiet":{"count":2}}}"#;
+    assert_eq!(it.turn(1140), (vec![("c".into(), both.into())], IDLE));
 }
 
 #[test]
@@ -176,18 +187,18 @@ fn what_could_not_be_sent_is_said_again_with_what_came_since() {
     it.sweep();
     assert_eq!(it.fail(30), Some(1030));
     assert!(!it.notifier.is_idle());
-    assert!(!it.enqueue(claim, 2), "the timer brings the notifier");
+    assert!(it.enqueue(claim, 2));
     assert_eq!(it.turn(1029), (vec![], until(1030)));
+    assert!(!it.enqueue(claim, 1), "the timer brings the notifier");
     it.moment = 1030;
     it.sweep();
     assert_eq!(it.fail(60), Some(1090));
     it.enqueue(claim, 4);
-    assert_eq!(it.turn(1090), (vec![one("c", "q", 7)], until(1190)));
-    assert_eq!(it.turn(1190), (vec![], IDLE));
+    assert_eq!(it.turn(1090), (vec![one("c", "q", 8)], IDLE));
 }
 
 #[test]
-fn a_failure_leaves_channels_within_their_interval_alone() {
+fn a_failure_does_not_make_an_interval_longer() {
     let mut it = Simulation::new();
     let (quiet, failing) = (it.claim("c", "q"), it.claim("d", "q"));
     it.enqueue(quiet, 1);
@@ -195,8 +206,58 @@ fn a_failure_leaves_channels_within_their_interval_alone() {
     it.enqueue(failing, 1);
     it.moment = 1010;
     it.sweep();
-    assert_eq!(it.fail(500), Some(1100), "not delayed to 1510");
-    assert_eq!(it.turn(1100), (vec![], until(1510)));
+    assert_eq!(it.fail(20), Some(1030));
+    it.enqueue(quiet, 1);
+    assert_eq!(it.turn(1030), (vec![one("d", "q", 1)], until(1100)));
+    assert_eq!(it.turn(1100).0, [one("c", "q", 1)]);
+}
+
+/// When the first of its rests ends.
+const RESTED: Moment = 1000 + 10 * REST;
+
+/// From 1000 on, when it has used up its credit.
+fn resting() -> (Simulation, Claim, Claim) {
+    let mut it = Simulation { cost: 10, ..Simulation::new() };
+    let (claim, other) = (it.claim("c", "q"), it.claim("d", "r"));
+    it.notifier.pace.rest_until(1000);
+    it.enqueue(claim, 1);
+    it.turn(1000);
+    (it, claim, other)
+}
+
+#[test]
+fn a_notifier_rests_by_what_notifying_takes() {
+    let (mut it, claim, other) = resting();
+    assert_eq!(it.turn(1500), (vec![], IDLE), "without marks there is nothing to wake up for");
+    assert!(it.enqueue(claim, 2), "the door is open still");
+    assert_eq!(it.turn(1600), (vec![], until(RESTED)));
+    assert!(!it.enqueue(other, 1), "and closed now, for all queues");
+    assert!(!it.enqueue(claim, 1));
+    assert_eq!(it.turn(RESTED - 1), (vec![], until(RESTED)));
+    let (said, timers) = it.turn(RESTED);
+    assert_eq!((said, timers), (vec![one("c", "q", 3), one("d", "r", 1)], IDLE));
+    assert!(it.enqueue(other, 1), "open again");
+    let next = RESTED + 10 * REST;
+    assert_eq!(it.turn(next - 1), (vec![], until(next)));
+}
+
+#[test]
+fn what_is_found_during_a_rest_waits_for_its_end() {
+    let (mut it, _, other) = resting();
+    found(&mut it, "c", "s");
+    assert_eq!(it.turn(1500), (vec![], until(RESTED)));
+    assert!(it.enqueue(other, 1));
+    assert_eq!(it.turn(1600), (vec![], until(RESTED)));
+    assert_eq!(it.turn(RESTED).0, [one("c", "s", 1), one("d", "r", 1)]);
+}
+
+#[test]
+fn a_deadline_during_a_rest_is_looked_at() {
+    let (mut it, claim, _) = resting();
+    it.expect(claim, 1500);
+    assert_eq!(it.turn(1400).1, Timers { interval: None, deadline: Some(Timestamp(1500)) });
+    it.turn(1500);
+    assert_eq!(it.notifier.looks(10), [key("c", "q")]);
 }
 
 #[test]
@@ -212,7 +273,7 @@ fn a_look_that_finds_something_is_announced_once() {
     assert_eq!(it.notifier.looks(10), Vec::<Box<[u8]>>::new());
     assert_eq!(it.say().0, [], "nothing was found yet");
     found(&mut it, "c", "q");
-    assert_eq!(it.say(), (vec![one("c", "q", 1)], Some(101)));
+    assert_eq!(it.say(), (vec![one("c", "q", 1)], None));
     found(&mut it, "c", "q");
     assert_eq!(it.turn(50), (vec![], until(101)), "looks keep the interval too");
     let claim = it.claim("c", "q");
@@ -246,9 +307,8 @@ fn a_deadline_becomes_a_timer_and_then_a_look() {
     assert_eq!(it.notifier.looks(10), [key("c", "q")]);
     found(&mut it, "c", "q");
     assert!(it.expect(claim, 700), "as the look has found");
-    assert_eq!(it.turn(500).1, Timers { interval: Some(600), deadline: Some(Timestamp(600)) });
-    // Within the interval there is a look, but no notification.
-    assert_eq!(it.turn(600).1, Timers { interval: None, deadline: Some(Timestamp(700)) });
+    assert_eq!(it.turn(500), (vec![one("c", "q", 1)], deadline(600)));
+    assert_eq!(it.turn(600).1, deadline(700));
     assert_eq!(it.notifier.looks(10), [key("c", "r")]);
 }
 
@@ -281,7 +341,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     // Whose channel it was is forgotten with it.
     let other = it.claim("d", "other");
     assert_eq!(other.at, gone.at);
-    assert!(it.enqueue(other, 1), "not behind the gate of the former queue's channel");
+    assert!(it.enqueue(other, 1), "nor the former queue's interval");
     assert_eq!(it.turn(1010).0, [one("d", "other", 1)]);
 }
 
@@ -311,23 +371,6 @@ fn the_second_slot_of_a_route_is_given_back() {
     it.notifier.keep_only(OID, table, &routes);
     assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
     assert_eq!(it.notifier.looks(10), [key("c", "q")], "what was noted there is in the table");
-}
-
-#[test]
-fn more_channels_than_gates() {
-    let mut it = Simulation::new();
-    let claims: Vec<_> = (0..70).map(|at| it.claim(&format!("c{at}"), "q")).collect();
-    claims.iter().for_each(|claim| assert!(it.enqueue(*claim, 1)));
-    assert_eq!(it.turn(1000).0.len(), 70);
-    let rings: Vec<_> = claims.iter().map(|claim| it.enqueue(*claim, 2)).collect();
-    assert_eq!(rings.iter().filter(|rings| !**rings).count(), 64, "as many as there are gates");
-    assert!(rings[64..].iter().all(|rings| *rings), "the rest wakes the notifier each time");
-    assert_eq!(it.turn(1001), (vec![], until(1100)), "which keeps the interval all the same");
-    let (said, timers) = it.turn(1100);
-    assert_eq!(said.len(), 70);
-    assert_eq!(said[69], one("c69", "q", 2));
-    assert_eq!(timers, until(1200));
-    assert_eq!(it.turn(1200), (vec![], IDLE));
 }
 
 #[test]

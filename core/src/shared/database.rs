@@ -63,8 +63,8 @@ pub struct Database {
     wanted: AtomicU32,
     /// How to wake the notifier: an address that only the server's side understands; 0 for none.
     bell: AtomicU64,
-    /// One bit for each gate: set while the notifier comes by at a known time anyway.
-    closed: AtomicU64,
+    /// Not 0 while the notifier comes by at a known time anyway.
+    closed: AtomicU32,
     /// The notifier's process; 0 for none.
     pub pid: AtomicU32,
     /// When it started.
@@ -93,7 +93,7 @@ impl Database {
             news: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
             bell: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
+            closed: AtomicU32::new(0),
             pid: AtomicU32::new(0),
             started_at: AtomicI64::new(0),
             starts: AtomicU64::new(0),
@@ -146,7 +146,7 @@ impl Database {
         // Before the mark: the sweep that finds the mark counts the transaction as well.
         table.count(claim, messages);
         match table.mark(claim, messages) {
-            Marked::First => Ok(self.must_ring(table, claim)),
+            Marked::First => Ok(self.must_ring()),
             Marked::More => Ok(false),
             Marked::Stale => Err(Stale),
         }
@@ -171,13 +171,10 @@ impl Database {
     }
 
     /// Whether the first mark of a queue has to wake the notifier: not if it comes by anyway.
-    fn must_ring(&self, table: Table<'_>, claim: Claim) -> bool {
-        // The mark before the gate, as the notifier has the gate before the mark.
+    fn must_ring(&self) -> bool {
+        // The mark before the door, as the notifier has the door before the mark.
         fence(SeqCst);
-        match table.gate(claim) {
-            0 => true,
-            gate => self.closed.load(SeqCst) & bit(gate) == 0,
-        }
+        self.closed.load(SeqCst) == 0
     }
 
     /// Tells the notifier something. True if it has to be woken.
@@ -211,14 +208,15 @@ impl Database {
         fence(SeqCst);
     }
 
-    /// Opens a gate: whoever marks from here on wakes the notifier. To be called *before* the sweep.
-    pub fn open(&self, gate: u32) {
-        self.closed.fetch_and(!bit(gate), SeqCst);
+    /// Opens the door: whoever marks from here on wakes the notifier. To be called *before* the marks
+    /// are read.
+    pub fn open(&self) {
+        self.closed.store(0, SeqCst);
     }
 
-    /// Closes a gate: the notifier has a timer, and nobody needs to wake it before.
-    pub fn close(&self, gate: u32) {
-        self.closed.fetch_or(bit(gate), SeqCst);
+    /// Closes the door: the notifier has a timer, and nobody needs to wake it before.
+    pub fn close(&self) {
+        self.closed.store(1, SeqCst);
     }
 
     /// Whether anything was told.
@@ -298,10 +296,3 @@ impl Default for Database {
 /// The slot is another queue's by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
-
-/// How many gates there are.
-pub const GATES: u32 = 64;
-
-fn bit(gate: u32) -> u64 {
-    1 << (gate - 1).min(GATES - 1)
-}

@@ -7,7 +7,7 @@
 mod database;
 mod slot;
 
-pub use database::{Database, Databases, GATES, News, Stale, State};
+pub use database::{Database, Databases, News, Stale, State};
 pub use slot::{Claim, Counters, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
 
 #[cfg(all(test, not(feature = "loom")))]

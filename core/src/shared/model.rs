@@ -12,6 +12,7 @@ mod slots;
 mod world;
 mod wrong;
 
+use crate::shared::Claim;
 use world::{A, B, Host, World, check};
 
 /// Two producers, one queue.
@@ -48,7 +49,8 @@ fn what_could_not_be_sent_within_the_interval_is_said_again() {
     two_producers(10, 1);
 }
 
-/// The first notification closes the gate: what comes at the interval's end meets the timer.
+/// What comes within the interval stays marked and wakes nobody any more; what comes at its end meets the
+/// timer.
 #[test]
 fn producers_at_the_end_of_an_interval() {
     check(|| {
@@ -64,6 +66,51 @@ fn producers_at_the_end_of_an_interval() {
         host.run();
         host.assert_all_counted();
     });
+}
+
+/// The notifier rests, and has closed the door: whoever marks relies on its timer.
+#[test]
+fn producers_at_the_end_of_a_rest() {
+    check(|| {
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let mut host = behind_the_door(&world, claims[0]);
+        let producers = [world.spawn_producer(A, claims[0]), world.spawn_producer(B, claims[1])];
+        host.run();
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        host.run();
+        host.assert_all_counted();
+    });
+}
+
+/// The same while it closes the door.
+#[test]
+fn producers_at_the_beginning_of_a_rest() {
+    check(|| {
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let mut host = Host::begin(&world, 0).costing(1);
+        world.produce(A, claims[0]);
+        host.take_latch();
+        host.turn();
+        let producers = [world.spawn_producer(A, claims[0]), world.spawn_producer(B, claims[1])];
+        host.run();
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        host.run();
+        host.assert_all_counted();
+    });
+}
+
+/// A notifier that has notified, was woken within its rest, and has closed the door.
+fn behind_the_door(world: &World, claim: Claim) -> Host {
+    let mut host = Host::begin(world, 0).costing(1);
+    for _ in 0..2 {
+        world.produce(A, claim);
+        host.take_latch();
+        host.turn();
+    }
+    assert!(!world.database.enqueue(world.table(), world.claim(B), 0).unwrap(), "no door");
+    host
 }
 
 #[test]
@@ -115,17 +162,15 @@ fn a_notifier_dies_after_it_has_sent() {
     restart(Host::turn);
 }
 
-/// The next has nothing to say on that channel, and so no timer.
+/// The next one has another timer, or none.
 #[test]
-fn a_notifier_dies_with_a_closed_gate() {
+fn a_notifier_dies_behind_a_closed_door() {
     check(|| {
-        let world = World::new([A, A]);
-        let claim = world.claim(A);
-        let mut first = Host::begin(&world, 0).every(10);
-        world.produce(A, claim);
-        first.turn();
-        let producer = world.spawn_producer(A, claim);
-        let mut second = first.next().every(10);
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let first = behind_the_door(&world, claims[0]);
+        let producer = world.spawn_producer(B, claims[1]);
+        let mut second = first.next();
         second.run();
         producer.join().unwrap();
         second.run();

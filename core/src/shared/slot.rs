@@ -49,8 +49,6 @@ pub struct Slot {
     hash: AtomicU64,
     database: AtomicU32,
     state: AtomicU32,
-    /// Which bit of the database's gates this queue's channel has, from 1; 0 for none.
-    gate: AtomicU32,
     length: AtomicU32,
     /// Some message that was marked may become visible later, and nobody has noted when.
     is_unsure: AtomicU32,
@@ -121,7 +119,6 @@ impl Slot {
             hash: AtomicU64::new(0),
             database: AtomicU32::new(0),
             state: AtomicU32::new(FREE),
-            gate: AtomicU32::new(0),
             length: AtomicU32::new(0),
             is_unsure: AtomicU32::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -296,11 +293,6 @@ impl Table<'_> {
         slot.messages.fetch_add(messages, Relaxed);
     }
 
-    /// The queue's gate, from 1; 0 for none.
-    pub(super) fn gate(&self, claim: Claim) -> u32 {
-        self.slot(claim).gate.load(SeqCst)
-    }
-
     // What follows is for the notifier of the slot's database alone: there is one at most.
 
     /// The slots of a database.
@@ -323,19 +315,20 @@ impl Table<'_> {
         words.take(slot.length.load(Relaxed) as usize).collect()
     }
 
-    /// Tells producers which gate the queue's channel has.
-    pub fn set_gate(&self, claim: Claim, gate: u32) {
-        self.slot(claim).gate.store(gate, SeqCst);
+    /// Whether anything is marked.
+    #[must_use]
+    pub fn is_marked(&self, claim: Claim) -> bool {
+        self.slot(claim).mark.load(SeqCst) & COUNT != 0
     }
 
-    /// Takes what is marked. Most slots have nothing: those are only looked at.
+    /// Takes what is marked, if anything.
     #[must_use]
     pub fn drain(&self, claim: Claim) -> Option<Drained> {
         let slot = self.slot(claim);
-        if slot.mark.load(SeqCst) & COUNT == 0 {
+        let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
+        if messages == 0 {
             return None;
         }
-        let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
         let is_unsure = slot.is_unsure.load(SeqCst) != 0 && slot.is_unsure.swap(0, SeqCst) != 0;
         Some(Drained { messages, transactions: slot.transactions.load(Relaxed), is_unsure })
     }
@@ -367,7 +360,6 @@ impl Table<'_> {
         let next = claim.generation.wrapping_add(1);
         let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
-        slot.gate.store(0, SeqCst);
         slot.is_unsure.store(0, SeqCst);
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {

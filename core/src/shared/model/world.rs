@@ -186,6 +186,7 @@ pub(super) struct Host {
     notifier: Notifier,
     latch: usize,
     interval: u64,
+    cost: u64,
     failures: u32,
     news: News,
     /// The queues that it knows to be realtime.
@@ -212,6 +213,7 @@ impl Host {
             notifier: Notifier::default(),
             latch,
             interval: 0,
+            cost: 0,
             failures: 0,
             news: News::EVERYTHING,
             queues: BTreeSet::new(),
@@ -226,6 +228,12 @@ impl Host {
     /// With an interval between two notifications.
     pub(super) fn every(mut self, interval: u64) -> Self {
         self.interval = interval;
+        self
+    }
+
+    /// That has to rest after each notification: after the first at once, it has no credit yet.
+    pub(super) fn costing(mut self, cost: u64) -> Self {
+        self.cost = cost;
         self
     }
 
@@ -280,6 +288,8 @@ impl Host {
         self.sweep();
         let has_more = self.look();
         self.announce();
+        let pending = self.notifier.next(self.moment);
+        self.timers.interval = [self.timers.interval, pending].into_iter().flatten().min();
         if has_more || self.news != News(0) {
             self.timers.interval = Some(self.moment);
         }
@@ -337,7 +347,7 @@ impl Host {
     fn read(&self, queue: usize) -> (u64, u64, Option<u64>) {
         let seen = self.world.committed[queue].load(SeqCst);
         let delayed = self.world.delayed[queue].load(SeqCst);
-        let come = delayed & ((2 << self.moment) - 1);
+        let come = delayed & ((2 << self.moment.min(62)) - 1);
         let next = u64::from((delayed & !come).trailing_zeros());
         (seen, come, (next < 64).then_some(next))
     }
@@ -352,10 +362,9 @@ impl Host {
         if sent.is_empty() {
             return;
         }
-        let world = &self.world;
         if self.failures > 0 {
             self.failures -= 1;
-            self.timers.interval = self.notifier.failed(&world.database, self.moment, 5);
+            self.notifier.failed(self.moment, 5);
             return;
         }
         for queue in [A, B] {
@@ -367,8 +376,7 @@ impl Host {
             }
         }
         let (table, now) = (self.world.table(), Timestamp(self.moment.cast_signed()));
-        let database = &self.world.database;
-        self.timers.interval = self.notifier.sent(database, table, self.moment, now, self.interval);
+        self.notifier.sent(table, self.moment, now, self.interval, self.cost);
     }
 
     /// All is quiet, and everybody who was woken has read.

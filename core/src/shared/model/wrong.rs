@@ -54,31 +54,29 @@ fn a_notifier_that_looks_before_it_can_be_woken() {
 
 #[test]
 #[should_panic(expected = "lost: neither taken nor rung")]
-fn a_gate_that_is_opened_after_the_sweep() {
-    gate(|world, claim| {
+fn a_door_that_is_opened_after_the_sweep() {
+    door(|world, claim| {
         let drained = world.table().drain(claim).is_some();
-        world.database.open(1);
+        world.database.open();
         drained
     });
 }
 
 /// The same in the right order, by the same means: it is the order that counts.
 #[test]
-fn a_gate_that_is_opened_before_the_sweep() {
-    gate(|world, claim| {
-        world.database.open(1);
+fn a_door_that_is_opened_before_the_sweep() {
+    door(|world, claim| {
+        world.database.open();
         world.table().drain(claim).is_some()
     });
 }
 
-fn gate(turn: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'static) {
+fn door(turn: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'static) {
     check(move || {
         let world = World::new([A, A]);
         let claim = world.claim(A);
-        let mut host = Host::begin(&world, 0).every(10);
-        world.produce(A, claim);
-        host.turn();
-        host.take_latch();
+        let host = Host::begin(&world, 0);
+        world.database.close();
         let producer = world.spawn_producer(A, claim);
         let drained = turn(&world, claim);
         producer.join().unwrap();
