@@ -38,10 +38,10 @@ pub(crate) fn delivery() -> Delivery {
 }
 
 /// `aimq.notify_interval`: the least time in milliseconds between two notifications of the notifier
-/// on one channel. Default 10; 0 for none. Takes effect when the configuration is reloaded.
+/// for the sake of one queue. Default 10; 0 for none. Takes effect when the configuration is reloaded.
 static NOTIFY_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10);
 
-/// The least time between two notifications on one channel, in microseconds.
+/// The least time between two notifications for the sake of one queue, in microseconds.
 pub(crate) fn notify_interval() -> u64 {
     u64::try_from(NOTIFY_INTERVAL.get()).unwrap_or(0) * 1000
 }
@@ -75,8 +75,8 @@ pub(crate) fn init() {
     );
     GucRegistry::define_int_guc(
         c"aimq.notify_interval",
-        c"The least time between two notifications of the notifier on one channel.",
-        c"The first notification after a quiet time goes at once, and what is enqueued before the time has passed is announced when it has. 0 means no such time.",
+        c"The least time between two notifications of the notifier for the sake of one queue.",
+        c"The first notification after a quiet time goes at once, and what is enqueued before the time has passed is announced when it has, or with another queue of the channel. 0 means no such time.",
         &NOTIFY_INTERVAL,
         0,
         60_000,
