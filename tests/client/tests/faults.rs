@@ -445,7 +445,7 @@ fn from_17_memory_of_another_release_is_left_alone() {
 }
 
 /// As src/shared/mod.rs has it, on a little-endian machine.
-const STAMP: [u8; 4] = *b"qmia"; 8] = [1, 0, 0, 0, b'q', b'm', b'i', b'a'];
+const STAMP: [u8; 4] = *b"qmia";
 
 fn write_first_byte(path: &std::path::Path, byte: u8) {
     use std::os::unix::fs::FileExt;
