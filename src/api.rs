@@ -14,7 +14,7 @@ use pgrx::spi::quote_literal;
 
 use crate::delivery;
 use crate::error::Error;
-use crate::pgmq::{self, Attached, Queue, Setting, report};
+use crate::pgmq::{self, Attached, Queue, Setting, TRIGGERS, report};
 
 /// `aimq.enable_realtime(queue, channel, event)`: makes a queue realtime, or changes its setting.
 /// True if something changed.
@@ -143,45 +143,52 @@ fn enable(queue: &Queue, channel: &str, event: &str) -> Result<bool, Error> {
     let has_it = |attached: &Option<Attached>| {
         attached.as_ref().is_some_and(|a| a.enabled != b'D' && a.setting.as_ref() == Some(&wanted))
     };
-    if has_it(&queue.attached()?) {
+    if queue.attached()?.iter().all(has_it) {
         return Ok(false);
     }
     queue.check_may_enable()?;
     // Another session may be doing the same: look again once it can't.
     queue.lock(pg_sys::ShareRowExclusiveLock);
-    let attached = queue.attached()?;
-    if has_it(&attached) {
+    let all = queue.attached()?;
+    if all.iter().all(has_it) {
         return Ok(false);
     }
-    // OR REPLACE changes it in place: at no moment is there no trigger for others.
-    report(Spi::run(&format!(
-        "CREATE OR REPLACE TRIGGER aimq_realtime BEFORE INSERT ON {} FOR EACH ROW \
-         EXECUTE FUNCTION aimq.realtime_trigger({}, {}, {})",
-        queue.table,
-        quote_literal(channel),
-        quote_literal(event),
-        quote_literal(&queue.name),
-    )));
-    // Replacing resets when the trigger fires; a queue that is to be announced on a replica stays so.
-    let when = match attached.map(|a| a.enabled) {
-        Some(b'A') => "ALWAYS",
-        Some(b'R') => "REPLICA",
-        _ => return Ok(true),
+    // Replacing resets when a trigger fires; a queue that is to be announced on a replica stays so.
+    let when = match all[0].as_ref().map(|attached| attached.enabled) {
+        Some(b'A') => Some("ALWAYS"),
+        Some(b'R') => Some("REPLICA"),
+        _ => None,
     };
-    report(Spi::run(&format!("ALTER TABLE {} ENABLE {when} TRIGGER aimq_realtime", queue.table)));
+    let missing = TRIGGERS.iter().zip(&all).filter(|(_, attached)| !has_it(attached));
+    for (kind, _) in missing {
+        let (name, table) = (kind.name, &queue.table);
+        // OR REPLACE changes it in place: at no moment is there no trigger for others.
+        report(Spi::run(&format!(
+            "CREATE OR REPLACE TRIGGER {name} {} ON {table} FOR EACH {} \
+             EXECUTE FUNCTION aimq.realtime_trigger({}, {}, {})",
+            kind.on,
+            kind.level,
+            quote_literal(channel),
+            quote_literal(event),
+            quote_literal(&queue.name),
+        )));
+        if let Some(when) = when {
+            report(Spi::run(&format!("ALTER TABLE {table} ENABLE {when} TRIGGER {name}")));
+        }
+    }
     Ok(true)
 }
 
 fn disable(queue: &Queue) -> Result<bool, Error> {
     delivery::prepare();
-    if queue.attached()?.is_none() {
+    if queue.attached()?.iter().all(Option::is_none) {
         return Ok(false);
     }
     queue.check_may_disable()?;
     queue.lock(pg_sys::AccessExclusiveLock);
-    if queue.attached()?.is_none() {
-        return Ok(false);
+    let all = queue.attached()?;
+    for (kind, _) in TRIGGERS.iter().zip(&all).filter(|(_, attached)| attached.is_some()) {
+        report(Spi::run(&format!("DROP TRIGGER {} ON {}", kind.name, queue.table)));
     }
-    report(Spi::run(&format!("DROP TRIGGER aimq_realtime ON {}", queue.table)));
-    Ok(true)
+    Ok(all.iter().any(Option::is_some))
 }

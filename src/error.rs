@@ -160,7 +160,7 @@ impl Misuse {
             Self::NotATrigger => "aimq.realtime_trigger() was not called as a trigger",
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
             Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
-            Self::Event => "aimq.realtime_trigger() must be attached to INSERT alone",
+            Self::Event => "aimq.realtime_trigger() FOR EACH ROW must be attached to INSERT alone",
             Self::Arguments => {
                 "aimq.realtime_trigger() takes three arguments: channel (1 to 63 bytes), event, queue"
             }

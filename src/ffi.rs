@@ -32,6 +32,9 @@ mod raw {
             descriptor: pg_sys::TupleDesc,
         ) -> pg_sys::Datum;
         pub(super) fn GetCurrentTimestamp() -> i64;
+        pub(super) fn GetCurrentStatementStartTimestamp() -> i64;
+        pub(super) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+        pub(super) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
         // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
         pub(super) fn SetLatch(latch: *mut pg_sys::Latch);
     }
@@ -194,6 +197,29 @@ pub(crate) fn nest_level() -> u32 {
 pub(crate) fn now() -> Timestamp {
     // SAFETY: reads the clock.
     Timestamp(unsafe { raw::GetCurrentTimestamp() })
+}
+
+/// When the statement that the client sent began.
+pub(crate) fn statement_start() -> Timestamp {
+    // SAFETY: reads the backend's own state.
+    Timestamp(unsafe { raw::GetCurrentStatementStartTimestamp() })
+}
+
+/// Whether the transaction has written anything, or locked a row.
+pub(crate) fn has_written() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// Whether an UPDATE sets an attribute (from 1).
+///
+/// # Safety
+/// `columns` must be the set of columns that a trigger was given.
+pub(crate) unsafe fn sets(columns: *const pg_sys::Bitmapset, attribute: c_int) -> bool {
+    // SAFETY: as demanded of the caller; the member is not negative, which is all that could raise.
+    unsafe {
+        raw::bms_is_member(attribute - pg_sys::FirstLowInvalidHeapAttributeNumber as c_int, columns)
+    }
 }
 
 /// The value of a `timestamptz` attribute; `None` if it is null.

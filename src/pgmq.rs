@@ -8,10 +8,30 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, PGMQ_MIN};
-use crate::trigger::{BEFORE_INSERT_ROW, trigger_route};
+use crate::trigger::{BEFORE_CHANGE_STATEMENT, BEFORE_INSERT_ROW, trigger_route};
 
-/// The name of the trigger that makes a queue realtime.
-pub(crate) const TRIGGER: &CStr = c"aimq_realtime";
+/// A trigger of a realtime queue's table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// As CREATE TRIGGER has it.
+    pub(crate) on: &'static str,
+    pub(crate) level: &'static str,
+    /// As `pg_trigger.tgtype` has it.
+    tgtype: i16,
+}
+
+/// The triggers of a realtime queue's table, in the order of their making. The first is what makes it
+/// realtime, and what the view aimq.queues shows; the second came later.
+pub(crate) const TRIGGERS: [Kind; 2] = [
+    Kind { name: "aimq_realtime", on: "BEFORE INSERT", level: "ROW", tgtype: BEFORE_INSERT_ROW },
+    Kind {
+        name: "aimq_realtime_vt",
+        on: "BEFORE UPDATE OF vt OR DELETE",
+        level: "STATEMENT",
+        tgtype: BEFORE_CHANGE_STATEMENT,
+    },
+];
 
 /// A queue of `pgmq.meta` and its table.
 #[derive(Debug)]
@@ -163,10 +183,10 @@ impl Queue {
         }
     }
 
-    /// The trigger of aimq's name that the table carries now: from the relation cache, so it is
+    /// The triggers of aimq's names that the table carries now: from the relation cache, so it is
     /// current even where the transaction's snapshot is old. Takes ACCESS SHARE. Fails if the table
     /// has gone.
-    pub(crate) fn attached(&self) -> Result<Option<Attached>, Error> {
+    pub(crate) fn attached(&self) -> Result<[Option<Attached>; 2], Error> {
         let ours: Option<pg_sys::Oid> =
             ask("SELECT 'aimq.realtime_trigger()'::regprocedure::oid", &[]);
         // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
@@ -187,19 +207,19 @@ impl Queue {
                 let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
                 std::slice::from_raw_parts((*descriptor).triggers, count)
             };
-            let attached = triggers
-                .iter()
-                .find(|trigger| CStr::from_ptr(trigger.tgname) == TRIGGER)
-                .map(|trigger| Attached {
-                    setting: trigger_route(trigger)
-                        .filter(|_| {
-                            Some(trigger.tgfoid) == ours
-                                && trigger.tgtype == BEFORE_INSERT_ROW
-                                && trigger.tgqual.is_null()
-                        })
-                        .map(Setting::from),
+            let attached = TRIGGERS.map(|kind| {
+                let has_name = |trigger: &&pg_sys::Trigger| {
+                    CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
+                };
+                let trigger = triggers.iter().find(has_name)?;
+                let is_ours = Some(trigger.tgfoid) == ours
+                    && trigger.tgtype == kind.tgtype
+                    && trigger.tgqual.is_null();
+                Some(Attached {
+                    setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
                     enabled: trigger.tgenabled.cast_unsigned(),
-                });
+                })
+            });
             pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
             Ok(attached)
         }

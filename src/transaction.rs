@@ -42,6 +42,22 @@ pub(crate) fn record<E>(
     })
 }
 
+/// Notes that messages which were there before may have got another visibility time, of `from` or later.
+pub(crate) fn record_moved(route: Route<'_>, from: Timestamp) {
+    if delivery::follows_time() {
+        delivery::prepare();
+        BATCH.with_borrow_mut(|batch| batch.record_moved(ffi::nest_level(), route, from));
+    }
+}
+
+/// Notes that messages which were there before may be gone.
+pub(crate) fn record_taken(route: Route<'_>) {
+    if delivery::follows_time() {
+        delivery::prepare();
+        BATCH.with_borrow_mut(|batch| batch.record_taken(ffi::nest_level(), route));
+    }
+}
+
 pub(crate) fn init() {
     // SAFETY: called once, from _PG_init; the callbacks are guarded functions of this library, which
     // Postgres never unloads.
@@ -73,6 +89,12 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                     delivery::prepared();
                     statements::prepared();
                 }
+                On::XACT_EVENT_ABORT => {
+                    if ffi::has_written() {
+                        with_batch(|batch| delivery::aborted(batch));
+                    }
+                    statements::aborted();
+                }
                 _ => statements::aborted(),
             }
             statements::forget();
@@ -83,14 +105,15 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
 }
 
 /// Gives the batch to a delivery. It is taken out meanwhile: a delivery may raise, even a FATAL, which
-/// runs the callbacks of the abort inside this one.
+/// runs the callbacks of the abort inside this one. Afterwards it is still there for the abort that may yet
+/// come.
 fn hand_over(delivery: impl FnOnce(&Batch)) {
-    let mut batch = BATCH.take();
-    if !batch.is_empty() {
+    let batch = BATCH.take();
+    // One that read an empty queue has written nothing, and moved nothing.
+    if !batch.is_empty() && ffi::has_written() {
         delivery(&batch);
     }
-    batch.clear();
-    BATCH.set(batch); // for the room that it has
+    BATCH.set(batch);
 }
 
 /// Changes the batch where nothing may go wrong: not even a panic of ours.

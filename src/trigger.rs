@@ -1,5 +1,5 @@
-//! The trigger on a queue's table: reads the row to be inserted and adds it to the transaction's
-//! batch.
+//! The triggers on a queue's table: the one before an INSERT reads the row and adds it to the transaction's
+//! batch; the one before an UPDATE of visibility times or a DELETE only notes that there was one.
 //!
 //! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the
 //! way of a row there is no SPI, no catalog look-up, no call that can raise, and, but for the first
@@ -12,11 +12,10 @@
 use std::ffi::{CStr, c_int};
 
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
+use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::trigger_support::{
-    called_as_trigger, trigger_fired_before, trigger_fired_by_insert, trigger_fired_for_row,
-};
+use pgrx::trigger_support::{called_as_trigger, trigger_fired_before, trigger_fired_for_row};
 
 use crate::error::{Error, Misuse};
 use crate::{ffi, settings, transaction};
@@ -39,10 +38,15 @@ pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
     // SAFETY: Postgres calls this with valid call information; `data_of` checks that it is a
     // trigger's, and for which event.
     let noted = unsafe {
-        data_of(fcinfo).and_then(|data| {
+        data_of(fcinfo).and_then(|(data, fired)| {
             if settings::enabled() {
-                note(data)?;
+                match fired {
+                    Fired::Insert => note(data)?,
+                    Fired::Update => note_moved(data)?,
+                    Fired::Delete => note_taken(data)?,
+                }
             }
+            // The row as it is; none for a statement.
             Ok(data.tg_trigtuple)
         })
     };
@@ -52,10 +56,23 @@ pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
     }
 }
 
+/// What fires the trigger.
+#[derive(Clone, Copy)]
+enum Fired {
+    /// A row is about to be inserted.
+    Insert,
+    /// A statement is about to change visibility times.
+    Update,
+    /// A statement is about to delete messages.
+    Delete,
+}
+
 /// # Safety
 /// `fcinfo` must be what Postgres called us with.
 #[inline]
-unsafe fn data_of<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Result<&'a pg_sys::TriggerData, Misuse> {
+unsafe fn data_of<'a>(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<(&'a pg_sys::TriggerData, Fired), Misuse> {
     // SAFETY: once called_as_trigger says so, the context is a TriggerData that lives for the call.
     let data = unsafe {
         if !called_as_trigger(fcinfo) {
@@ -63,16 +80,52 @@ unsafe fn data_of<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Result<&'a pg_sys::Tr
         }
         &*(*fcinfo).context.cast::<pg_sys::TriggerData>()
     };
-    if !trigger_fired_for_row(data.tg_event) {
-        return Err(Misuse::Level);
+    let event = data.tg_event;
+    let is_row = trigger_fired_for_row(event);
+    let fired = match event & pg_sys::TRIGGER_EVENT_OPMASK {
+        pg_sys::TRIGGER_EVENT_INSERT if is_row => Fired::Insert,
+        pg_sys::TRIGGER_EVENT_UPDATE if !is_row => Fired::Update,
+        pg_sys::TRIGGER_EVENT_DELETE if !is_row => Fired::Delete,
+        pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_TRUNCATE => return Err(Misuse::Level),
+        _ => return Err(Misuse::Event),
+    };
+    if trigger_fired_before(event) { Ok((data, fired)) } else { Err(Misuse::Time) }
+}
+
+/// Notes that the statement may change visibility times.
+///
+/// Which, and to what, it does not read: a row trigger would cost a read of 100 messages 7 to 8 %. The
+/// notifier looks.
+///
+/// # Safety
+/// `data` must be that of a statement trigger that fires now, before an UPDATE.
+unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
+    // SAFETY: the trigger, its arguments and the relation live for the call.
+    unsafe {
+        let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
+        let read_count = attribute((*data.tg_relation).rd_att, READ_CT, pg_sys::INT4OID);
+        // What is read stays invisible from now on; anything else may have become visible by being set to
+        // any time.
+        let from = match read_count {
+            Some(number) if ffi::sets(data.tg_updatedcols, number) => ffi::statement_start(),
+            _ => Timestamp::NEG_INFINITY,
+        };
+        transaction::record_moved(route, from);
+        Ok(())
     }
-    if !trigger_fired_before(data.tg_event) {
-        return Err(Misuse::Time);
-    }
-    if !trigger_fired_by_insert(data.tg_event) {
-        return Err(Misuse::Event);
-    }
-    Ok(data)
+}
+
+/// Notes that the statement may take messages away, as `pgmq.pop` does: they come back if the transaction
+/// is rolled back.
+///
+/// # Safety
+/// `data` must be that of a trigger that fires now.
+unsafe fn note_taken(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
+    // SAFETY: the trigger and its arguments live for the call.
+    transaction::record_taken(
+        unsafe { trigger_route(&*data.tg_trigger) }.ok_or(Misuse::Arguments)?,
+    );
+    Ok(())
 }
 
 /// Adds the row to the batch.
@@ -116,6 +169,9 @@ unsafe fn has_company(triggers: *const pg_sys::TriggerDesc) -> bool {
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
 
+/// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
+
 /// The arguments of a trigger of ours; `None` unless there are three and the first is a channel.
 ///
 /// # Safety
@@ -133,22 +189,34 @@ pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
 }
 
-/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it. It is looked for by name, since
-/// pgmq 1.10 puts a column before it in tables that it makes anew.
+/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it.
 ///
 /// # Safety
 /// `descriptor` must be valid.
 #[inline]
 pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
     // SAFETY: as demanded of the caller.
+    unsafe { attribute(descriptor, VT, pg_sys::TIMESTAMPTZOID) }
+}
+
+/// The number of a column. It is looked for by name, since pgmq 1.10 puts a column before others in tables
+/// that it makes anew.
+///
+/// # Safety
+/// `descriptor` must be valid.
+#[inline]
+unsafe fn attribute(descriptor: pg_sys::TupleDesc, name: &[u8], of: pg_sys::Oid) -> Option<c_int> {
+    // SAFETY: as demanded of the caller.
     let attributes = unsafe { ffi::attributes(descriptor) };
     let at = attributes.iter().position(|attribute| {
-        attribute.attname.data[..3] == VT
-            && attribute.atttypid == pg_sys::TIMESTAMPTZOID
+        let found = &attribute.attname.data[..name.len()];
+        found.iter().zip(name).all(|(found, byte)| *found as u8 == *byte)
+            && attribute.atttypid == of
             && !attribute.attisdropped
     })?;
     c_int::try_from(at + 1).ok()
 }
 
-/// `vt` with its NUL, as a `NameData` begins.
-const VT: [std::ffi::c_char; 3] = [b'v' as _, b't' as _, 0];
+/// Columns' names with their NUL, as a `NameData` begins.
+const VT: &[u8] = b"vt\0";
+const READ_CT: &[u8] = b"read_ct\0";

@@ -29,10 +29,47 @@ pub struct Tally {
     pub earliest: Timestamp,
     /// Some may become visible later than `earliest` says, and it is not known when.
     pub is_unsure: bool,
+    /// From which visibility time on messages that were there before may have got another;
+    /// [`Timestamp::INFINITY`] if none has.
+    pub moved: Timestamp,
+    /// Messages that were there before may be gone, unless the transaction is rolled back.
+    pub taken: bool,
 }
 
 impl Tally {
+    /// One message.
+    fn message(earliest: Timestamp, is_unsure: bool) -> Self {
+        Self { count: 1, earliest, is_unsure, moved: Timestamp::INFINITY, taken: false }
+    }
+
+    /// No message, but some that were there before may have moved, or be gone.
+    fn before(moved: Timestamp, taken: bool) -> Self {
+        Self { count: 0, earliest: Timestamp::INFINITY, is_unsure: false, moved, taken }
+    }
+
+    /// Whether somebody is to be told when the transaction is committed.
+    #[must_use]
+    pub fn has_news(self) -> bool {
+        self.count > 0 || self.moved < Timestamp::INFINITY
+    }
+
+    /// Whether a rollback brings messages back.
+    #[must_use]
+    pub fn may_come_back(self) -> bool {
+        self.taken || self.moved < Timestamp::INFINITY
+    }
+
     fn add(&mut self, other: Self) {
+        let (moved, taken) = (self.moved.min(other.moved), self.taken || other.taken);
+        match (self.count, other.count) {
+            (_, 0) => {}
+            (0, _) => *self = other,
+            _ => self.add_messages(other),
+        }
+        (self.moved, self.taken) = (moved, taken);
+    }
+
+    fn add_messages(&mut self, other: Self) {
         self.count = self.count.saturating_add(other.count);
         let mixed = (self.earliest == Timestamp::NEG_INFINITY)
             != (other.earliest == Timestamp::NEG_INFINITY);
@@ -60,13 +97,23 @@ impl Batch {
     ///
     /// Allocates when a route or a level is new, else never.
     pub fn record(&mut self, level: Level, route: Route<'_>, visible_at: Timestamp) {
-        self.add(level, route, Tally { count: 1, earliest: visible_at, is_unsure: false });
+        self.add(level, route, Tally::message(visible_at, false));
     }
 
     /// The same of a message of which it is not known when it will be visible: at once, or later.
     pub fn record_unknown(&mut self, level: Level, route: Route<'_>) {
-        let earliest = Timestamp::NEG_INFINITY;
-        self.add(level, route, Tally { count: 1, earliest, is_unsure: true });
+        self.add(level, route, Tally::message(Timestamp::NEG_INFINITY, true));
+    }
+
+    /// Notes that messages which were there before may have got another visibility time, of `from` or
+    /// later.
+    pub fn record_moved(&mut self, level: Level, route: Route<'_>, from: Timestamp) {
+        self.add(level, route, Tally::before(from, false));
+    }
+
+    /// Notes that messages which were there before may be gone.
+    pub fn record_taken(&mut self, level: Level, route: Route<'_>) {
+        self.add(level, route, Tally::before(Timestamp::INFINITY, true));
     }
 
     fn add(&mut self, level: Level, route: Route<'_>, tally: Tally) {
@@ -75,6 +122,10 @@ impl Batch {
             _ => self.position(route),
         };
         self.last = at;
+        self.add_at(at, level, tally);
+    }
+
+    fn add_at(&mut self, at: usize, level: Level, tally: Tally) {
         let tallies = &mut self.routes[at];
         match tallies.last_mut() {
             Some((top, sum)) if *top == level => sum.add(tally),
@@ -134,11 +185,18 @@ impl Batch {
         self.journal.truncate(kept);
     }
 
-    /// The savepoint at `level` was rolled back: what it enqueued never was.
+    /// The savepoint at `level` was rolled back: what it enqueued never was, and what it moved or took is
+    /// back.
     pub fn roll_back(&mut self, level: Level) {
         let kept = self.first_of(level);
+        let mut back = Vec::new();
         for (_, at) in self.journal.drain(kept..) {
-            self.routes[at].pop();
+            if self.routes[at].pop().is_some_and(|(_, tally)| tally.may_come_back()) {
+                back.push(at);
+            }
+        }
+        for at in back {
+            self.add_at(at, level - 1, Tally::before(Timestamp::NEG_INFINITY, false));
         }
     }
 
@@ -148,9 +206,19 @@ impl Batch {
         self.journal.len() - deeper
     }
 
-    /// Whether there is nothing to announce.
+    /// Whether nothing happened.
     pub fn is_empty(&self) -> bool {
         self.journal.is_empty()
+    }
+
+    /// Whether somebody is to be told when the transaction is committed.
+    pub fn has_news(&self) -> bool {
+        self.tallies().any(|(_, tally)| tally.has_news())
+    }
+
+    /// Whether there is a message to announce.
+    pub fn has_messages(&self) -> bool {
+        self.tallies().any(|(_, tally)| tally.count > 0)
     }
 
     /// Forgets everything. Cannot fail, so it may be called after the commit.
@@ -187,7 +255,8 @@ impl Batch {
         now: Timestamp,
         wanted: impl Fn(Route<'_>) -> bool,
     ) -> Vec<Notification<'_>> {
-        notifications(self.tallies().filter(|(route, _)| wanted(*route)).map(|(route, tally)| {
+        let all = self.tallies().filter(|(route, tally)| tally.count > 0 && wanted(*route));
+        notifications(all.map(|(route, tally)| {
             let visible_at = (tally.earliest > now).then_some(tally.earliest);
             (route, News { queue: route.queue, count: tally.count, visible_at })
         }))

@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString};
 
 use indexmap::IndexMap;
 
-use crate::pace::Pace;
+use crate::pace::{self, Pace};
 use crate::payload::{News, Notification, notifications};
 use crate::route::Route;
 use crate::shared::{Claim, Database, Table};
@@ -28,7 +28,13 @@ struct Known {
     channel: usize,
     /// Of those the slot has counted, the transactions that were announced.
     transactions: u64,
+    /// When the table may be looked at again because of what was read from it.
+    look_not_before: Moment,
 }
+
+/// A queue from which messages are read is looked at no more often than this: a visibility timeout is
+/// whole seconds.
+pub const LOOK_INTERVAL: Moment = 100_000;
 
 /// What is to be said of one route, or was said of it within the interval.
 #[derive(Clone, Copy, Debug)]
@@ -53,18 +59,17 @@ pub struct Timers {
 }
 
 /// A notifier's own state, as long as its process lives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Notifier {
     /// By the number of the slot.
     known: Vec<Option<Known>>,
     channels: Vec<CString>,
     /// By route.
     due: IndexMap<Box<[u8]>, Due>,
-    /// Routes whose tables are to be looked at.
-    looks: IndexMap<Box<[u8]>, ()>,
-    /// Routes of which some message may become visible at an unknown time.
-    doubts: HashSet<Box<[u8]>>,
+    /// Routes whose tables are to be looked at, and the visibility time from which on a message is news.
+    looks: IndexMap<Box<[u8]>, Timestamp>,
     pace: Pace,
+    look_pace: Pace,
     /// Whether the door is closed: nobody wakes the notifier, which has a timer.
     is_closed: bool,
     /// When the marks were read.
@@ -73,6 +78,23 @@ pub struct Notifier {
     marked: Vec<Claim>,
     /// By the number of the channel: whether notifications are being sent on it.
     sending: Vec<bool>,
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Self {
+            known: Vec::new(),
+            channels: Vec::new(),
+            due: IndexMap::new(),
+            looks: IndexMap::new(),
+            pace: Pace::new(pace::NOTIFY),
+            look_pace: Pace::new(pace::LOOK),
+            is_closed: false,
+            moment: 0,
+            marked: Vec::new(),
+            sending: Vec::new(),
+        }
+    }
 }
 
 impl Notifier {
@@ -93,7 +115,8 @@ impl Notifier {
         self.due.retain(|_, due| due.messages > 0 || due.not_before > moment);
         // The latch and the door before the marks, as producers have them the other way round.
         fence(SeqCst);
-        let mut deadline: Option<Timestamp> = None;
+        let (mut deadline, mut later) = (Earliest::default(), Earliest::default());
+        let may_look = self.look_pace.rests(moment).unwrap_or(0);
         self.marked.clear();
         for claim in table.of(oid) {
             let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
@@ -101,35 +124,49 @@ impl Notifier {
             };
             match table.earliest(claim) {
                 Some(earliest) if earliest <= now => {
-                    // The look finds the next one.
-                    table.forget_earliest(claim);
-                    self.looks.insert(known.key.clone(), ());
+                    // What it finds could not be sent before; and by then it may find more.
+                    let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
+                    let at = due.max(rests.unwrap_or(0)).max(may_look);
+                    if at > moment {
+                        later.add(at);
+                    } else {
+                        // The look finds the next one.
+                        table.forget_earliest(claim);
+                        look_from(&mut self.looks, &known.key, earliest);
+                    }
                 }
-                Some(earliest) => {
-                    deadline = Some(deadline.map_or(earliest, |other| other.min(earliest)))
-                }
+                Some(earliest) => deadline.add(earliest),
                 None => {}
+            }
+            if table.has_moved(claim) {
+                let at = known.look_not_before.max(may_look);
+                if at > moment {
+                    later.add(at);
+                } else {
+                    known.look_not_before = moment.saturating_add(LOOK_INTERVAL);
+                    look_from(&mut self.looks, &known.key, table.take_moved(claim));
+                }
             }
             if table.is_marked(claim) {
                 self.marked.push(claim);
             }
         }
-        let interval = match rests {
-            None => self.drain(table),
+        match rests {
+            None => self.drain(table, &mut later),
             // Until somebody marks, the door stays open: a single message needs no timer after it.
-            Some(_) if self.marked.is_empty() => None,
-            Some(_) => {
+            Some(_) if self.marked.is_empty() && !self.is_closed => {}
+            Some(until) => {
                 self.is_closed = true;
                 database.close();
-                rests
+                later.add(until);
             }
-        };
-        Timers { interval, deadline }
+        }
+        Timers { interval: later.0, deadline: deadline.0 }
     }
 
     /// Takes the marks of the queues whose interval has passed, and of all that share a channel with one of
-    /// them. Returns when the next may be taken.
-    fn drain(&mut self, table: Table<'_>) -> Option<Moment> {
+    /// them. Notes when the next may be taken.
+    fn drain(&mut self, table: Table<'_>, later: &mut Earliest<Moment>) {
         let mut open = self.open_channels();
         let mut marked = std::mem::take(&mut self.marked);
         let not_before = |due: &IndexMap<Box<[u8]>, Due>, known: &Known| {
@@ -142,20 +179,15 @@ impl Notifier {
                 open[known.channel] = true;
             }
         }
-        let mut next: Option<Moment> = None;
         for claim in marked.drain(..) {
             let Some(Some(known)) = self.known.get_mut(claim.at as usize) else {
                 continue;
             };
             if !open[known.channel] {
-                let at = not_before(&self.due, known);
-                next = Some(next.map_or(at, |other| other.min(at)));
+                later.add(not_before(&self.due, known));
             } else if let Some(drained) = table.drain(claim) {
                 let transactions = drained.transactions.saturating_sub(known.transactions);
                 known.transactions = drained.transactions;
-                if drained.is_unsure {
-                    self.doubts.insert(known.key.clone());
-                }
                 let due = due(&mut self.due, &known.key, known.channel);
                 due.claim = Some(claim);
                 due.messages = due.messages.saturating_add(drained.messages);
@@ -163,7 +195,6 @@ impl Notifier {
             }
         }
         self.marked = marked;
-        next
     }
 
     /// By its number: whether a channel has something to say whose interval has passed.
@@ -183,27 +214,30 @@ impl Notifier {
         pending.map(|due| due.not_before.max(rests)).min()
     }
 
-    /// Has the queue's table looked at.
-    pub fn look_at(&mut self, route: Route<'_>) {
-        self.looks.insert(route.key(), ());
+    /// Has the table of a route looked at: what is visible there is news from the visibility time `from` on.
+    pub fn look_at(&mut self, key: &[u8], from: Timestamp) {
+        look_from(&mut self.looks, key, from);
     }
 
-    /// Some routes whose tables are to be looked at, which is forgotten by this.
-    pub fn looks(&mut self, most: usize) -> Vec<Box<[u8]>> {
+    /// Some routes whose tables are to be looked at, and from which visibility time on; which is forgotten by
+    /// this. Call [`Notifier::looked`] afterwards.
+    pub fn looks(&mut self, most: usize) -> Vec<(Box<[u8]>, Timestamp)> {
         let most = most.min(self.looks.len());
-        self.looks.drain(..most).map(|(key, ())| key).collect()
+        self.looks.drain(..most).collect()
     }
 
-    /// Routes of which some message may become visible at a time that only a look can tell, which is
-    /// forgotten by this.
-    pub fn doubts(&mut self) -> HashSet<Box<[u8]>> {
-        std::mem::take(&mut self.doubts)
+    /// Tables were looked at, which took the processor for `cost` microseconds.
+    pub fn looked(&mut self, moment: Moment, cost: Moment) {
+        self.look_pace.spent(moment, cost);
     }
 
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
-    pub fn found(&mut self, route: Route<'_>, claim: Option<Claim>) {
+    pub fn found(&mut self, key: &[u8], claim: Option<Claim>) {
+        let Some(route) = Route::from_key(key) else {
+            return;
+        };
         let channel = channel_of(&mut self.channels, route.channel);
-        let due = due(&mut self.due, &route.key(), channel);
+        let due = due(&mut self.due, key, channel);
         due.claim = due.claim.or(claim);
         due.messages = due.messages.max(1);
     }
@@ -250,15 +284,20 @@ impl Notifier {
         self.pace.rest_until(moment.saturating_add(delay));
     }
 
-    /// The routes that are realtime now: gives back the slots of all others. True if that has to be
-    /// asked again soon: somebody marked a queue that was not yet realtime when it was asked.
-    pub fn keep_only(&mut self, oid: u32, table: Table<'_>, routes: &HashSet<Box<[u8]>>) -> bool {
+    /// Gives back the slots of all routes but those that are realtime now. True if that has to be asked
+    /// again soon: somebody marked a queue that was not yet realtime when it was asked.
+    pub fn keep_only(
+        &mut self,
+        oid: u32,
+        table: Table<'_>,
+        is_realtime: impl Fn(&[u8]) -> bool,
+    ) -> bool {
         let mut seen: HashSet<Box<[u8]>> = HashSet::new();
         let mut ask_again = false;
         for claim in table.of(oid) {
             let key = table.key(claim).into_boxed_slice();
             // Of two slots of one route, the first is the one that producers find.
-            let is_realtime = routes.contains(&key);
+            let is_realtime = is_realtime(&key);
             if is_realtime && seen.insert(key.clone()) {
                 continue;
             }
@@ -270,10 +309,10 @@ impl Notifier {
             }
             if is_realtime {
                 // It may have been a time that was noted there.
-                self.looks.insert(key, ());
-            } else if let Some(route) = Route::from_key(&key) {
+                look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
+            } else {
                 ask_again = true;
-                self.found(route, None);
+                self.found(&key, None);
             }
         }
         ask_again
@@ -304,7 +343,7 @@ fn know<'a>(
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
-        *place = Some(Known { claim, key, channel, transactions });
+        *place = Some(Known { claim, key, channel, transactions, look_not_before: 0 });
     }
     place.as_mut()
 }
@@ -323,6 +362,28 @@ fn due<'a>(all: &'a mut IndexMap<Box<[u8]>, Due>, key: &[u8], channel: usize) ->
     match all.get_index_of(key) {
         Some(at) => &mut all[at],
         None => all.entry(key.into()).or_insert_with(new),
+    }
+}
+
+fn look_from(looks: &mut IndexMap<Box<[u8]>, Timestamp>, key: &[u8], from: Timestamp) {
+    match looks.get_mut(key) {
+        Some(known) => *known = from.min(*known),
+        None => _ = looks.insert(key.into(), from),
+    }
+}
+
+/// The earliest of some times.
+struct Earliest<T>(Option<T>);
+
+impl<T> Default for Earliest<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Ord + Copy> Earliest<T> {
+    fn add(&mut self, time: T) {
+        self.0 = Some(self.0.map_or(time, |other| other.min(time)));
     }
 }
 

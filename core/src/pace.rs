@@ -7,37 +7,48 @@
 
 use crate::notifier::Moment;
 
-/// How many times as long as it took the notifier rests. So it takes less than a hundredth of a processor
-/// for notifying, and all who listen together about ten times as much.
-pub const REST: Moment = 150;
+/// How many times as long as it took comes a rest after a notification. So notifying takes less than a
+/// hundredth of a processor, and all who listen together about ten times as much.
+pub const NOTIFY: Moment = 150;
 
-/// What is not used of it can be used later, for bursts: up to this time's share.
+/// The same after a look at a table because of what was read from it: a twentieth of a processor, however many
+/// queues are read from.
+pub const LOOK: Moment = 20;
+
+/// What is not used of the share can be used later, for bursts: up to this time's share.
 pub const CREDIT: Moment = 250_000;
 
-/// One notification counts for no more than this rest, whatever it took.
+/// One piece of work counts for no more than this rest, whatever it took.
 pub const LONGEST: Moment = 250_000;
 
-/// Until when all that was sent is paid for.
-#[derive(Debug, Default)]
+/// Until when all that was done is paid for.
+#[derive(Debug)]
 pub struct Pace {
+    rest: Moment,
     paid: Moment,
 }
 
 impl Pace {
-    /// Until when nothing may be sent, if so.
+    /// For work after which comes a rest of so many times as long.
+    #[must_use]
+    pub fn new(rest: Moment) -> Self {
+        Self { rest, paid: 0 }
+    }
+
+    /// Until when nothing may be done, if so.
     #[must_use]
     pub fn rests(&self, moment: Moment) -> Option<Moment> {
         (self.paid > moment).then_some(self.paid)
     }
 
-    /// Something was sent, which took the processor for `cost` microseconds.
+    /// Something was done, which took the processor for `cost` microseconds.
     pub fn spent(&mut self, moment: Moment, cost: Moment) {
-        let rest = cost.saturating_mul(REST).min(LONGEST);
+        let rest = cost.saturating_mul(self.rest).min(LONGEST);
         let credit_from = moment.saturating_sub(CREDIT);
         self.paid = self.paid.max(credit_from).saturating_add(rest);
     }
 
-    /// Nothing is sent before `moment`.
+    /// Nothing is done before `moment`.
     pub fn rest_until(&mut self, moment: Moment) {
         self.paid = self.paid.max(moment);
     }
@@ -49,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_costs_little_is_not_held_back() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(NOTIFY);
         for at in 0..1000 {
             let moment = CREDIT + at * 10_000;
             assert_eq!(pace.rests(moment), None);
@@ -59,8 +70,8 @@ mod tests {
 
     #[test]
     fn a_load_that_lasts_gets_its_share_and_no_more() {
-        for cost in [20, 100, 1000, LONGEST / REST] {
-            let mut pace = Pace::default();
+        for cost in [20, 100, 1000, LONGEST / NOTIFY] {
+            let mut pace = Pace::new(NOTIFY);
             let (mut moment, mut sent) = (CREDIT, 0);
             let end = CREDIT + 10_000_000;
             while moment < end {
@@ -68,29 +79,29 @@ mod tests {
                 sent += 1;
                 moment = pace.rests(moment).unwrap_or(moment + cost);
             }
-            let share = (10_000_000 + CREDIT) / REST / cost;
+            let share = (10_000_000 + CREDIT) / NOTIFY / cost;
             assert!(sent <= share + 1, "{sent} of {share} at {cost}");
-            assert!(sent >= 10_000_000 / REST / cost, "{sent} of {share} at {cost}");
+            assert!(sent >= 10_000_000 / NOTIFY / cost, "{sent} of {share} at {cost}");
         }
     }
 
     #[test]
     fn a_burst_after_a_quiet_time_goes_at_once() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(NOTIFY);
         let moment = 10 * CREDIT;
-        let burst = CREDIT / REST / 50;
+        let burst = CREDIT / NOTIFY / 50;
         (0..burst).for_each(|_| {
             assert_eq!(pace.rests(moment), None);
             pace.spent(moment, 50);
         });
         pace.spent(moment, 50);
         let until = pace.rests(moment).unwrap();
-        assert!(until <= moment + 50 * REST, "{until}");
+        assert!(until <= moment + 50 * NOTIFY, "{until}");
     }
 
     #[test]
     fn no_rest_is_endless() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(NOTIFY);
         pace.spent(CREDIT, Moment::MAX);
         assert_eq!(pace.rests(CREDIT), None, "from its credit");
         pace.spent(CREDIT, Moment::MAX);
@@ -99,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_failure_rests_too() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(NOTIFY);
         pace.rest_until(500);
         assert_eq!((pace.rests(499), pace.rests(500)), (Some(500), None));
         pace.rest_until(400);

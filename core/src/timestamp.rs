@@ -10,6 +10,8 @@ pub struct Timestamp(pub i64);
 impl Timestamp {
     /// `-infinity`: before every other.
     pub const NEG_INFINITY: Self = Self(i64::MIN);
+    /// `infinity`: after every other.
+    pub const INFINITY: Self = Self(i64::MAX);
 }
 
 /// Days from 1970-01-01 to 2000-01-01, Postgres' epoch.

@@ -144,10 +144,16 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
-        (" of the notifier, preloaded", &["notifier", "faults"], "preloaded", &preloaded),
+        (
+            " of the notifier, preloaded",
+            &["notifier", "visibility", "faults"],
+            "preloaded",
+            &preloaded,
+        ),
     ];
     if major.0 >= 17 {
-        rounds.push((" of the notifier, not preloaded", &["notifier"], "registry", &by_notifier));
+        let which = &["notifier", "visibility"];
+        rounds.push((" of the notifier, not preloaded", which, "registry", &by_notifier));
     }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;

@@ -35,11 +35,12 @@ struct Plan {
 struct Mark {
     claim: Claim,
     key: Range<usize>,
+    /// 0 if only others have moved.
     messages: u64,
     /// When they become visible, if not yet.
     visible_at: Option<Timestamp>,
-    /// Some of them may become visible later, at an unknown time.
-    is_unsure: bool,
+    /// From when on others may become visible, which only a look can tell; infinity for none.
+    moved: Timestamp,
 }
 
 /// How many slots a backend remembers before it starts anew.
@@ -54,15 +55,16 @@ thread_local! {
 /// This database's entry, and the memory that it is in.
 type Here = (Shared, &'static Database);
 
-/// The notifier of this database, if it takes the transaction's marks.
-pub(super) fn available() -> Option<Here> {
+/// The notifier of this database, if it takes the transaction's marks. A transaction without messages
+/// warns of nothing.
+pub(super) fn available(has_messages: bool) -> Option<Here> {
     let delivery = settings::delivery();
     if delivery == Delivery::Transaction {
         return None;
     }
     match (delivery, here()) {
         (_, None) => {
-            if delivery == Delivery::Notifier && !WARNED.replace(true) {
+            if has_messages && delivery == Delivery::Notifier && !WARNED.replace(true) {
                 Warning::NoNotifier.report();
             }
             None
@@ -81,17 +83,24 @@ pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
     let now = ffi::now();
     let mut rest: Vec<Box<[u8]>> = Vec::new();
     with_plan(|plan| {
-        for (route, tally) in batch.tallies() {
+        for (route, tally) in batch.tallies().filter(|(_, tally)| tally.has_news()) {
             let begin = plan.keys.len();
             route.append_key(&mut plan.keys);
             let key = begin..plan.keys.len();
             match claim(shared, &plan.keys[key.clone()]) {
                 Ok(claim) => {
                     let visible_at = (tally.earliest > now).then_some(tally.earliest);
-                    let (messages, is_unsure) = (tally.count, tally.is_unsure);
-                    plan.marks.push(Mark { claim, key, messages, visible_at, is_unsure });
+                    // Of those that are visible now, the mark tells. Where the earliest has become so since it
+                    // was enqueued, others may not.
+                    let is_late = visible_at.is_none() && tally.earliest > Timestamp::NEG_INFINITY;
+                    let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
+                    let unsure = if is_unsure { now } else { Timestamp::INFINITY };
+                    let (messages, moved) = (tally.count, tally.moved.min(unsure));
+                    plan.marks.push(Mark { claim, key, messages, visible_at, moved });
                 }
-                Err(Full) => rest.push(plan.keys[key].into()),
+                Err(Full) if tally.count > 0 => rest.push(plan.keys[key].into()),
+                // Nobody can be told when the messages come back.
+                Err(Full) => {}
             }
         }
     });
@@ -165,14 +174,7 @@ fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
     // A slot changes hands when its queue ceases to be realtime, which another commit can't bring about
     // while we hold the lock on the queue's table: more than once is not to be expected.
     for _ in 0..3 {
-        if mark.is_unsure {
-            shared.table.doubt(claim);
-        }
-        let marked = match mark.visible_at {
-            None => database.enqueue(shared.table, claim, mark.messages),
-            Some(at) => database.expect(shared.table, claim, mark.messages, at),
-        };
-        match marked {
+        match make_in(shared, database, mark, claim) {
             Ok(must_ring) => return must_ring,
             Err(Stale) => match shared.table.claim(shared::own_oid(), key) {
                 Ok(other) => claim = other,
@@ -181,6 +183,44 @@ fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
         }
     }
     database.tell(News::EVERYTHING)
+}
+
+fn make_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<bool, Stale> {
+    let table = shared.table;
+    let rings_for_moved = match mark.moved {
+        Timestamp::INFINITY => false,
+        from => database.moved(table, claim, from)?,
+    };
+    let rings_for_messages = match (mark.messages, mark.visible_at) {
+        (0, _) => false,
+        (messages, None) => database.enqueue(table, claim, messages)?,
+        (messages, Some(at)) => database.expect(table, claim, messages, at)?,
+    };
+    Ok(rings_for_moved || rings_for_messages)
+}
+
+/// The transaction is rolled back: what it had read or popped can be read again, and those who came for it
+/// meanwhile have passed it by. Cannot raise.
+pub(super) fn aborted(batch: &Batch) {
+    let mut back = batch.tallies().filter(|(_, tally)| tally.may_come_back()).peekable();
+    if settings::delivery() == Delivery::Transaction || back.peek().is_none() {
+        return;
+    }
+    let Some((shared, database)) = here() else {
+        return;
+    };
+    let mut must_ring = false;
+    for (route, _) in back {
+        let key = route.key();
+        if let Ok(claim) = claim(shared, &key) {
+            let (messages, visible_at, moved) = (0, None, Timestamp::NEG_INFINITY);
+            let mark = Mark { claim, key: 0..0, messages, visible_at, moved };
+            must_ring |= make(shared, database, &mark, &key);
+        }
+    }
+    if must_ring {
+        ring(shared, database);
+    }
 }
 
 /// Wakes the notifier, or the launcher if there is none. Cannot raise.

@@ -20,19 +20,28 @@ pub(crate) use in_transaction::may_notify;
 /// fail is done here, not at its commit.
 #[inline]
 pub(crate) fn prepare() {
-    if settings::delivery() != Delivery::Transaction {
+    if follows_time() {
         shared::prepare();
     }
 }
 
+/// Whether anybody follows the visibility times of messages that are there already.
+pub(crate) fn follows_time() -> bool {
+    settings::delivery() != Delivery::Transaction
+}
+
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
 pub(crate) fn announce(batch: &Batch) {
-    if let Some(notifier) = by_notifier::available() {
+    if !batch.has_news() {
+        return;
+    }
+    let has_messages = batch.has_messages();
+    if let Some(notifier) = by_notifier::available(has_messages) {
         let rest = by_notifier::plan(notifier, batch);
         if !rest.is_empty() {
             in_transaction::announce(batch, Some(&rest));
         }
-    } else {
+    } else if has_messages {
         in_transaction::announce(batch, None);
     }
 }
@@ -40,6 +49,11 @@ pub(crate) fn announce(batch: &Batch) {
 /// The transaction is committed and visible to others. Cannot raise.
 pub(crate) fn committed() {
     by_notifier::committed();
+}
+
+/// The transaction is rolled back. Cannot raise.
+pub(crate) fn aborted(batch: &Batch) {
+    by_notifier::aborted(batch);
 }
 
 /// The transaction has ended, one way or the other. Cannot raise.
@@ -52,7 +66,7 @@ pub(crate) fn end() {
 pub(crate) fn set_aside(batch: &Batch) {
     if by_notifier::is_reachable() {
         by_notifier::set_aside();
-    } else {
+    } else if batch.has_messages() {
         in_transaction::set_aside(batch);
     }
 }

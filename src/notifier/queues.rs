@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -59,7 +60,7 @@ pub(super) fn realtime() -> Queues {
 /// What a table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// There is a message that can be read.
+    /// There is a message that can be read, and whose visibility time is not before the one asked for.
     pub(super) visible: bool,
     /// When the next message becomes visible.
     pub(super) next: Option<Timestamp>,
@@ -83,7 +84,7 @@ const TABLE: &str = "
 /// Looks at a table, through the index on `vt`: two probes, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
 /// for as long as [`ffi::within`] allows.
-pub(super) fn look(table: pg_sys::Oid) -> Seen {
+pub(super) fn look(table: pg_sys::Oid, from: Timestamp) -> Seen {
     const UNKNOWN: Seen = Seen { visible: true, next: None, was_locked: false };
     // SAFETY: takes an OID, whether or not a table has it; released with the transaction.
     let locked =
@@ -101,7 +102,9 @@ pub(super) fn look(table: pg_sys::Oid) -> Seen {
         };
         let name: String = name;
         let sql = format!(
-            "SELECT EXISTS (SELECT FROM {name} WHERE vt OPERATOR(pg_catalog.<=) pg_catalog.now()),
+            "SELECT EXISTS (SELECT FROM {name}
+                             WHERE vt OPERATOR(pg_catalog.>=) $1
+                               AND vt OPERATOR(pg_catalog.<=) pg_catalog.now()),
                     (SELECT vt FROM {name}
                       WHERE vt OPERATOR(pg_catalog.>) pg_catalog.now()
                         AND vt OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz
@@ -109,7 +112,9 @@ pub(super) fn look(table: pg_sys::Oid) -> Seen {
         );
         let (visible, next) = as_owner(owner, || {
             report(Spi::connect(|client| {
-                let rows = client.select(&sql, Some(1), &[])?;
+                // SAFETY: a timestamptz is this number (datatype/timestamp.h).
+                let from = unsafe { DatumWithOid::new(from.0, pg_sys::TIMESTAMPTZOID) };
+                let rows = client.select(&sql, Some(1), &[from])?;
                 rows.first().get_two::<bool, TimestampWithTimeZone>()
             }))
         });

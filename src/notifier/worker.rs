@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aimq_core::notifier::{Moment, Notifier, Timers};
-use aimq_core::route::Route;
 use aimq_core::shared::{Database, News, State};
+use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -30,9 +30,9 @@ const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 const EACH_LOCK: i32 = 20;
 const A_LOOK: i32 = 1000;
 
-/// How soon a table is looked at in which a message may become visible at an unknown time. A busy queue is
-/// looked at no more often than this.
-const DOUBTED_FOR: Duration = Duration::from_millis(100);
+/// How long a sleep until a message becomes visible may be: then the clock is asked again, which somebody may
+/// have set.
+const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
 /// How many tables are looked at before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
@@ -131,8 +131,9 @@ struct Worker {
     news_due: Instant,
     /// When the last news were attended to, until all is looked at.
     looking_since: Option<Instant>,
-    /// When tables that were locked, or a look at which failed, are looked at again.
-    look_later: Vec<(Instant, Box<[u8]>)>,
+    /// When tables that were locked, or a look at which failed, are looked at again, and from which visibility
+    /// time on.
+    look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
     /// For what is sent, and for all else.
     back_off: BackOff,
     other_back_off: BackOff,
@@ -231,20 +232,15 @@ impl Worker {
             self.ask_about_prepared();
         }
         let (again, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.look_later).into_iter().partition(|(due, _)| *due <= now);
+            std::mem::take(&mut self.look_later).into_iter().partition(|(due, ..)| *due <= now);
         self.look_later = later;
-        for (_, key) in again {
-            Route::from_key(&key).into_iter().for_each(|route| self.notifier.look_at(route));
+        for (_, key, from) in again {
+            self.notifier.look_at(&key, from);
         }
 
         let table = self.shared.table;
         let mut timers =
             self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
-        for key in self.notifier.doubts() {
-            if !self.look_later.iter().any(|(_, later)| *later == key) {
-                self.look_later.push((Instant::now() + DOUBTED_FOR, key));
-            }
-        }
         let has_more = self.look();
         self.announce();
         let pending = self.notifier.next(self.moment());
@@ -269,11 +265,12 @@ impl Worker {
         let interval =
             timers.interval.map(|at| Duration::from_micros(at.saturating_sub(self.moment())));
         let deadline = timers.deadline.map(|at| {
-            Duration::from_micros(u64::try_from(at.0.saturating_sub(ffi::now().0)).unwrap_or(0))
+            let rest = u64::try_from(at.0.saturating_sub(ffi::now().0)).unwrap_or(0);
+            Duration::from_micros(rest).min(CLOCK_IS_TRUSTED_FOR)
         });
         let news = (self.news != News(0)).then(|| until(self.news_due));
         let prepared = self.prepared_due.map(|(due, _)| until(due));
-        let locked = self.look_later.iter().map(|(due, _)| until(*due)).min();
+        let locked = self.look_later.iter().map(|(due, ..)| until(*due)).min();
         [interval, deadline, news, prepared, locked].into_iter().flatten().min()
     }
 
@@ -297,18 +294,16 @@ impl Worker {
             || news.has(News::FINISHED)
             || (news.has(News::PREPARED) && nobody_tells);
         for key in found.keys() {
-            if (everything || !self.queues.contains_key(key))
-                && let Some(route) = Route::from_key(key)
-            {
-                self.notifier.look_at(route);
+            if everything || !self.queues.contains_key(key) {
+                self.notifier.look_at(key, Timestamp::NEG_INFINITY);
             }
             // So that the queue has a place in aimq.stats, and its producers find their slot.
             let _ = self.shared.table.claim(self.oid, key);
         }
         self.other_back_off.succeeded();
         self.queues = found;
-        let routes = self.queues.keys().cloned().collect();
-        if self.notifier.keep_only(self.oid, self.shared.table, &routes) {
+        let is_realtime = |key: &[u8]| self.queues.contains_key(key);
+        if self.notifier.keep_only(self.oid, self.shared.table, is_realtime) {
             self.news.0 |= News::QUEUES.0;
         }
         self.prepared = prepared;
@@ -346,46 +341,45 @@ impl Worker {
             return false;
         }
         process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
-        let seen: Vec<_> = looks.iter().map(|key| self.look_at(key)).collect();
-        for (key, seen) in looks.iter().zip(seen) {
-            let Some(route) = Route::from_key(key) else {
-                continue;
-            };
+        let begun = process::processor_time();
+        for (key, from) in looks {
+            let seen = self.look_at(&key, from);
             // What can't be known is announced: a wake-up too many is allowed.
             if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
-                self.notifier.found(route, self.shared.table.find(self.oid, key));
+                self.notifier.found(&key, self.shared.table.find(self.oid, &key));
             }
-            if !self.queues.contains_key(key) {
+            if !self.queues.contains_key(&key) {
                 // It may be realtime since we asked: then it is looked at.
                 self.news.0 |= News::QUEUES.0;
             }
-            if seen.iter().any(|seen| seen.was_locked) {
-                self.look_later.push((Instant::now() + LOCKED_AGAIN, key.clone()));
-            }
             if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
-                && let Ok(claim) = self.shared.table.claim(self.oid, key)
+                && let Ok(claim) = self.shared.table.claim(self.oid, &key)
             {
                 self.shared.table.expect(claim, next);
             }
+            if seen.iter().any(|seen| seen.was_locked) {
+                self.look_later.push((Instant::now() + LOCKED_AGAIN, key, from));
+            }
         }
+        let cost = process::processor_time().saturating_sub(begun);
+        self.notifier.looked(self.moment(), cost);
         true
     }
 
     /// What the tables of a route hold. Nothing where that can't be known.
-    fn look_at(&mut self, key: &[u8]) -> Vec<queues::Seen> {
+    fn look_at(&mut self, key: &[u8], from: Timestamp) -> Vec<queues::Seen> {
         let tables = self.queues.get(key).cloned().unwrap_or_default();
         let mut all = Vec::new();
         for table in tables {
-            let seen =
-                process::transaction(|| ffi::within(EACH_LOCK, A_LOOK, || queues::look(table)));
-            match seen {
+            let look = || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from));
+            match process::transaction(look) {
                 Ok(seen) => all.push(seen),
                 Err(failure) => {
                     let was_locked =
                         failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32;
                     let delay =
                         if was_locked { LOCKED_AGAIN } else { self.failed(&failure, Work::Look) };
-                    self.look_later.push((Instant::now() + delay, key.into()));
+                    self.look_later.push((Instant::now() + delay, key.into(), from));
                     return Vec::new();
                 }
             }

@@ -189,3 +189,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_read_is_no_message() {
+    let mut batch = Batch::default();
+    batch.record_moved(1, route(c"q"), Timestamp(5));
+    batch.record_taken(1, route(c"r"));
+    assert!(!batch.is_empty() && batch.has_news() && !batch.has_messages());
+    assert_eq!(batch.notifications(Timestamp(9)), []);
+    batch.record(1, route(c"q"), Timestamp(20));
+    batch.record_moved(1, route(c"q"), Timestamp(3));
+    let (_, tally) = batch.tallies().next().unwrap();
+    assert_eq!((tally.count, tally.earliest, tally.moved), (1, Timestamp(20), Timestamp(3)));
+    assert!(!tally.is_unsure, "one time is known");
+    assert_eq!(batch.notifications(Timestamp(9)).len(), 1);
+}
+
+#[test]
+fn what_a_savepoint_took_comes_back_with_its_rollback() {
+    let mut batch = Batch::default();
+    batch.record_taken(3, route(c"q"));
+    assert!(!batch.has_news(), "gone for good, so far");
+    batch.release(3);
+    batch.roll_back(2);
+    let (_, tally) = batch.tallies().next().unwrap();
+    assert_eq!((tally.count, tally.moved), (0, Timestamp::NEG_INFINITY));
+    assert!(batch.has_news());
+    batch.record(2, route(c"q"), Timestamp::NEG_INFINITY);
+    batch.roll_back(2);
+    assert!(batch.has_news() && !batch.has_messages());
+}

@@ -3,7 +3,7 @@
 mod random;
 
 use super::*;
-use crate::pace::REST;
+use crate::pace::NOTIFY;
 use crate::shared::{Slot, Stale};
 use std::sync::atomic::AtomicU32;
 
@@ -101,11 +101,11 @@ fn key(channel: &str, queue: &str) -> Box<[u8]> {
 }
 
 fn look_at(simulation: &mut Simulation, channel: &str, queue: &str) {
-    simulation.notifier.look_at(Route::from_key(&key(channel, queue)).unwrap());
+    simulation.notifier.look_at(&key(channel, queue), Timestamp::NEG_INFINITY);
 }
 
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
-    simulation.notifier.found(Route::from_key(&key(channel, queue)).unwrap(), None);
+    simulation.notifier.found(&key(channel, queue), None);
 }
 
 /// A notification of one queue.
@@ -213,7 +213,7 @@ fn a_failure_does_not_make_an_interval_longer() {
 }
 
 /// When the first of its rests ends.
-const RESTED: Moment = 1000 + 10 * REST;
+const RESTED: Moment = 1000 + 10 * NOTIFY;
 
 /// From 1000 on, when it has used up its credit.
 fn resting() -> (Simulation, Claim, Claim) {
@@ -237,7 +237,7 @@ fn a_notifier_rests_by_what_notifying_takes() {
     let (said, timers) = it.turn(RESTED);
     assert_eq!((said, timers), (vec![one("c", "q", 3), one("d", "r", 1)], IDLE));
     assert!(it.enqueue(other, 1), "open again");
-    let next = RESTED + 10 * REST;
+    let next = RESTED + 10 * NOTIFY;
     assert_eq!(it.turn(next - 1), (vec![], until(next)));
 }
 
@@ -252,12 +252,13 @@ fn what_is_found_during_a_rest_waits_for_its_end() {
 }
 
 #[test]
-fn a_deadline_during_a_rest_is_looked_at() {
+fn a_deadline_during_a_rest_is_looked_at_at_its_end() {
     let (mut it, claim, _) = resting();
     it.expect(claim, 1500);
     assert_eq!(it.turn(1400).1, Timers { interval: None, deadline: Some(Timestamp(1500)) });
-    it.turn(1500);
-    assert_eq!(it.notifier.looks(10), [key("c", "q")]);
+    assert_eq!(it.turn(1500).1, until(RESTED));
+    it.turn(RESTED);
+    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(1500))]);
 }
 
 #[test]
@@ -268,9 +269,9 @@ fn a_look_that_finds_something_is_announced_once() {
     look_at(&mut it, "c", "r");
     assert!(!it.notifier.is_idle());
     it.sweep();
-    assert_eq!(it.notifier.looks(1), [key("c", "q")]);
-    assert_eq!(it.notifier.looks(10), [key("c", "r")]);
-    assert_eq!(it.notifier.looks(10), Vec::<Box<[u8]>>::new());
+    assert_eq!(it.notifier.looks(1), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
+    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp::NEG_INFINITY)]);
+    assert_eq!(it.notifier.looks(10), []);
     assert_eq!(it.say().0, [], "nothing was found yet");
     found(&mut it, "c", "q");
     assert_eq!(it.say(), (vec![one("c", "q", 1)], None));
@@ -304,26 +305,86 @@ fn a_deadline_becomes_a_timer_and_then_a_look() {
     assert!(it.notifier.is_idle(), "nothing to look at yet");
     assert_eq!(it.turn(499), (vec![], deadline(500)));
     assert_eq!(it.turn(500), (vec![], deadline(600)), "forgotten: the look finds the next");
-    assert_eq!(it.notifier.looks(10), [key("c", "q")]);
+    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(500))]);
     found(&mut it, "c", "q");
     assert!(it.expect(claim, 700), "as the look has found");
     assert_eq!(it.turn(500), (vec![one("c", "q", 1)], deadline(600)));
     assert_eq!(it.turn(600).1, deadline(700));
-    assert_eq!(it.notifier.looks(10), [key("c", "r")]);
+    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp(600))]);
 }
 
 #[test]
-fn a_deadline_within_the_interval_is_looked_at_and_announced_at_its_end() {
+fn a_deadline_within_the_interval_is_looked_at_at_its_end() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
     it.turn(1000);
     it.expect(claim, 1050);
-    it.turn(1050);
-    assert_eq!(it.notifier.looks(10), [key("c", "q")]);
+    assert_eq!(it.turn(1050), (vec![], until(1100)));
+    assert_eq!(it.notifier.looks(10), [], "what it finds could not be sent");
+    it.turn(1100);
+    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(1050))]);
     found(&mut it, "c", "q");
-    assert_eq!(it.say(), (vec![], Some(1100)));
-    assert_eq!(it.turn(1100).0, [one("c", "q", 1)]);
+    assert_eq!(it.say().0, [one("c", "q", 1)]);
+}
+
+fn moved(it: &Simulation, claim: Claim, from: i64) -> bool {
+    it.database.moved(it.table(), claim, Timestamp(from)).unwrap()
+}
+
+#[test]
+fn what_has_moved_is_looked_at_at_once_and_then_now_and_again() {
+    let mut it = Simulation::new();
+    let claim = it.claim("c", "q");
+    assert!(moved(&it, claim, 950), "rings");
+    assert!(!moved(&it, claim, 930));
+    assert!(!moved(&it, claim, 970));
+    assert_eq!(it.turn(1000), (vec![], IDLE));
+    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(930))], "the earliest");
+    assert!(moved(&it, claim, 1000), "rings again");
+    let next = 1000 + LOOK_INTERVAL;
+    assert_eq!(it.turn(1001), (vec![], until(next)));
+    assert_eq!(it.notifier.looks(10), []);
+    assert!(!moved(&it, claim, i64::MIN), "the timer brings the notifier");
+    assert_eq!(it.turn(next), (vec![], IDLE));
+    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
+}
+
+#[test]
+fn looks_that_cost_much_wait() {
+    let mut it = Simulation::new();
+    let (claim, other) = (it.claim("c", "q"), it.claim("c", "r"));
+    it.notifier.look_pace.rest_until(1000);
+    moved(&it, claim, 1);
+    it.turn(1000);
+    assert_eq!(it.notifier.looks(10).len(), 1);
+    it.notifier.looked(1000, 30);
+    let end = 1000 + 30 * pace::LOOK;
+    moved(&it, other, 1);
+    it.expect(claim, 1010);
+    assert_eq!(it.turn(1020), (vec![], until(end)));
+    assert_eq!(it.notifier.looks(10), []);
+    it.turn(end);
+    assert_eq!(it.notifier.looks(10).len(), 2);
+}
+
+#[test]
+fn all_times_keep_their_order_on_the_way_through_a_slot() {
+    let it = Simulation::new();
+    let claim = it.claim("c", "q");
+    for (from, found) in [
+        (i64::MIN, Timestamp::NEG_INFINITY),
+        (-1, Timestamp::NEG_INFINITY),
+        (0, Timestamp::NEG_INFINITY),
+        (1, Timestamp(1)),
+        (850_000_000_000_000, Timestamp(850_000_000_000_000)),
+    ] {
+        it.table().moved(claim, Timestamp(from));
+        assert_eq!(it.table().take_moved(claim), found, "{from}");
+    }
+    assert_eq!(it.table().take_moved(claim), Timestamp::INFINITY, "nothing");
+    it.table().moved(claim, Timestamp(i64::MAX - 1));
+    assert!(it.table().has_moved(claim), "a time past all clocks");
 }
 
 #[test]
@@ -332,9 +393,8 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let (kept, gone) = (it.claim("c", "kept"), it.claim("c", "gone"));
     it.enqueue(kept, 1);
     it.turn(1000);
-    let routes = HashSet::from([key("c", "kept")]);
     let table = Table { slots: &it.slots, used: &it.used };
-    assert!(!it.notifier.keep_only(OID, table, &routes));
+    assert!(!it.notifier.keep_only(OID, table, |route| *route == *key("c", "kept")));
     assert!(it.table().is_current(kept));
     assert!(!it.table().is_current(gone));
     assert_eq!(it.database.enqueue(it.table(), gone, 1), Err(Stale));
@@ -351,7 +411,7 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
     let early = it.claim("c", "early");
     it.enqueue(early, 5);
     let table = Table { slots: &it.slots, used: &it.used };
-    assert!(it.notifier.keep_only(OID, table, &HashSet::new()), "it may be realtime by now");
+    assert!(it.notifier.keep_only(OID, table, |_| false), "it may be realtime by now");
     assert_eq!(it.turn(1000).0, [one("c", "early", 1)]);
 }
 
@@ -366,11 +426,11 @@ fn the_second_slot_of_a_route_is_given_back() {
     assert_eq!((first.at, other.at), (0, 2));
     let all: Vec<_> = it.table().of(OID).collect();
     it.enqueue(all[1], 1);
-    let routes = HashSet::from([key("c", "q"), key("c", "other")]);
     let table = Table { slots: &it.slots, used: &it.used };
-    it.notifier.keep_only(OID, table, &routes);
+    it.notifier.keep_only(OID, table, |_| true);
     assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
-    assert_eq!(it.notifier.looks(10), [key("c", "q")], "what was noted there is in the table");
+    let looks = it.notifier.looks(10);
+    assert_eq!(looks, [(key("c", "q"), Timestamp::NEG_INFINITY)], "what was noted there");
 }
 
 #[test]
@@ -399,7 +459,7 @@ fn what_is_said_of_a_former_queue_is_not_counted_for_the_next() {
     it.enqueue(former, 1);
     it.sweep();
     let table = Table { slots: &it.slots, used: &it.used };
-    it.notifier.keep_only(OID, table, &HashSet::new());
+    it.notifier.keep_only(OID, table, |_| false);
     let next = it.claim("c", "next");
     assert_eq!(next.at, former.at);
     assert_eq!(it.say().0, [one("c", "former", 1)]);
@@ -413,6 +473,6 @@ fn another_databases_queues_are_left_alone() {
     it.table().mark(strange, 1);
     assert_eq!(it.turn(1000), (vec![], IDLE));
     let table = Table { slots: &it.slots, used: &it.used };
-    it.notifier.keep_only(OID, table, &HashSet::new());
+    it.notifier.keep_only(OID, table, |_| false);
     assert!(it.table().is_current(strange));
 }

@@ -170,6 +170,16 @@ impl Database {
         }
     }
 
+    /// Notes that messages may have got another visibility time, of `from` or later. True if the notifier has
+    /// to be woken.
+    pub fn moved(&self, table: Table<'_>, claim: Claim, from: Timestamp) -> Result<bool, Stale> {
+        match table.moved(claim, from) {
+            Marked::First => Ok(self.must_ring()),
+            Marked::More => Ok(false),
+            Marked::Stale => Err(Stale),
+        }
+    }
+
     /// Whether the first mark of a queue has to wake the notifier: not if it comes by anyway.
     fn must_ring(&self) -> bool {
         // The mark before the door, as the notifier has the door before the mark.

@@ -36,6 +36,11 @@ const fn no_time(generation: u32) -> u64 {
     (generation as u64) << TIME_BITS
 }
 
+/// Backwards, so that the earliest time is the greatest number, and none is 0.
+fn from_time(time: Timestamp) -> u64 {
+    TIME - u64::try_from(time.0).unwrap_or(0).min(TIME - 1)
+}
+
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
 /// sweep reads.
 #[repr(C, align(64))]
@@ -44,14 +49,15 @@ pub struct Slot {
     mark: AtomicU64,
     /// The earliest visibility time that is still to come, 0 for none; and the generation.
     earliest: AtomicU64,
+    /// From which visibility time on the table is to be looked at, as [`from_time`] has it, 0 if not; and the
+    /// generation.
+    moved: AtomicU64,
     transactions: AtomicU64,
     messages: AtomicU64,
     hash: AtomicU64,
     database: AtomicU32,
     state: AtomicU32,
     length: AtomicU32,
-    /// Some message that was marked may become visible later, and nobody has noted when.
-    is_unsure: AtomicU32,
     key: [AtomicU64; KEY_WORDS],
     notifications: AtomicU64,
     coalesced: AtomicU64,
@@ -88,8 +94,6 @@ pub struct Drained {
     pub messages: u64,
     /// Transactions ever seen.
     pub transactions: u64,
-    /// Some of the messages may become visible later, and nobody has noted when.
-    pub is_unsure: bool,
 }
 
 /// What `aimq.stats` shows of a queue.
@@ -114,13 +118,13 @@ impl Slot {
         Self {
             mark: AtomicU64::new(0),
             earliest: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             hash: AtomicU64::new(0),
             database: AtomicU32::new(0),
             state: AtomicU32::new(FREE),
             length: AtomicU32::new(0),
-            is_unsure: AtomicU32::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
             notifications: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
@@ -277,12 +281,26 @@ impl Table<'_> {
         }
     }
 
-    /// Notes, before the mark, that some of the messages may become visible later, at an unknown time.
-    pub fn doubt(&self, claim: Claim) {
+    /// Notes that messages may have got another visibility time, of `from` or later, by a transaction that
+    /// is visible: `First` if nobody had noted that.
+    pub fn moved(&self, claim: Claim, from: Timestamp) -> Marked {
         let slot = self.slot(claim);
-        // A slot of a busy queue is doubted already: reading it disturbs nobody.
-        if slot.is_unsure.load(SeqCst) == 0 {
-            slot.is_unsure.store(1, SeqCst);
+        let mut old = slot.moved.load(Relaxed);
+        loop {
+            if old & !TIME != no_time(claim.generation) {
+                return Marked::Stale;
+            }
+            let new = old & !TIME | (old & TIME).max(from_time(from));
+            // Even if nothing changes: the notifier that takes the note sees what is visible now.
+            match slot.moved.compare_exchange_weak(old, new, SeqCst, Relaxed) {
+                Ok(_) => break,
+                Err(found) => old = found,
+            }
+        }
+        match self.is_current(claim) {
+            false => Marked::Stale,
+            true if old & TIME == 0 => Marked::First,
+            true => Marked::More,
         }
     }
 
@@ -329,8 +347,24 @@ impl Table<'_> {
         if messages == 0 {
             return None;
         }
-        let is_unsure = slot.is_unsure.load(SeqCst) != 0 && slot.is_unsure.swap(0, SeqCst) != 0;
-        Some(Drained { messages, transactions: slot.transactions.load(Relaxed), is_unsure })
+        Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
+    }
+
+    /// Whether messages may have got another visibility time.
+    #[must_use]
+    pub fn has_moved(&self, claim: Claim) -> bool {
+        self.slot(claim).moved.load(SeqCst) & TIME != 0
+    }
+
+    /// From which visibility time on that may be; forgets it: whoever calls this looks at the table
+    /// afterwards.
+    #[must_use]
+    pub fn take_moved(&self, claim: Claim) -> Timestamp {
+        match self.slot(claim).moved.swap(no_time(claim.generation), SeqCst) & TIME {
+            0 => Timestamp::INFINITY,
+            TIME => Timestamp::NEG_INFINITY,
+            from => Timestamp((TIME - from).cast_signed()),
+        }
     }
 
     /// The earliest visibility time to come, if any.
@@ -360,14 +394,14 @@ impl Table<'_> {
         let next = claim.generation.wrapping_add(1);
         let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
-        slot.is_unsure.store(0, SeqCst);
+        let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {
             counter.store(0, Relaxed);
         }
         slot.last_wake_up.store(0, Relaxed);
         slot.state.store(FREE, SeqCst);
-        marked || expected
+        marked || expected || moved
     }
 
     /// What `aimq.stats` shows.

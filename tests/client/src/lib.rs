@@ -271,6 +271,30 @@ pub fn wait_until_running(client: &mut Client) {
     wait_until("the notifier to run", || notifier_state(client) == "running");
 }
 
+/// A database with realtime queues and a notifier that runs, and a listener that has heard what
+/// the notifier said at its start.
+pub fn started(queues: &[&str]) -> (Database, Client, Listener) {
+    let database = Database::new();
+    let mut client = database.connect();
+    for queue in queues {
+        run(&mut client, &format!("SELECT aimq.create_queue('{queue}')"));
+    }
+    wait_until_settled(&mut client, queues.len());
+    let listener = database.listen(CHANNEL);
+    (database, client, listener)
+}
+
+/// A queue that the notifier hears of is looked at; before that it has no counters, and after that the
+/// notifier sleeps.
+pub fn wait_until_settled(client: &mut Client, queues: usize) {
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM aimq._queue_counters()) = {queues}
+            AND EXISTS (SELECT FROM pg_stat_activity a JOIN aimq.notifiers n USING (pid)
+                         WHERE n.database = current_database() AND a.state = 'idle')"
+    );
+    wait_until("the notifier to know the queues and sleep", || boolean(client, &sql));
+}
+
 /// Waits until a session of this database waits for a lock.
 pub fn wait_until_blocked(database: &Database, pid: i32) {
     let mut client = database.connect();

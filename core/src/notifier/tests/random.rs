@@ -126,7 +126,7 @@ impl Run {
     /// Afterwards there is nothing left to say, and nothing to wake the notifier.
     fn finish(&mut self) {
         self.fails = None;
-        self.step(&Step::Wait(20 * (INTERVAL + self.it.cost * REST)));
+        self.step(&Step::Wait(20 * (INTERVAL + self.it.cost * NOTIFY)));
         assert_eq!(self.pending.map(|(pending, _)| pending), [0; QUEUES.len()]);
         assert_eq!(self.timer, None);
         assert!(self.it.notifier.is_idle());
@@ -155,7 +155,7 @@ proptest! {
         steps in prop::collection::vec(step(false), 0..80),
     ) {
         // What waits for the end of an interval may meet the rest after another channel's notification.
-        let mut run = Run::new(interval, cost, Some(interval + cost * REST));
+        let mut run = Run::new(interval, cost, Some(interval + cost * NOTIFY));
         steps.iter().for_each(|step| run.step(step));
         run.finish();
     }

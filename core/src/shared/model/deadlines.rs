@@ -86,3 +86,73 @@ fn a_stranger_cannot_hide_a_deadline() {
         host.assert_all_said();
     });
 }
+
+/// Nobody but the table knows when messages come back that were read.
+#[test]
+fn two_readers_of_one_queue() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        host.run();
+        let readers = [world.spawn_reader(A, claim, 20), world.spawn_reader(A, claim, 10)];
+        host.run();
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        host.assert_comes_by();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+/// What is read soon after a look stays noted until the next.
+#[test]
+fn a_reader_soon_after_a_look() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        world.spawn_reader(A, claim, 10).join().unwrap();
+        host.take_latch();
+        host.turn();
+        let reader = world.spawn_reader(A, claim, 20);
+        host.take_latch();
+        host.turn();
+        reader.join().unwrap();
+        host.assert_comes_by();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_reader_and_a_producer() {
+    check(|| {
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let mut host = Host::begin(&world, 0).every(10);
+        let reader = world.spawn_reader(A, claims[0], 20);
+        let producer = world.spawn_producer(B, claims[1]);
+        host.run();
+        reader.join().unwrap();
+        producer.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_slot_is_given_back_while_a_reader_notes_it() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        host.run();
+        let reader = world.spawn_reader(A, claim, 10);
+        host.give_back();
+        host.turn();
+        host.run();
+        reader.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}

@@ -1,6 +1,6 @@
 //! What the threads share, and what they do with it: as src/delivery and src/notifier do.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use loom::model::Builder;
@@ -8,7 +8,6 @@ use loom::thread::{JoinHandle, spawn};
 
 use crate::notifier::{Notifier, Timers};
 use crate::payload::Payload;
-use crate::route::Route;
 use crate::shared::{Claim, Database, Marked, News, Slot, Stale, State, Table};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::timestamp::Timestamp;
@@ -36,7 +35,7 @@ pub(super) struct Memory {
     /// One for each notifier that comes.
     latches: [AtomicU32; 2],
     /// By queue: how many transactions are visible, and which moments they wait for, as bits.
-    committed: [AtomicU64; 2],
+    pub(super) committed: [AtomicU64; 2],
     delayed: [AtomicU64; 2],
     /// The queues that are realtime.
     queues: BTreeSet<usize>,
@@ -136,6 +135,24 @@ impl World {
 
     pub(super) fn spawn_delay(&self, queue: usize, claim: Claim, at: u64) -> JoinHandle<()> {
         self.spawn(move |world| world.delay(queue, claim, at))
+    }
+
+    /// Reads a message, which becomes visible again at `at`: commits, then notes that.
+    pub(super) fn spawn_reader(&self, queue: usize, claim: Claim, at: u64) -> JoinHandle<()> {
+        self.spawn(move |world| {
+            world.delayed[queue].fetch_or(1 << at, SeqCst);
+            let from = Timestamp(at.cast_signed());
+            world.make(queue, claim, |claim| world.database.moved(world.table(), claim, from));
+        })
+    }
+
+    /// Commits, then notes that something has moved.
+    pub(super) fn spawn_mover(&self, queue: usize, claim: Claim) -> JoinHandle<()> {
+        self.spawn(move |world| {
+            world.committed[queue].fetch_add(1, SeqCst);
+            let from = Timestamp::NEG_INFINITY;
+            world.make(queue, claim, |claim| world.database.moved(world.table(), claim, from));
+        })
     }
 
     /// A producer that marks before it commits: wrong.
@@ -300,7 +317,7 @@ impl Host {
         let everything = std::mem::replace(&mut self.news, News(0)).has(News::EVERYTHING);
         for queue in &self.world.queues {
             if everything || !self.queues.contains(queue) {
-                self.notifier.look_at(Route::from_key(KEYS[*queue]).unwrap());
+                self.notifier.look_at(KEYS[*queue], Timestamp::NEG_INFINITY);
             }
         }
         self.keep_only(self.world.queues.clone());
@@ -312,9 +329,10 @@ impl Host {
     }
 
     fn keep_only(&mut self, queues: BTreeSet<usize>) {
-        let routes: HashSet<_> = queues.iter().map(|queue| KEYS[*queue].into()).collect();
+        let is_realtime = |key: &[u8]| queues.iter().any(|queue| KEYS[*queue] == key);
+        let ask_again = self.notifier.keep_only(OID, self.world.table(), is_realtime);
         self.queues = queues;
-        if self.notifier.keep_only(OID, self.world.table(), &routes) {
+        if ask_again {
             self.news.0 |= News::QUEUES.0;
         }
     }
@@ -328,11 +346,14 @@ impl Host {
     /// Reads the tables: is there something that nobody has read, and when does the next come?
     fn look(&mut self) -> bool {
         let looks = self.notifier.looks(usize::MAX);
-        for key in &looks {
+        for (key, from) in &looks {
             let queue = KEYS.iter().position(|other| **other == **key).unwrap();
             let (seen, read, next) = self.read(queue);
-            if seen > self.seen[queue] || read & !self.read[queue] != 0 {
-                self.notifier.found(Route::from_key(key).unwrap(), None);
+            // What is enqueued has the visibility time of its commit, which is before all moments here.
+            let everything = *from == Timestamp::NEG_INFINITY;
+            let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
+            if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
+                self.notifier.found(key, None);
             }
             if let Some(next) = next
                 && let Ok(claim) = self.world.table().claim(OID, key)
@@ -396,6 +417,14 @@ impl Host {
             let committed = self.world.committed[queue].load(SeqCst);
             assert!(self.counted[queue] >= committed, "lost: a count");
         }
+    }
+
+    /// Asleep with something noted: rung, or with a timer.
+    pub(super) fn assert_comes_by(&self) {
+        let table = self.world.table();
+        let is_noted = table.of(OID).any(|claim| table.has_moved(claim));
+        let is_rung = self.world.latches[self.latch].load(SeqCst) != 0;
+        assert!(!is_noted || is_rung || self.next_timer().is_some(), "lost: noted, and asleep");
     }
 
     /// Asleep with moments to come: rung, or with a timer that is early enough.

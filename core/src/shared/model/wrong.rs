@@ -1,6 +1,7 @@
 //! What is wrong on purpose has to fail: otherwise the model would prove nothing.
 
 use super::world::{A, Host, World, check};
+use crate::sync::Ordering::SeqCst;
 
 #[test]
 #[should_panic(expected = "lost: a transaction")]
@@ -49,6 +50,36 @@ fn a_notifier_that_looks_before_it_can_be_woken() {
         // The launcher was asked, and finds that there is a notifier.
         assert!(!world.was_wanted());
         host.assert_all_said();
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: neither seen nor noted")]
+fn a_note_that_is_taken_after_the_look() {
+    note(|world, claim| {
+        let seen = world.committed[A].load(SeqCst);
+        _ = world.table().take_moved(claim);
+        seen
+    });
+}
+
+/// The same in the right order.
+#[test]
+fn a_note_that_is_taken_before_the_look() {
+    note(|world, claim| {
+        _ = world.table().take_moved(claim);
+        world.committed[A].load(SeqCst)
+    });
+}
+
+fn note(look: impl Fn(&World, crate::shared::Claim) -> u64 + Send + Sync + 'static) {
+    check(move || {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let writer = world.spawn_mover(A, claim);
+        let seen = look(&world, claim);
+        writer.join().unwrap();
+        assert!(seen == 1 || world.table().has_moved(claim), "lost: neither seen nor noted");
     });
 }
 
