@@ -4,6 +4,7 @@ use aimq_lab::stats::{median, percentile};
 
 use crate::contestants::{ALL, Key};
 use crate::results::{Background, Results};
+use crate::worker::Way;
 
 /// One figure for each round.
 pub(crate) type Rounds = Vec<(usize, f64)>;
@@ -125,6 +126,21 @@ pub(crate) fn interval(results: &Results, ms: Option<u32>, listeners: u32) -> Ro
             && ms.is_none_or(|ms| ms == it.notify_interval_ms)
     });
     ours.map(|it| (it.run.round, it.run.tps)).collect()
+}
+
+/// Reads per second of so many messages each.
+pub(crate) fn reads(results: &Results, key: Key, size: u32) -> Rounds {
+    let ours = results.reads.iter().filter(|it| (it.contestant, it.size) == (key, size));
+    ours.map(|it| (it.round, it.reads_per_second)).collect()
+}
+
+/// How late messages were, in milliseconds, sorted.
+pub(crate) fn lateness(results: &Results, way: Way, killed: bool) -> Vec<f64> {
+    let ours = results.lateness.iter().filter(|it| (it.way, it.killed > 0) == (way, killed));
+    let mut late: Vec<f64> =
+        ours.flat_map(|it| &it.late_us).map(|us| f64::from(*us) / 1000.0).collect();
+    late.sort_by(f64::total_cmp);
+    late
 }
 
 /// The values that a list of samples has, sorted, each once.

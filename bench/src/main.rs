@@ -16,6 +16,7 @@ mod results;
 mod servers;
 mod shapes;
 mod verdict;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -47,6 +48,9 @@ enum Command {
         #[arg(long)]
         to: Option<PathBuf>,
     },
+    /// A worker of a measure. Not to be called by hand.
+    #[command(hide = true)]
+    Worker(worker::Orders),
     /// What other shapes of the trigger would cost (docs/design/trigger.md).
     Shapes {
         /// Two pairs, and no large loads: a look, no measurement.
@@ -72,6 +76,7 @@ fn run() -> Result<()> {
     match arguments.command {
         Command::Run(wishes) => measure::run(major, &wishes),
         Command::Pictures { results, to } => picture::redraw(major, results, to),
+        Command::Worker(orders) => worker::run(&orders),
         Command::Shapes { quick } => shapes::run(major, quick),
     }
 }

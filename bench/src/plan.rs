@@ -55,6 +55,10 @@ pub(crate) enum Measure {
     Growth,
     /// What `aimq.notify_interval` does to listeners and throughput.
     Interval,
+    /// What realtime costs those who read.
+    Reads,
+    /// How late delayed messages are read, and whether others finish what a worker died over.
+    Lateness,
     /// Instructions for each insert, counted by callgrind.
     Instructions,
 }
@@ -84,7 +88,10 @@ impl Plan {
     pub(crate) fn wants(&self, measure: Measure) -> bool {
         if self.only.is_empty() {
             // A look has no time for what moves little from run to run.
-            let long = matches!(measure, Measure::Interval | Measure::Instructions);
+            let long = matches!(
+                measure,
+                Measure::Interval | Measure::Instructions | Measure::Reads | Measure::Lateness
+            );
             return !(self.quick && long);
         }
         self.only.contains(&measure)
@@ -123,6 +130,11 @@ impl Plan {
 
     pub(crate) fn batch_time(&self) -> Duration {
         Duration::from_millis(if self.quick { 250 } else { 600 })
+    }
+
+    /// Over how many seconds delayed messages become visible.
+    pub(crate) fn lateness_seconds(&self) -> u32 {
+        if self.quick { 1 } else { 3 }
     }
 
     /// How long one contestant's latency is taken in one round.

@@ -28,6 +28,8 @@ pub(crate) fn print(results: &Results) {
     batches(results);
     growth(results);
     interval(results);
+    reads(results);
+    lateness(results);
     instructions(results);
 }
 
@@ -286,6 +288,50 @@ fn interval(results: &Results) {
     match enough {
         Some(ms) => println!("\n  200 listeners cost less than 5 % from {ms} ms on"),
         None => println!("\n  none of these brings the cost of 200 listeners under 5 %"),
+    }
+}
+
+fn reads(results: &Results) {
+    let sizes = distinct(results.reads.iter().map(|it| it.size));
+    if sizes.is_empty() {
+        return;
+    }
+    title("pgmq.read per second, one reader, synchronous_commit off", RATIO);
+    let columns: Vec<String> = sizes.iter().map(|n| format!("{n}       ")).collect();
+    header("messages in a read", &columns, 18);
+    for key in figures::contestants(results.reads.iter().map(|it| it.contestant)) {
+        let of = |key: Key, size: u32| figures::reads(results, key, size);
+        let cells: Vec<_> = sizes.iter().map(|n| (of(key, *n), of(Key::None, *n))).collect();
+        row(key.title(), &cells, 18);
+    }
+}
+
+fn lateness(results: &Results) {
+    let ways = distinct(results.lateness.iter().map(|it| it.way));
+    if ways.is_empty() {
+        return;
+    }
+    let note = "ms from when a message could be read to when a worker had it; µs of the server's processor for each";
+    title("Messages delayed by random times, six workers", note);
+    let columns = ["killed", "messages", "unfinished", "p50", "p95", "p99", "max", "µs"];
+    header("", &columns.map(String::from), 11);
+    for way in ways {
+        for killed in [false, true] {
+            let ours =
+                || results.lateness.iter().filter(|it| (it.way, it.killed > 0) == (way, killed));
+            let (messages, finished) =
+                ours().fold((0, 0), |(all, done), it| (all + it.messages, done + it.finished));
+            if messages == 0 {
+                continue;
+            }
+            let late = figures::lateness(results, way, killed);
+            print!("  {:30}{:>11}", way.title(), ours().map(|it| it.killed).sum::<usize>());
+            print!("{messages:>11}{:>11}", messages - finished);
+            for part in [0.5, 0.95, 0.99, 1.0] {
+                print!("{:>11}", number(percentile(&late, part)));
+            }
+            println!("{:>11}", number(median(&ours().map(|it| it.cpu_us).collect::<Vec<_>>())));
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contestants::Key;
 use crate::machine::About;
+use crate::worker::Way;
 
 /// Everything that a run has found.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,6 +27,10 @@ pub(crate) struct Results {
     pub(crate) growth: Vec<Growth>,
     #[serde(default)]
     pub(crate) wide: Vec<Wide>,
+    #[serde(default)]
+    pub(crate) reads: Vec<Reads>,
+    #[serde(default)]
+    pub(crate) lateness: Vec<Lateness>,
     #[serde(default)]
     pub(crate) instructions: Vec<Instructions>,
 }
@@ -131,6 +136,32 @@ pub(crate) struct Wide {
     pub(crate) queues: u32,
     /// Of the whole transaction, the fastest of a few, milliseconds.
     pub(crate) ms: f64,
+}
+
+/// Reads of so many messages, one reader, without waiting for the flush.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reads {
+    pub(crate) contestant: Key,
+    pub(crate) round: usize,
+    pub(crate) size: u32,
+    pub(crate) reads_per_second: f64,
+}
+
+/// Workers on messages that become visible at random times.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lateness {
+    pub(crate) way: Way,
+    pub(crate) round: usize,
+    /// Workers that were killed with messages that they had read.
+    pub(crate) killed: usize,
+    pub(crate) messages: u64,
+    /// Archived in the end.
+    pub(crate) finished: u64,
+    /// From the time when a message could be read to when a worker had it, microseconds; without those that
+    /// somebody had died over.
+    pub(crate) late_us: Vec<u32>,
+    /// Microseconds of processor of the whole server for each message.
+    pub(crate) cpu_us: f64,
 }
 
 /// What callgrind counted in one session.

@@ -8,6 +8,7 @@ use crate::figures::{
 };
 use crate::report;
 use crate::results::{Background, Results};
+use crate::worker::Way;
 
 /// One line of the table.
 struct Line {
@@ -129,6 +130,22 @@ fn lines(results: &Results) -> Vec<Line> {
         1.05,
         ratio(&cost(most), &cost(1)),
     ));
+    for size in [1, 100] {
+        let of = |key| figures::reads(results, key, size);
+        let what = format!("reads of {size}: times no trigger");
+        lines.push(at_least(what, 0.97, ratio(&of(Key::Notifier), &of(Key::None))));
+    }
+    let late = figures::lateness(results, Way::Notifier, false);
+    for (part, called, bound) in [(0.5, "p50", 12.0), (0.99, "p99", 25.0)] {
+        let found = (!late.is_empty()).then(|| percentile(&late, part)).map(|ms| Found {
+            figure: format!("{ms:.2} ms"),
+            from: format!("{} messages", figures::number(late.len() as f64)),
+            passed: ms <= bound,
+        });
+        let what = format!("lateness of delayed messages, {called}");
+        lines.push(Line { what, wanted: format!("≤ {bound}"), found });
+    }
+    lines.push(unfinished(results));
     lines.push(lost_by_workers(results));
     lines.push(lost_in_payloads(results));
     lines.push(unheard(results));
@@ -149,6 +166,21 @@ fn lost_by_workers(results: &Results) -> Line {
         passed: lost == 0,
     });
     Line { what: "messages lost to a worker without polling".into(), wanted: "0".into(), found }
+}
+
+/// Delayed messages that nobody finished, workers killed or not.
+fn unfinished(results: &Results) -> Line {
+    let ours = || results.lateness.iter().filter(|it| it.way == Way::Notifier);
+    let left: u64 = ours().map(|it| it.messages - it.finished).sum();
+    let sent: u64 = ours().map(|it| it.messages).sum();
+    let killed: usize = ours().map(|it| it.killed).sum();
+    let found = (sent > 0).then(|| Found {
+        figure: left.to_string(),
+        from: format!("{} messages, {killed} workers killed", figures::number(sent as f64)),
+        passed: left == 0,
+    });
+    let what = "delayed messages that no worker finished, without a poll".into();
+    Line { what, wanted: "0".into(), found }
 }
 
 /// Of the messages whose way was followed: those of which nothing was heard within seconds.

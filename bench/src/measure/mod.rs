@@ -5,6 +5,8 @@ mod growth;
 mod instructions;
 mod interval;
 mod latency;
+mod lateness;
+mod reads;
 mod throughput;
 mod wakeups;
 
@@ -53,7 +55,7 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     };
     let mut bench =
         Bench { major, plan, servers, results: Results { about, ..Results::default() } };
-    let measures: [(Measure, Run); 9] = [
+    let measures: [(Measure, Run); 11] = [
         (Measure::Throughput, throughput::by_clients),
         (Measure::Async, throughput::without_flush),
         (Measure::Listeners, throughput::by_listeners),
@@ -62,6 +64,8 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
         (Measure::Batches, batches::run),
         (Measure::Growth, growth::run),
         (Measure::Interval, interval::run),
+        (Measure::Reads, reads::run),
+        (Measure::Lateness, lateness::run),
         (Measure::Instructions, instructions::run),
     ];
     for (measure, run) in measures {

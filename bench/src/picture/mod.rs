@@ -22,6 +22,7 @@ pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
     let pictures = [
         ("throughput", bars::throughput(results)),
         ("latency", latency::draw(results)),
+        ("lateness", latency::lateness(results)),
         ("listeners", lines::listeners(results)),
         ("interval", bars::interval(results)),
         ("growth", lines::growth(results)),
