@@ -12,7 +12,7 @@ COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
 COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS
-    'The trigger on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue';
+    'The function of the triggers on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue';
 COMMENT ON FUNCTION aimq.enable_realtime(text, text, text) IS
     'Makes a queue realtime, or changes its channel or event. True if something changed. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
 COMMENT ON FUNCTION aimq.disable_realtime(text) IS

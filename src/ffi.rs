@@ -32,7 +32,7 @@ mod raw {
             descriptor: pg_sys::TupleDesc,
         ) -> pg_sys::Datum;
         pub(super) fn GetCurrentTimestamp() -> i64;
-        pub(super) fn GetCurrentStatementStartTimestamp() -> i64;
+        pub(super) fn GetCurrentTransactionStartTimestamp() -> i64;
         pub(super) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
         pub(super) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
         // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
@@ -199,10 +199,10 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(unsafe { raw::GetCurrentTimestamp() })
 }
 
-/// When the statement that the client sent began.
-pub(crate) fn statement_start() -> Timestamp {
+/// When the transaction began: what `now()` says in it.
+pub(crate) fn transaction_start() -> Timestamp {
     // SAFETY: reads the backend's own state.
-    Timestamp(unsafe { raw::GetCurrentStatementStartTimestamp() })
+    Timestamp(unsafe { raw::GetCurrentTransactionStartTimestamp() })
 }
 
 /// Whether the transaction has written anything, or locked a row.

@@ -91,7 +91,8 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                 }
                 On::XACT_EVENT_ABORT => {
                     if ffi::has_written() {
-                        with_batch(|batch| delivery::aborted(batch));
+                        let _ = BATCH
+                            .try_with(|batch| batch.try_borrow().map(|it| delivery::aborted(&it)));
                     }
                     statements::aborted();
                 }
@@ -104,16 +105,15 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
     }
 }
 
-/// Gives the batch to a delivery. It is taken out meanwhile: a delivery may raise, even a FATAL, which
-/// runs the callbacks of the abort inside this one. Afterwards it is still there for the abort that may yet
-/// come.
+/// Gives the batch to a delivery. It stays in its place: a delivery may raise, even a FATAL, which runs the
+/// callbacks of the abort inside this one, and these want to know what the transaction had read.
 fn hand_over(delivery: impl FnOnce(&Batch)) {
-    let batch = BATCH.take();
-    // One that read an empty queue has written nothing, and moved nothing.
-    if !batch.is_empty() && ffi::has_written() {
-        delivery(&batch);
-    }
-    BATCH.set(batch);
+    BATCH.with_borrow(|batch| {
+        // One that read an empty queue has written nothing, and moved nothing.
+        if !batch.is_empty() && ffi::has_written() {
+            delivery(batch);
+        }
+    });
 }
 
 /// Changes the batch where nothing may go wrong: not even a panic of ours.

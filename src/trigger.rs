@@ -104,10 +104,10 @@ unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         let read_count = attribute((*data.tg_relation).rd_att, READ_CT, pg_sys::INT4OID);
-        // What is read stays invisible from now on; anything else may have become visible by being set to
-        // any time.
+        // What is read gets a time after now(), and within a procedure the transaction is younger than the
+        // statement; anything else may have become visible by being set to any time.
         let from = match read_count {
-            Some(number) if ffi::sets(data.tg_updatedcols, number) => ffi::statement_start(),
+            Some(number) if ffi::sets(data.tg_updatedcols, number) => ffi::transaction_start(),
             _ => Timestamp::NEG_INFINITY,
         };
         transaction::record_moved(route, from);

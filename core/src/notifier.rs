@@ -29,12 +29,17 @@ struct Known {
     /// Of those the slot has counted, the transactions that were announced.
     transactions: u64,
     /// When the table may be looked at again because of what was read from it.
+    read_not_before: Moment,
+    /// When it may be looked at again at all, if looks at it are dear.
     look_not_before: Moment,
 }
 
 /// A queue from which messages are read is looked at no more often than this: a visibility timeout is
 /// whole seconds.
 pub const LOOK_INTERVAL: Moment = 100_000;
+
+/// However long a look takes, the table is looked at again after this.
+const LOOK_AGAIN: Moment = 5_000_000;
 
 /// What is to be said of one route, or was said of it within the interval.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +131,7 @@ impl Notifier {
                 Some(earliest) if earliest <= now => {
                     // What it finds could not be sent before; and by then it may find more.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
-                    let at = due.max(rests.unwrap_or(0)).max(may_look);
+                    let at = due.max(rests.unwrap_or(0)).max(known.look_not_before);
                     if at > moment {
                         later.add(at);
                     } else {
@@ -139,11 +144,11 @@ impl Notifier {
                 None => {}
             }
             if table.has_moved(claim) {
-                let at = known.look_not_before.max(may_look);
+                let at = known.read_not_before.max(known.look_not_before).max(may_look);
                 if at > moment {
                     later.add(at);
                 } else {
-                    known.look_not_before = moment.saturating_add(LOOK_INTERVAL);
+                    known.read_not_before = moment.saturating_add(LOOK_INTERVAL);
                     look_from(&mut self.looks, &known.key, table.take_moved(claim));
                 }
             }
@@ -226,9 +231,17 @@ impl Notifier {
         self.looks.drain(..most).collect()
     }
 
-    /// Tables were looked at, which took the processor for `cost` microseconds.
-    pub fn looked(&mut self, moment: Moment, cost: Moment) {
+    /// A table was looked at, which took the processor for `cost` microseconds. `claim` is the route's slot,
+    /// if it has one.
+    pub fn looked(&mut self, claim: Option<Claim>, moment: Moment, cost: Moment) {
         self.look_pace.spent(moment, cost);
+        let rest = cost.saturating_mul(pace::LOOK).min(LOOK_AGAIN);
+        if let Some(claim) = claim
+            && let Some(Some(known)) = self.known.get_mut(claim.at as usize)
+            && known.claim == claim
+        {
+            known.look_not_before = moment.saturating_add(rest);
+        }
     }
 
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
@@ -343,7 +356,9 @@ fn know<'a>(
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
-        *place = Some(Known { claim, key, channel, transactions, look_not_before: 0 });
+        let (read_not_before, look_not_before) = (0, 0);
+        *place =
+            Some(Known { claim, key, channel, transactions, read_not_before, look_not_before });
     }
     place.as_mut()
 }

@@ -142,18 +142,14 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
+    let by_itself = ["notifier", "visibility", "recovery", "faults"];
+    let by_registry = &by_itself[..2];
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
-        (
-            " of the notifier, preloaded",
-            &["notifier", "visibility", "faults"],
-            "preloaded",
-            &preloaded,
-        ),
+        (" of the notifier, preloaded", &by_itself[..], "preloaded", &preloaded),
     ];
     if major.0 >= 17 {
-        let which = &["notifier", "visibility"];
-        rounds.push((" of the notifier, not preloaded", which, "registry", &by_notifier));
+        rounds.push((" of the notifier, not preloaded", by_registry, "registry", &by_notifier));
     }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;

@@ -54,6 +54,8 @@ pub(super) fn realtime() -> Queues {
             queues.entry(key.into_boxed_slice()).or_default().push(table);
         }
     }
+    // So that the same tables are the same.
+    queues.values_mut().for_each(|tables| tables.sort_unstable_by_key(|table| table.to_u32()));
     queues
 }
 

@@ -34,8 +34,9 @@ const A_LOOK: i32 = 1000;
 /// have set.
 const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
-/// How many tables are looked at before the marks are taken again.
+/// How many tables are looked at, and for how long, before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
+const LOOKS_FOR: Duration = Duration::from_millis(10);
 
 /// After looking at everything, not again before this many times the time that it took.
 const LOOK_SHARE: u32 = 10;
@@ -241,8 +242,9 @@ impl Worker {
         let table = self.shared.table;
         let mut timers =
             self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
-        let has_more = self.look();
+        // What is marked does not wait for looks, nor for what they find.
         self.announce();
+        let has_more = self.look();
         let pending = self.notifier.next(self.moment());
         timers.interval = [timers.interval, pending].into_iter().flatten().min();
         if has_more {
@@ -294,7 +296,7 @@ impl Worker {
             || news.has(News::FINISHED)
             || (news.has(News::PREPARED) && nobody_tells);
         for key in found.keys() {
-            if everything || !self.queues.contains_key(key) {
+            if everything || self.queues.get(key) != found.get(key) {
                 self.notifier.look_at(key, Timestamp::NEG_INFINITY);
             }
             // So that the queue has a place in aimq.stats, and its producers find their slot.
@@ -336,34 +338,44 @@ impl Worker {
 
     /// Looks at some of the tables that are to be looked at. False if there were none.
     fn look(&mut self) -> bool {
-        let looks = self.notifier.looks(LOOKS_AT_ONCE);
-        if looks.is_empty() {
-            return false;
+        let begun = Instant::now();
+        let mut looks = 0;
+        while looks < LOOKS_AT_ONCE
+            && begun.elapsed() < LOOKS_FOR
+            && let Some((key, from)) = self.notifier.looks(1).pop()
+        {
+            if looks == 0 {
+                process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+            }
+            looks += 1;
+            self.look_for(key, from);
         }
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+        looks > 0
+    }
+
+    fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
+        if !self.queues.contains_key(&key) {
+            // If it is realtime since we asked, it is looked at then.
+            self.news.0 |= News::QUEUES.0;
+            return;
+        }
         let begun = process::processor_time();
-        for (key, from) in looks {
-            let seen = self.look_at(&key, from);
-            // What can't be known is announced: a wake-up too many is allowed.
-            if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
-                self.notifier.found(&key, self.shared.table.find(self.oid, &key));
-            }
-            if !self.queues.contains_key(&key) {
-                // It may be realtime since we asked: then it is looked at.
-                self.news.0 |= News::QUEUES.0;
-            }
-            if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
-                && let Ok(claim) = self.shared.table.claim(self.oid, &key)
-            {
-                self.shared.table.expect(claim, next);
-            }
-            if seen.iter().any(|seen| seen.was_locked) {
-                self.look_later.push((Instant::now() + LOCKED_AGAIN, key, from));
-            }
-        }
+        let seen = self.look_at(&key, from);
         let cost = process::processor_time().saturating_sub(begun);
-        self.notifier.looked(self.moment(), cost);
-        true
+        let claim = self.shared.table.find(self.oid, &key);
+        self.notifier.looked(claim, self.moment(), cost);
+        // What can't be known is announced: a wake-up too many is allowed.
+        if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
+            self.notifier.found(&key, claim);
+        }
+        if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
+            && let Ok(claim) = self.shared.table.claim(self.oid, &key)
+        {
+            self.shared.table.expect(claim, next);
+        }
+        if seen.iter().any(|seen| seen.was_locked) {
+            self.look_later.push((Instant::now() + LOCKED_AGAIN, key, from));
+        }
     }
 
     /// What the tables of a route hold. Nothing where that can't be known.

@@ -358,14 +358,18 @@ fn looks_that_cost_much_wait() {
     moved(&it, claim, 1);
     it.turn(1000);
     assert_eq!(it.notifier.looks(10).len(), 1);
-    it.notifier.looked(1000, 30);
+    it.notifier.looked(Some(claim), 1000, 30);
     let end = 1000 + 30 * pace::LOOK;
     moved(&it, other, 1);
     it.expect(claim, 1010);
-    assert_eq!(it.turn(1020), (vec![], until(end)));
+    assert_eq!(it.turn(1020), (vec![], until(end)), "reads wait for all, a time for its own queue");
     assert_eq!(it.notifier.looks(10), []);
     it.turn(end);
     assert_eq!(it.notifier.looks(10).len(), 2);
+    it.notifier.looked(Some(claim), end, 30);
+    it.expect(other, 1010);
+    it.turn(end + 1);
+    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp(1010))], "not for another");
 }
 
 #[test]

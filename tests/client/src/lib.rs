@@ -1,6 +1,8 @@
 //! What the client tests share: a database for each test in the server that `make test` started, a
 //! listener in a connection of its own, and waiting for conditions with a deadline.
 
+pub mod servers;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;

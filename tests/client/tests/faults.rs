@@ -1,91 +1,14 @@
 //! What may happen to a server with a notifier: each test has a server of its own, which it stops,
 //! kills, fills or copies.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use aimq_client_tests::servers::*;
 use aimq_client_tests::*;
 use aimq_lab::cluster::Cluster;
-use aimq_lab::setup::Major;
 use postgres::Client;
-
-/// One at a time: each is a whole server, and some load it.
-fn alone() -> MutexGuard<'static, ()> {
-    static MACHINE: Mutex<()> = Mutex::new(());
-    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A server with aimq preloaded, a queue `a`, and a notifier that runs.
-fn server(settings: &[&str]) -> (MutexGuard<'static, ()>, Cluster) {
-    let alone = alone();
-    let cluster = bare(&[&["shared_preload_libraries=aimq"], settings].concat());
-    let mut client = connect(&cluster);
-    run(&mut client, "CREATE EXTENSION aimq CASCADE");
-    run(&mut client, "SELECT aimq.create_queue('a')");
-    wait_until_running(&mut client);
-    (alone, cluster)
-}
-
-fn bare(settings: &[&str]) -> Cluster {
-    let base = ["fsync=off", "autovacuum=off", "max_connections=100"];
-    Cluster::start(Major(major()), &[&base, settings].concat()).expect("a server")
-}
-
-fn connect(cluster: &Cluster) -> Client {
-    cluster.connect("postgres").expect("connect")
-}
-
-/// How a session is made where its server may be gone, or its notices are wanted.
-fn config(folder: &std::path::Path) -> postgres::Config {
-    let mut config = postgres::Config::new();
-    config.host_path(folder).user("postgres").dbname("postgres");
-    config
-}
-
-/// A session whose warnings and notices are kept.
-fn connect_hearing(cluster: &Cluster) -> (Client, Heard) {
-    let heard = Heard::default();
-    let kept = heard.clone();
-    let mut config = config(cluster.folder());
-    config.notice_callback(move |notice| kept.push(notice));
-    (config.connect(postgres::NoTls).expect("connect"), heard)
-}
-
-fn listen(cluster: &Cluster) -> Listener {
-    Listener::over(connect(cluster), CHANNEL)
-}
-
-/// As a worker does it: listens, has a first read, and waits. Which of the two it is depends on how fast the
-/// server was.
-fn learns(listener: &mut Listener) {
-    if value::<i64>(listener.client(), "SELECT count(*) FROM pgmq.q_a WHERE vt <= now()") == 0 {
-        listener.wait_for_count("a", 1);
-    }
-}
-
-fn log_of(cluster: &Cluster) -> String {
-    std::fs::read_to_string(cluster.log()).expect("the log")
-}
-
-/// The shell's own `kill`: there is no other on a bare Debian.
-fn kill(signal: &str, pid: i32) {
-    let killed = std::process::Command::new("sh")
-        .args(["-c", "kill -\"$1\" \"$2\"", "sh", signal, &pid.to_string()])
-        .status()
-        .expect("a shell");
-    assert!(killed.success());
-}
-
-/// Connects again after a crash.
-fn reconnect(cluster: &Cluster) -> Client {
-    let mut client = None;
-    wait_until("the server to take connections", || {
-        client = cluster.connect("postgres").ok();
-        client.is_some()
-    });
-    client.expect("a client")
-}
 
 #[test]
 fn a_restarted_server_announces_what_is_there() {

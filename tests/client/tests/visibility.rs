@@ -109,6 +109,33 @@ fn a_plain_update_moves_the_wake_up() {
     }
 }
 
+/// It sets what a read sets, to the beginning of its transaction.
+#[test]
+fn a_retry_by_hand_wakes() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    send(&mut client, &mut listener);
+    assert!(read(&mut client, 3600).is_some());
+    run(&mut client, "BEGIN");
+    run(&mut client, "UPDATE pgmq.q_a SET vt = now(), read_ct = 0");
+    run(&mut client, "COMMIT");
+    listener.wait_for_count("a", 1);
+}
+
+#[test]
+fn a_queue_whose_first_trigger_is_disabled_is_left_alone() {
+    let (_database, mut client, mut listener) = started(&["a", "b"]);
+    (0..3).for_each(|_| _ = send(&mut client, &mut listener));
+    run(&mut client, "ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime");
+    // What the notifier knew before is over.
+    wait_until("the notifier to know", || {
+        boolean(&mut client, "SELECT count(*) = 1 FROM aimq._queue_counters()")
+    });
+    for _ in 0..2 {
+        assert!(read(&mut client, 3600).is_some());
+        assert_nothing_of_a(&mut client, &mut listener, 200);
+    }
+}
+
 #[test]
 fn a_far_deadline_does_not_hide_a_near_one() {
     let (_database, mut client, mut listener) = started(&["a"]);

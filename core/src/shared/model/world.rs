@@ -303,8 +303,8 @@ impl Host {
             self.attend_to_news();
         }
         self.sweep();
-        let has_more = self.look();
         self.announce();
+        let has_more = self.look();
         let pending = self.notifier.next(self.moment);
         self.timers.interval = [self.timers.interval, pending].into_iter().flatten().min();
         if has_more || self.news != News(0) {
