@@ -42,13 +42,14 @@ fn a_message_whose_worker_died_is_announced_when_its_timeout_ends() {
 
 #[test]
 fn a_message_that_is_finished_in_time_is_not_announced() {
-    let (_database, mut client, mut listener) = started(&["a", "b"]);
     for finish in ["archive", "delete"] {
+        // A queue of its own: a look because of the first read may find what was enqueued after it.
+        let (_database, mut client, mut listener) = started(&["a", "b"]);
         let id = send(&mut client, &mut listener);
         assert_eq!(read(&mut client, 1), Some(id));
         run(&mut client, &format!("SELECT pgmq.{finish}('a', {id}::bigint)"));
+        assert_nothing_of_a(&mut client, &mut listener, 1500);
     }
-    assert_nothing_of_a(&mut client, &mut listener, 1500);
 }
 
 #[test]
