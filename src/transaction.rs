@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::ffi::c_void;
 
-use aimq_core::batch::Batch;
+use aimq_core::batch::{Batch, Level};
 use aimq_core::route::Route;
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
@@ -44,17 +44,19 @@ pub(crate) fn record<E>(
 
 /// Notes that messages which were there before may have got another visibility time, of `from` or later.
 pub(crate) fn record_moved(route: Route<'_>, from: Timestamp) {
-    if delivery::follows_time() {
-        delivery::prepare();
-        BATCH.with_borrow_mut(|batch| batch.record_moved(ffi::nest_level(), route, from));
-    }
+    record_before(|batch, level| batch.record_moved(level, route, from));
 }
 
 /// Notes that messages which were there before may be gone.
 pub(crate) fn record_taken(route: Route<'_>) {
+    record_before(|batch, level| batch.record_taken(level, route));
+}
+
+/// Notes something of messages that were there before, if anybody follows that.
+fn record_before(note: impl FnOnce(&mut Batch, Level)) {
     if delivery::follows_time() {
         delivery::prepare();
-        BATCH.with_borrow_mut(|batch| batch.record_taken(ffi::nest_level(), route));
+        BATCH.with_borrow_mut(|batch| note(batch, ffi::nest_level()));
     }
 }
 

@@ -10,7 +10,7 @@
 use indexmap::IndexMap;
 
 use crate::hash::BuildFnv;
-use crate::payload::{News, Notification, notifications};
+use crate::payload::{Entry, Notification, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
@@ -213,12 +213,17 @@ impl Batch {
 
     /// Whether somebody is to be told when the transaction is committed.
     pub fn has_news(&self) -> bool {
-        self.tallies().any(|(_, tally)| tally.has_news())
+        self.any(Tally::has_news)
     }
 
     /// Whether there is a message to announce.
     pub fn has_messages(&self) -> bool {
-        self.tallies().any(|(_, tally)| tally.count > 0)
+        self.any(|tally| tally.count > 0)
+    }
+
+    /// Whether that is so of a tally: for what the sum of some is if one of them is.
+    fn any(&self, is: impl Fn(Tally) -> bool) -> bool {
+        self.routes.values().flatten().any(|(_, tally)| is(*tally))
     }
 
     /// Forgets everything. Cannot fail, so it may be called after the commit.
@@ -258,7 +263,7 @@ impl Batch {
         let all = self.tallies().filter(|(route, tally)| tally.count > 0 && wanted(*route));
         notifications(all.map(|(route, tally)| {
             let visible_at = (tally.earliest > now).then_some(tally.earliest);
-            (route, News { queue: route.queue, count: tally.count, visible_at })
+            (route, Entry { queue: route.queue, count: tally.count, visible_at })
         }))
     }
 }

@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString};
 use indexmap::IndexMap;
 
 use crate::pace::{self, Pace};
-use crate::payload::{News, Notification, notifications};
+use crate::payload::{Entry, Notification, notifications};
 use crate::route::Route;
 use crate::shared::{Claim, Database, Table};
 use crate::sync::{Ordering::SeqCst, fence};
@@ -132,9 +132,7 @@ impl Notifier {
                     // What it finds could not be sent before; and by then it may find more.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
                     let at = due.max(rests.unwrap_or(0)).max(known.look_not_before);
-                    if at > moment {
-                        later.add(at);
-                    } else {
+                    if later.has_come(at, moment) {
                         // The look finds the next one.
                         table.forget_earliest(claim);
                         look_from(&mut self.looks, &known.key, earliest);
@@ -145,9 +143,7 @@ impl Notifier {
             }
             if table.has_moved(claim) {
                 let at = known.read_not_before.max(known.look_not_before).max(may_look);
-                if at > moment {
-                    later.add(at);
-                } else {
+                if later.has_come(at, moment) {
                     known.read_not_before = moment.saturating_add(LOOK_INTERVAL);
                     look_from(&mut self.looks, &known.key, table.take_moved(claim));
                 }
@@ -224,11 +220,10 @@ impl Notifier {
         look_from(&mut self.looks, key, from);
     }
 
-    /// Some routes whose tables are to be looked at, and from which visibility time on; which is forgotten by
-    /// this. Call [`Notifier::looked`] afterwards.
-    pub fn looks(&mut self, most: usize) -> Vec<(Box<[u8]>, Timestamp)> {
-        let most = most.min(self.looks.len());
-        self.looks.drain(..most).collect()
+    /// A route whose table is to be looked at, and from which visibility time on; which is forgotten by this.
+    /// Call [`Notifier::looked`] afterwards.
+    pub fn next_look(&mut self) -> Option<(Box<[u8]>, Timestamp)> {
+        self.looks.shift_remove_index(0)
     }
 
     /// A table was looked at, which took the processor for `cost` microseconds. `claim` is the route's slot,
@@ -264,7 +259,7 @@ impl Notifier {
         let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
         notifications(ready.filter_map(|(key, due)| {
             let route = Route::from_key(key)?;
-            Some((route, News { queue: route.queue, count: due.messages, visible_at: None }))
+            Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None }))
         }))
     }
 
@@ -399,6 +394,14 @@ impl<T> Default for Earliest<T> {
 impl<T: Ord + Copy> Earliest<T> {
     fn add(&mut self, time: T) {
         self.0 = Some(self.0.map_or(time, |other| other.min(time)));
+    }
+
+    /// Whether `time` has come; one that has not is added.
+    fn has_come(&mut self, time: T, now: T) -> bool {
+        if time > now {
+            self.add(time);
+        }
+        time <= now
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Notification<'a> {
 
 /// What is new on one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct News<'a> {
+pub struct Entry<'a> {
     /// The queue's name as `pgmq.meta` has it.
     pub queue: &'a CStr,
     /// How many messages.
@@ -96,28 +96,31 @@ impl Serialize for Queues<'_> {
     }
 }
 
-/// The notifications that say `news`: one for each channel and event, in the order of first use.
+/// The notifications that say `entries`: one for each channel and event, in the order of first use.
 pub fn notifications<'a>(
-    news: impl IntoIterator<Item = (Route<'a>, News<'a>)>,
+    entries: impl IntoIterator<Item = (Route<'a>, Entry<'a>)>,
 ) -> Vec<Notification<'a>> {
-    let mut groups: IndexMap<(&CStr, &CStr), Vec<News<'_>>> = IndexMap::new();
-    for (route, news) in news {
-        groups.entry((route.channel, route.event)).or_default().push(news);
+    let mut groups: IndexMap<(&CStr, &CStr), Vec<Entry<'_>>> = IndexMap::new();
+    for (route, entry) in entries {
+        groups.entry((route.channel, route.event)).or_default().push(entry);
     }
     let groups = groups.into_iter();
     groups
-        .map(|((channel, event), news)| Notification { channel, payload: encode(event, &news) })
+        .map(|((channel, event), entries)| Notification {
+            channel,
+            payload: encode(event, &entries),
+        })
         .collect()
 }
 
-/// The payload that says `news` under `event`; without `queues` where they would not fit.
-pub fn encode(event: &CStr, news: &[News<'_>]) -> String {
+/// The payload that says `entries` under `event`; without `queues` where they would not fit.
+pub fn encode(event: &CStr, entries: &[Entry<'_>]) -> String {
     let event = event.to_string_lossy();
-    let queues: Option<Vec<_>> = news
+    let queues: Option<Vec<_>> = entries
         .iter()
-        .map(|news| {
-            let about = OutgoingNews { count: news.count, visible_at: news.visible_at };
-            news.queue.to_str().ok().map(|queue| (queue, about))
+        .map(|entry| {
+            let about = OutgoingNews { count: entry.count, visible_at: entry.visible_at };
+            entry.queue.to_str().ok().map(|queue| (queue, about))
         })
         .collect();
     let whole = to_json(&Outgoing { event: event.clone(), queues: queues.map(Queues) });
@@ -151,15 +154,15 @@ mod tests {
     use proptest::prelude::*;
     use std::ffi::CString;
 
-    fn news<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> News<'a> {
-        News { queue, count, visible_at: visible_at.map(Timestamp) }
+    fn entry<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> Entry<'a> {
+        Entry { queue, count, visible_at: visible_at.map(Timestamp) }
     }
 
     #[test]
     fn the_example_of_the_documents() {
         let at = (1_795_230_000_123 - 946_684_800_000) * 1000;
         let payload =
-            encode(c"job_enqueued", &[news(c"emails", 3, None), news(c"reports", 1, Some(at))]);
+            encode(c"job_enqueued", &[entry(c"emails", 3, None), entry(c"reports", 1, Some(at))]);
         assert_eq!(
             payload,
             r#"{"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}"#
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_utf8_means_check_all() {
         let latin1 = CString::new(vec![b'q', 0xe9]).unwrap();
-        let payload = encode(c"e", &[news(c"plain", 1, None), news(&latin1, 1, None)]);
+        let payload = encode(c"e", &[entry(c"plain", 1, None), entry(&latin1, 1, None)]);
         assert_eq!(payload, r#"{"event":"e"}"#);
     }
 
@@ -177,15 +180,15 @@ mod tests {
     fn fits_to_the_byte() {
         // {"event":"e","queues":{"":{"count":1}}} is 39 bytes without the name.
         let longest = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 39)).unwrap();
-        assert_eq!(encode(c"e", &[news(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
+        assert_eq!(encode(c"e", &[entry(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
         let longer = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 38)).unwrap();
-        assert_eq!(encode(c"e", &[news(&longer, 1, None)]), r#"{"event":"e"}"#);
+        assert_eq!(encode(c"e", &[entry(&longer, 1, None)]), r#"{"event":"e"}"#);
     }
 
     #[test]
     fn an_event_that_is_too_long_is_still_a_wake_up() {
         let event = CString::new("e".repeat(PAYLOAD_MAX_BYTES)).unwrap();
-        assert_eq!(encode(&event, &[news(c"q", 1, None)]), "");
+        assert_eq!(encode(&event, &[entry(c"q", 1, None)]), "");
     }
 
     proptest! {
@@ -198,7 +201,7 @@ mod tests {
                 .iter()
                 .map(|(name, (count, at))| (CString::new(name.as_str()).unwrap(), *count, *at))
                 .collect();
-            let all: Vec<_> = names.iter().map(|(name, count, at)| news(name, *count, *at)).collect();
+            let all: Vec<_> = names.iter().map(|(name, count, at)| entry(name, *count, *at)).collect();
             let text = encode(&CString::new(event.as_str()).unwrap(), &all);
             prop_assert!(text.len() <= PAYLOAD_MAX_BYTES);
             prop_assert!(!text.contains('\0'));
@@ -220,7 +223,7 @@ mod tests {
         fn an_event_that_fits_never_pushes_one_queue_out(event in "\\PC{0,7900}", name in "[^\0]{1,15}", at in any::<i64>()) {
             prop_assume!(event_fits(&event));
             let name = CString::new(name).unwrap();
-            let text = encode(&CString::new(event).unwrap(), &[news(&name, u64::MAX, Some(at))]);
+            let text = encode(&CString::new(event).unwrap(), &[entry(&name, u64::MAX, Some(at))]);
             prop_assert!(text.contains("\"queues\""));
         }
     }

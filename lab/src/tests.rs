@@ -33,10 +33,20 @@ fn settings(major: Major) -> Vec<&'static str> {
 const KINDS: [&str; 4] = ["unit", "client", "server", "commands"];
 
 /// Tests that passed and failed.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Count {
     passed: u64,
     failed: u64,
+    /// Of those that failed the name, and what they said first.
+    failures: Vec<String>,
+}
+
+impl Count {
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.failures.extend_from_slice(&other.failures);
+    }
 }
 
 pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
@@ -49,8 +59,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     let mut total = Count::default();
     let mut rows = Vec::new();
     let mut note = |what: String, count: Count| {
-        total.passed += count.passed;
-        total.failed += count.failed;
+        total.add(&count);
         rows.push((what, count));
     };
     for major in majors {
@@ -93,6 +102,9 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     }
     println!("\n  {:.0} s\n", begun.elapsed().as_secs_f64());
     println!("{} passed, {} failed", total.passed, total.failed);
+    for failure in &total.failures {
+        println!("\n{failure}");
+    }
     ensure!(total.failed == 0, "{} tests failed", total.failed);
     ensure!(total.passed > 0, "no test ran");
     Ok(())
@@ -153,8 +165,7 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;
-        all.passed += count.passed;
-        all.failed += count.failed;
+        all.add(&count);
     }
     Ok(all)
 }
@@ -226,9 +237,7 @@ fn commands(major: Major) -> Result<Count> {
         if servers()? != before {
             problems.push("it left something in the folder for temporary files".into());
         }
-        for problem in &problems {
-            println!("    {title}: {problem}");
-        }
+        count.failures.extend(problems.iter().map(|problem| format!("  {title}: {problem}")));
         count.passed += u64::from(problems.is_empty());
         count.failed += u64::from(!problems.is_empty());
     }
@@ -316,6 +325,24 @@ fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
         count.passed += before("passed").unwrap_or(0);
         count.failed += before("failed").unwrap_or(0);
     }
+    count.failures = failures(title, &said);
     ensure!(count.passed + count.failed > 0, "{title}: no test ran");
     Ok(count)
+}
+
+/// The names of the tests that failed, each with the first lines of what it said: the log is not always at
+/// hand.
+fn failures(title: &str, said: &str) -> Vec<String> {
+    const LINES: usize = 6;
+    let lines: Vec<_> = said.lines().collect();
+    let name =
+        |line: &str| Some(line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?.to_owned());
+    (0..lines.len())
+        .filter_map(|at| {
+            let name = name(lines[at])?;
+            let rest = lines[at + 1..].iter().filter(|line| !line.trim().is_empty());
+            let first = rest.take_while(|line| !line.starts_with("---- ")).take(LINES);
+            Some(first.fold(format!("  {title}: {name}"), |text, line| text + "\n    " + line))
+        })
+        .collect()
 }

@@ -154,7 +154,10 @@ pub(super) fn committed() {
         }
         let mut must_ring = false;
         for mark in &plan.marks {
-            must_ring |= make(shared, database, mark, &plan.keys[mark.key.clone()]);
+            let key = &plan.keys[mark.key.clone()];
+            must_ring |= make((shared, database), mark.claim, key, |claim| {
+                mark_in(shared, database, mark, claim)
+            });
         }
         // Whoever finds no notifier asks for one, for the first who asked may not have been heard.
         if must_ring || database.state() != State::Running {
@@ -168,13 +171,17 @@ fn here() -> Option<Here> {
     Some((shared, shared.own_database()?))
 }
 
-/// Makes a mark. True if the notifier has to be woken.
-fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
-    let mut claim = mark.claim;
+/// Makes a mark in a slot that was the route's. True if the notifier has to be woken.
+fn make(
+    (shared, database): Here,
+    mut claim: Claim,
+    key: &[u8],
+    mark: impl Fn(Claim) -> Result<bool, Stale>,
+) -> bool {
     // A slot changes hands when its queue ceases to be realtime, which another commit can't bring about
     // while we hold the lock on the queue's table: more than once is not to be expected.
     for _ in 0..3 {
-        match make_in(shared, database, mark, claim) {
+        match mark(claim) {
             Ok(must_ring) => return must_ring,
             Err(Stale) => match shared.table.claim(shared::own_oid(), key) {
                 Ok(other) => claim = other,
@@ -185,7 +192,7 @@ fn make(shared: Shared, database: &Database, mark: &Mark, key: &[u8]) -> bool {
     database.tell(News::EVERYTHING)
 }
 
-fn make_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<bool, Stale> {
+fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<bool, Stale> {
     let table = shared.table;
     let rings_for_moved = match mark.moved {
         Timestamp::INFINITY => false,
@@ -213,9 +220,9 @@ pub(super) fn aborted(batch: &Batch) {
     for (route, _) in back {
         let key = route.key();
         if let Ok(claim) = claim(shared, &key) {
-            let (messages, visible_at, moved) = (0, None, Timestamp::NEG_INFINITY);
-            let mark = Mark { claim, key: 0..0, messages, visible_at, moved };
-            must_ring |= make(shared, database, &mark, &key);
+            must_ring |= make((shared, database), claim, &key, |claim| {
+                database.moved(shared.table, claim, Timestamp::NEG_INFINITY)
+            });
         }
     }
     if must_ring {

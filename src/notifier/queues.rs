@@ -66,8 +66,13 @@ pub(super) struct Seen {
     pub(super) visible: bool,
     /// When the next message becomes visible.
     pub(super) next: Option<Timestamp>,
-    /// Somebody had locked the table: nothing is known, and it is to be looked at again.
+    /// Somebody had locked the table, which keeps readers waiting too: nothing is known, and it is to be looked
+    /// at again.
     pub(super) was_locked: bool,
+}
+
+impl Seen {
+    pub(super) const LOCKED: Self = Self { visible: false, next: None, was_locked: true };
 }
 
 /// Whether a table can be looked at, and as whom: read once we have the lock, so that it stays true. Not
@@ -85,14 +90,17 @@ const TABLE: &str = "
 
 /// Looks at a table, through the index on `vt`: two probes, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`ffi::within`] allows.
-pub(super) fn look(table: pg_sys::Oid, from: Timestamp) -> Seen {
+/// for as long as [`ffi::within`] allows. So it does for that of the table itself, if it `may_wait`.
+pub(super) fn look(table: pg_sys::Oid, from: Timestamp, may_wait: bool) -> Seen {
     const UNKNOWN: Seen = Seen { visible: true, next: None, was_locked: false };
-    // SAFETY: takes an OID, whether or not a table has it; released with the transaction.
-    let locked =
-        unsafe { pg_sys::ConditionalLockRelationOid(table, pg_sys::AccessShareLock as i32) };
-    if !locked {
-        return Seen { was_locked: true, ..UNKNOWN };
+    let mode = pg_sys::AccessShareLock as i32;
+    // SAFETY: both take an OID, whether or not a table has it; released with the transaction.
+    unsafe {
+        if may_wait {
+            pg_sys::LockRelationOid(table, mode);
+        } else if !pg_sys::ConditionalLockRelationOid(table, mode) {
+            return Seen::LOCKED;
+        }
     }
     with_snapshot(|| {
         let found = report(Spi::connect(|client| -> spi::Result<_> {

@@ -1,5 +1,7 @@
 //! The notifier of one database: takes the marks, notifies, and keeps the timers.
 
+mod looks;
+
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
@@ -22,21 +24,9 @@ use crate::{ffi, settings};
 /// How soon something that failed is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// How soon a table that was locked is looked at again.
-const LOCKED_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long a look waits for a lock of an index or a partition, and how long it takes at most, in
-/// milliseconds.
-const EACH_LOCK: i32 = 20;
-const A_LOOK: i32 = 1000;
-
 /// How long a sleep until a message becomes visible may be: then the clock is asked again, which somebody may
 /// have set.
 const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
-
-/// How many tables are looked at, and for how long, before the marks are taken again.
-const LOOKS_AT_ONCE: usize = 32;
-const LOOKS_FOR: Duration = Duration::from_millis(10);
 
 /// After looking at everything, not again before this many times the time that it took.
 const LOOK_SHARE: u32 = 10;
@@ -135,6 +125,8 @@ struct Worker {
     /// When tables that were locked, or a look at which failed, are looked at again, and from which visibility
     /// time on.
     look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
+    /// Routes with a table that was locked when it was looked at last: nobody waits for that lock again.
+    locked: HashSet<Box<[u8]>>,
     /// For what is sent, and for all else.
     back_off: BackOff,
     other_back_off: BackOff,
@@ -211,6 +203,7 @@ impl Worker {
             news_due: now,
             looking_since: None,
             look_later: Vec::new(),
+            locked: HashSet::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
             prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
@@ -304,6 +297,7 @@ impl Worker {
         }
         self.other_back_off.succeeded();
         self.queues = found;
+        self.locked.retain(|key| self.queues.contains_key(key));
         let is_realtime = |key: &[u8]| self.queues.contains_key(key);
         if self.notifier.keep_only(self.oid, self.shared.table, is_realtime) {
             self.news.0 |= News::QUEUES.0;
@@ -334,69 +328,6 @@ impl Worker {
         if !self.prepared.is_empty() {
             self.prepared_due = Some((Instant::now() + next, next));
         }
-    }
-
-    /// Looks at some of the tables that are to be looked at. False if there were none.
-    fn look(&mut self) -> bool {
-        let begun = Instant::now();
-        let mut looks = 0;
-        while looks < LOOKS_AT_ONCE
-            && begun.elapsed() < LOOKS_FOR
-            && let Some((key, from)) = self.notifier.looks(1).pop()
-        {
-            if looks == 0 {
-                process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
-            }
-            looks += 1;
-            self.look_for(key, from);
-        }
-        looks > 0
-    }
-
-    fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
-        if !self.queues.contains_key(&key) {
-            // If it is realtime since we asked, it is looked at then.
-            self.news.0 |= News::QUEUES.0;
-            return;
-        }
-        let begun = process::processor_time();
-        let seen = self.look_at(&key, from);
-        let cost = process::processor_time().saturating_sub(begun);
-        let claim = self.shared.table.find(self.oid, &key);
-        self.notifier.looked(claim, self.moment(), cost);
-        // What can't be known is announced: a wake-up too many is allowed.
-        if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
-            self.notifier.found(&key, claim);
-        }
-        if let Some(next) = seen.iter().filter_map(|seen| seen.next).min()
-            && let Ok(claim) = self.shared.table.claim(self.oid, &key)
-        {
-            self.shared.table.expect(claim, next);
-        }
-        if seen.iter().any(|seen| seen.was_locked) {
-            self.look_later.push((Instant::now() + LOCKED_AGAIN, key, from));
-        }
-    }
-
-    /// What the tables of a route hold. Nothing where that can't be known.
-    fn look_at(&mut self, key: &[u8], from: Timestamp) -> Vec<queues::Seen> {
-        let tables = self.queues.get(key).cloned().unwrap_or_default();
-        let mut all = Vec::new();
-        for table in tables {
-            let look = || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from));
-            match process::transaction(look) {
-                Ok(seen) => all.push(seen),
-                Err(failure) => {
-                    let was_locked =
-                        failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32;
-                    let delay =
-                        if was_locked { LOCKED_AGAIN } else { self.failed(&failure, Work::Look) };
-                    self.look_later.push((Instant::now() + delay, key.into(), from));
-                    return Vec::new();
-                }
-            }
-        }
-        all
     }
 
     /// Sends what may be sent.

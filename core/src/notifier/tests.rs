@@ -104,6 +104,11 @@ fn look_at(simulation: &mut Simulation, channel: &str, queue: &str) {
     simulation.notifier.look_at(&key(channel, queue), Timestamp::NEG_INFINITY);
 }
 
+/// What is to be looked at, all of it.
+fn looks(it: &mut Simulation) -> Vec<(Box<[u8]>, Timestamp)> {
+    std::iter::from_fn(|| it.notifier.next_look()).collect()
+}
+
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
     simulation.notifier.found(&key(channel, queue), None);
 }
@@ -258,7 +263,7 @@ fn a_deadline_during_a_rest_is_looked_at_at_its_end() {
     assert_eq!(it.turn(1400).1, Timers { interval: None, deadline: Some(Timestamp(1500)) });
     assert_eq!(it.turn(1500).1, until(RESTED));
     it.turn(RESTED);
-    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(1500))]);
+    assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(1500))]);
 }
 
 #[test]
@@ -269,9 +274,9 @@ fn a_look_that_finds_something_is_announced_once() {
     look_at(&mut it, "c", "r");
     assert!(!it.notifier.is_idle());
     it.sweep();
-    assert_eq!(it.notifier.looks(1), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
-    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp::NEG_INFINITY)]);
-    assert_eq!(it.notifier.looks(10), []);
+    assert_eq!(it.notifier.next_look(), Some((key("c", "q"), Timestamp::NEG_INFINITY)));
+    assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp::NEG_INFINITY)]);
+    assert_eq!(looks(&mut it), []);
     assert_eq!(it.say().0, [], "nothing was found yet");
     found(&mut it, "c", "q");
     assert_eq!(it.say(), (vec![one("c", "q", 1)], None));
@@ -305,12 +310,12 @@ fn a_deadline_becomes_a_timer_and_then_a_look() {
     assert!(it.notifier.is_idle(), "nothing to look at yet");
     assert_eq!(it.turn(499), (vec![], deadline(500)));
     assert_eq!(it.turn(500), (vec![], deadline(600)), "forgotten: the look finds the next");
-    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(500))]);
+    assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(500))]);
     found(&mut it, "c", "q");
     assert!(it.expect(claim, 700), "as the look has found");
     assert_eq!(it.turn(500), (vec![one("c", "q", 1)], deadline(600)));
     assert_eq!(it.turn(600).1, deadline(700));
-    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp(600))]);
+    assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp(600))]);
 }
 
 #[test]
@@ -321,9 +326,9 @@ fn a_deadline_within_the_interval_is_looked_at_at_its_end() {
     it.turn(1000);
     it.expect(claim, 1050);
     assert_eq!(it.turn(1050), (vec![], until(1100)));
-    assert_eq!(it.notifier.looks(10), [], "what it finds could not be sent");
+    assert_eq!(looks(&mut it), [], "what it finds could not be sent");
     it.turn(1100);
-    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(1050))]);
+    assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(1050))]);
     found(&mut it, "c", "q");
     assert_eq!(it.say().0, [one("c", "q", 1)]);
 }
@@ -340,14 +345,14 @@ fn what_has_moved_is_looked_at_at_once_and_then_now_and_again() {
     assert!(!moved(&it, claim, 930));
     assert!(!moved(&it, claim, 970));
     assert_eq!(it.turn(1000), (vec![], IDLE));
-    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp(930))], "the earliest");
+    assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(930))], "the earliest");
     assert!(moved(&it, claim, 1000), "rings again");
     let next = 1000 + LOOK_INTERVAL;
     assert_eq!(it.turn(1001), (vec![], until(next)));
-    assert_eq!(it.notifier.looks(10), []);
+    assert_eq!(looks(&mut it), []);
     assert!(!moved(&it, claim, i64::MIN), "the timer brings the notifier");
     assert_eq!(it.turn(next), (vec![], IDLE));
-    assert_eq!(it.notifier.looks(10), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
+    assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
 }
 
 #[test]
@@ -357,19 +362,19 @@ fn looks_that_cost_much_wait() {
     it.notifier.look_pace.rest_until(1000);
     moved(&it, claim, 1);
     it.turn(1000);
-    assert_eq!(it.notifier.looks(10).len(), 1);
+    assert_eq!(looks(&mut it).len(), 1);
     it.notifier.looked(Some(claim), 1000, 30);
     let end = 1000 + 30 * pace::LOOK;
     moved(&it, other, 1);
     it.expect(claim, 1010);
     assert_eq!(it.turn(1020), (vec![], until(end)), "reads wait for all, a time for its own queue");
-    assert_eq!(it.notifier.looks(10), []);
+    assert_eq!(looks(&mut it), []);
     it.turn(end);
-    assert_eq!(it.notifier.looks(10).len(), 2);
+    assert_eq!(looks(&mut it).len(), 2);
     it.notifier.looked(Some(claim), end, 30);
     it.expect(other, 1010);
     it.turn(end + 1);
-    assert_eq!(it.notifier.looks(10), [(key("c", "r"), Timestamp(1010))], "not for another");
+    assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp(1010))], "not for another");
 }
 
 #[test]
@@ -433,7 +438,7 @@ fn the_second_slot_of_a_route_is_given_back() {
     let table = Table { slots: &it.slots, used: &it.used };
     it.notifier.keep_only(OID, table, |_| true);
     assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
-    let looks = it.notifier.looks(10);
+    let looks = looks(&mut it);
     assert_eq!(looks, [(key("c", "q"), Timestamp::NEG_INFINITY)], "what was noted there");
 }
 

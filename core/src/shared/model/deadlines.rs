@@ -1,6 +1,61 @@
 //! Messages that become visible later.
 
+use loom::thread::JoinHandle;
+
 use super::world::{A, B, Host, World, check};
+use crate::shared::Claim;
+
+/// How somebody notes a moment to come: as a producer, or as a reader.
+type Note = fn(&World, usize, Claim, u64) -> JoinHandle<()>;
+
+fn beside_a_producer_within_the_interval(note: Note) {
+    check(move || {
+        let world = World::new([A, B]);
+        let claims = [world.claim(A), world.claim(B)];
+        let mut host = Host::begin(&world, 0).every(10);
+        let others = [note(&world, A, claims[0], 5), world.spawn_producer(B, claims[1])];
+        host.run();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_deadline_and_a_message_within_the_interval() {
+    beside_a_producer_within_the_interval(World::spawn_delay);
+}
+
+#[test]
+fn a_reader_and_a_message_within_the_interval() {
+    beside_a_producer_within_the_interval(World::spawn_reader);
+}
+
+fn while_its_slot_is_given_back(note: Note) {
+    check(move || {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        host.run();
+        let other = note(&world, A, claim, 10);
+        host.give_back();
+        host.turn();
+        host.run();
+        other.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+fn a_slot_is_given_back_while_a_deadline_is_noted() {
+    while_its_slot_is_given_back(World::spawn_delay);
+}
+
+#[test]
+fn a_slot_is_given_back_while_a_reader_notes_it() {
+    while_its_slot_is_given_back(World::spawn_reader);
+}
 
 /// Two deadlines on one queue, the earlier perhaps last.
 #[test]
@@ -33,37 +88,6 @@ fn a_deadline_is_noted_while_another_comes() {
         host.run();
         producer.join().unwrap();
         host.assert_knows_deadlines();
-        host.run();
-        host.assert_all_said();
-    });
-}
-
-#[test]
-fn a_deadline_and_a_message_within_the_interval() {
-    check(|| {
-        let world = World::new([A, B]);
-        let claims = [world.claim(A), world.claim(B)];
-        let mut host = Host::begin(&world, 0).every(10);
-        let producers = [world.spawn_delay(A, claims[0], 5), world.spawn_producer(B, claims[1])];
-        host.run();
-        producers.into_iter().for_each(|producer| producer.join().unwrap());
-        host.run();
-        host.assert_all_said();
-    });
-}
-
-#[test]
-fn a_slot_is_given_back_while_a_deadline_is_noted() {
-    check(|| {
-        let world = World::new([A, A]);
-        let claim = world.claim(A);
-        let mut host = Host::begin(&world, 0);
-        host.run();
-        let producer = world.spawn_delay(A, claim, 10);
-        host.give_back();
-        host.turn();
-        host.run();
-        producer.join().unwrap();
         host.run();
         host.assert_all_said();
     });
@@ -119,39 +143,6 @@ fn a_reader_soon_after_a_look() {
         host.turn();
         reader.join().unwrap();
         host.assert_comes_by();
-        host.run();
-        host.assert_all_said();
-    });
-}
-
-#[test]
-fn a_reader_and_a_producer() {
-    check(|| {
-        let world = World::new([A, B]);
-        let claims = [world.claim(A), world.claim(B)];
-        let mut host = Host::begin(&world, 0).every(10);
-        let reader = world.spawn_reader(A, claims[0], 20);
-        let producer = world.spawn_producer(B, claims[1]);
-        host.run();
-        reader.join().unwrap();
-        producer.join().unwrap();
-        host.run();
-        host.assert_all_said();
-    });
-}
-
-#[test]
-fn a_slot_is_given_back_while_a_reader_notes_it() {
-    check(|| {
-        let world = World::new([A, A]);
-        let claim = world.claim(A);
-        let mut host = Host::begin(&world, 0);
-        host.run();
-        let reader = world.spawn_reader(A, claim, 10);
-        host.give_back();
-        host.turn();
-        host.run();
-        reader.join().unwrap();
         host.run();
         host.assert_all_said();
     });

@@ -345,23 +345,24 @@ impl Host {
 
     /// Reads the tables: is there something that nobody has read, and when does the next come?
     fn look(&mut self) -> bool {
-        let looks = self.notifier.looks(usize::MAX);
-        for (key, from) in &looks {
-            let queue = KEYS.iter().position(|other| **other == **key).unwrap();
+        let mut has_looked = false;
+        while let Some((key, from)) = self.notifier.next_look() {
+            has_looked = true;
+            let queue = KEYS.iter().position(|other| **other == *key).unwrap();
             let (seen, read, next) = self.read(queue);
             // What is enqueued has the visibility time of its commit, which is before all moments here.
-            let everything = *from == Timestamp::NEG_INFINITY;
+            let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
             if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
-                self.notifier.found(key, None);
+                self.notifier.found(&key, None);
             }
             if let Some(next) = next
-                && let Ok(claim) = self.world.table().claim(OID, key)
+                && let Ok(claim) = self.world.table().claim(OID, &key)
             {
                 let _: Marked = self.world.table().expect(claim, Timestamp(next.cast_signed()));
             }
         }
-        !looks.is_empty()
+        has_looked
     }
 
     /// What a reader finds in a queue: transactions, moments that have come, the next one.

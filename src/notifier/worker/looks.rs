@@ -1,0 +1,98 @@
+//! What the notifier sees for itself: it looks at tables where nobody can tell it what they hold.
+
+use std::time::{Duration, Instant};
+
+use aimq_core::shared::News;
+use aimq_core::timestamp::Timestamp;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::{Work, Worker};
+use crate::ffi;
+use crate::notifier::{process, queues};
+
+/// How soon a table that was locked is looked at again.
+const LOCKED_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a look waits for a lock, and how long it takes at most, in milliseconds.
+const EACH_LOCK: i32 = 20;
+const A_LOOK: i32 = 1000;
+
+/// How many tables are looked at, and for how long, before the marks are taken again.
+const LOOKS_AT_ONCE: usize = 32;
+const LOOKS_FOR: Duration = Duration::from_millis(10);
+
+impl Worker {
+    /// Looks at some of the tables that are to be looked at. False if there were none.
+    pub(super) fn look(&mut self) -> bool {
+        let begun = Instant::now();
+        let mut looks = 0;
+        while looks < LOOKS_AT_ONCE
+            && begun.elapsed() < LOOKS_FOR
+            && let Some((key, from)) = self.notifier.next_look()
+        {
+            if looks == 0 {
+                process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+            }
+            looks += 1;
+            self.look_for(key, from);
+        }
+        looks > 0
+    }
+
+    fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
+        if !self.queues.contains_key(&key) {
+            // If it is realtime since we asked, it is looked at then.
+            self.news.0 |= News::QUEUES.0;
+            return;
+        }
+        let begun = process::processor_time();
+        let seen = self.look_at(&key, from);
+        let cost = process::processor_time().saturating_sub(begun);
+        let table = self.shared.table;
+        let next = seen.iter().filter_map(|seen| seen.next).min();
+        let claim = match next {
+            Some(_) => table.claim(self.oid, &key).ok(),
+            None => table.find(self.oid, &key),
+        };
+        self.notifier.looked(claim, self.moment(), cost);
+        // What can't be known is announced: a wake-up too many is allowed.
+        if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
+            self.notifier.found(&key, claim);
+        }
+        if let (Some(next), Some(claim)) = (next, claim) {
+            table.expect(claim, next);
+        }
+        if seen.iter().any(|seen| seen.was_locked) {
+            self.look_later.push((Instant::now() + LOCKED_AGAIN, key.clone(), from));
+            self.locked.insert(key);
+        } else {
+            self.locked.remove(&key);
+        }
+    }
+
+    /// What the tables of a route hold. Nothing where that can't be known.
+    fn look_at(&mut self, key: &[u8], from: Timestamp) -> Vec<queues::Seen> {
+        let tables = self.queues.get(key).cloned().unwrap_or_default();
+        // Whoever made the queue tells us in his commit, a moment before he gives his locks back.
+        let may_wait = !self.locked.contains(key);
+        let mut all = Vec::new();
+        for table in tables {
+            let look = || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from, may_wait));
+            match process::transaction(look) {
+                Ok(seen) => all.push(seen),
+                Err(failure)
+                    if failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32 =>
+                {
+                    all.push(queues::Seen::LOCKED);
+                }
+                Err(failure) => {
+                    let delay = self.failed(&failure, Work::Look);
+                    self.look_later.push((Instant::now() + delay, key.into(), from));
+                    return Vec::new();
+                }
+            }
+        }
+        all
+    }
+}
