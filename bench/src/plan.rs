@@ -134,7 +134,12 @@ impl Plan {
 
     /// Over how many seconds delayed messages become visible.
     pub(crate) fn lateness_seconds(&self) -> u32 {
-        if self.quick { 1 } else { 3 }
+        if self.quick { 1 } else { 10 }
+    }
+
+    /// Each of them takes a minute and more.
+    pub(crate) fn lateness_rounds(&self) -> usize {
+        self.rounds.min(3)
     }
 
     /// How long one contestant's latency is taken in one round.

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let spinner = Spinner::new("lateness of delayed messages");
     let ways = [Way::Notifier, Way::ReadWithPoll, Way::PollEachSecond];
-    let rounds = bench.plan.rounds;
+    let rounds = bench.plan.lateness_rounds();
     for round in 1..=rounds {
         bench.servers.checkpoint()?;
         for killed in [0, WORKERS / 3] {
