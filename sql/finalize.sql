@@ -1,5 +1,3 @@
--- Fails, with a hint, for a pgmq that is too old.
-SELECT aimq._check_pgmq();
 COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. Internal';
 
 -- Privileges. Everything in this schema runs with the privileges of its caller and asks for those of
@@ -23,3 +21,19 @@ COMMENT ON FUNCTION aimq.enable_realtime_all(text, text) IS
     'aimq.enable_realtime for every queue; returns those that changed';
 COMMENT ON FUNCTION aimq.disable_realtime_all() IS
     'aimq.disable_realtime for every queue; returns those that changed';
+
+GRANT SELECT ON aimq.waiters TO PUBLIC;
+COMMENT ON FUNCTION aimq.read(text, integer, integer, interval, jsonb) IS
+    'What pgmq.read returns, at once or as soon as there is something; no rows when max_wait is over. Sleeps without polling where there is a notifier. Needs what pgmq.read needs';
+COMMENT ON FUNCTION aimq.wait(text[], interval) IS
+    'The queues that have a message which can be read, at once or as soon as there is one; an empty array when max_wait is over. Needs SELECT on the queues'' tables';
+COMMENT ON PROCEDURE aimq.wait_for(text[], interval, text[]) IS
+    'As aimq.wait, but holds no snapshot while it sleeps, so vacuum is not kept back. Not in a transaction block';
+COMMENT ON FUNCTION aimq._check_wait(text, text[], integer, boolean) IS 'Fails where a wait could never end. Internal';
+COMMENT ON FUNCTION aimq._ready(text[]) IS 'The queues that have a message which can be read now. Internal';
+COMMENT ON FUNCTION aimq._arm(text[], integer, double precision, boolean) IS 'Has this session called when there is something to read. Internal';
+COMMENT ON FUNCTION aimq._sleep() IS 'Sleeps until this session is called. Internal';
+COMMENT ON PROCEDURE aimq._doze() IS 'aimq._sleep for a procedure that has committed. Internal';
+COMMENT ON FUNCTION aimq._is_called() IS 'What the last sleep came to. Internal';
+COMMENT ON FUNCTION aimq._leave() IS 'This session does not wait any more. Internal';
+COMMENT ON FUNCTION aimq._waiters() IS 'What aimq.waiters shows. Internal';

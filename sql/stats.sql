@@ -27,7 +27,8 @@ CREATE VIEW aimq.stats AS
            n.pid AS notifier_pid,
            coalesce(n.state, 'none') AS notifier_state,
            n.started_at AS notifier_started_at,
-           coalesce(n.errors, 0) AS notifier_errors
+           coalesce(n.errors, 0) AS notifier_errors,
+           coalesce(sum(c.calls), 0)::bigint AS calls
       FROM aimq.queues q
       LEFT JOIN aimq._queue_counters() c
              ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event
@@ -46,3 +47,4 @@ COMMENT ON COLUMN aimq.stats.notifier_pid IS 'The notifier''s process; null wher
 COMMENT ON COLUMN aimq.stats.notifier_state IS 'As in aimq.notifiers';
 COMMENT ON COLUMN aimq.stats.notifier_started_at IS 'When the notifier started';
 COMMENT ON COLUMN aimq.stats.notifier_errors IS 'Failures of the notifier; each was tried again';
+COMMENT ON COLUMN aimq.stats.calls IS 'Sessions that blocked in aimq.read or aimq.wait and were called to read';

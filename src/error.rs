@@ -1,5 +1,7 @@
 //! Every error and warning of aimq: one variant each, with its SQLSTATE, message, detail and hint.
 
+use std::cell::Cell;
+
 use aimq_core::payload::PAYLOAD_MAX_BYTES;
 use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -14,7 +16,7 @@ pub(crate) const PGMQ_MIN: (u32, u32, u32) = (1, 6, 0);
 pub(crate) enum Error {
     /// 42704
     QueueNotFound { queue: String },
-    /// 42P01: pgmq.meta names the queue, but its table is gone or was renamed.
+    /// 42P01: pgmq.meta may name the queue, but there is no such table.
     QueueTableNotFound { queue: String, table: String },
     /// 22004
     NullArgument { argument: &'static str },
@@ -28,6 +30,10 @@ pub(crate) enum Error {
     NoTriggerPrivilege { table: String, role: String },
     /// 42501
     NotOwner { table: String, owner: String, role: String },
+    /// 25000
+    OldSnapshot { what: String },
+    /// 55000
+    WaitsAlready,
     /// 55000
     PgmqMissing,
     /// 0A000
@@ -84,7 +90,10 @@ impl Error {
             Self::NoTriggerPrivilege { .. } | Self::NotOwner { .. } => {
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
-            Self::PgmqMissing => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::OldSnapshot { .. } => Code::ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::WaitsAlready | Self::PgmqMissing => {
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::PgmqTooOld { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Misuse(Misuse::Table) => Code::ERRCODE_WRONG_OBJECT_TYPE,
             Self::Misuse(_) => Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
@@ -104,8 +113,11 @@ impl Error {
             ),
             Self::QueueTableNotFound { queue, table } => (
                 format!("queue \"{queue}\" has no table"),
-                format!("pgmq.meta names the queue, but there is no table {table}."),
-                "If the table was renamed, give it back its name; if it was dropped, run SELECT pgmq.drop_queue(…).".into(),
+                format!("There is no table {table}."),
+                format!(
+                    "Create the queue with SELECT aimq.create_queue({}). If there was one: should its table have been renamed, give it back its name; should it have been dropped, run SELECT pgmq.drop_queue(…) first.",
+                    pgrx::spi::quote_literal(queue)
+                ),
             ),
             Self::NullArgument { argument } => (
                 format!("{argument} must not be null"),
@@ -138,6 +150,16 @@ impl Error {
                 format!("must be owner of queue table {table}"),
                 format!("The table belongs to \"{owner}\", and role \"{role}\" is not a member of it. Postgres lets only the owner drop a trigger."),
                 format!("Run this as \"{owner}\", or as a member of it."),
+            ),
+            Self::OldSnapshot { what } => (
+                format!("{what} cannot wait in a transaction that is REPEATABLE READ or SERIALIZABLE"),
+                "Such a transaction sees no message that is enqueued after its first statement.".into(),
+                "Call it in a READ COMMITTED transaction, or read with pgmq.read, which does not wait.".into(),
+            ),
+            Self::WaitsAlready => (
+                "this session waits for messages already".into(),
+                "A blocking call was made while another one of the same session reads, by a trigger for instance.".into(),
+                "Use pgmq.read in there, which does not wait.".into(),
             ),
             Self::PgmqMissing => (
                 "aimq needs the extension pgmq".into(),
@@ -239,5 +261,47 @@ impl Warning {
             .set_detail(detail)
             .set_hint(hint)
             .report(PgLogLevel::WARNING);
+    }
+}
+
+/// Why a session that blocks polls. Each session hears of one.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    NoMemory,
+    NotRealtime { queue: String },
+    NoRoom { setting: &'static str },
+}
+
+impl Notice {
+    #[cold]
+    pub(crate) fn report(self) {
+        thread_local! {
+            static IS_SAID: Cell<bool> = const { Cell::new(false) };
+        }
+        if IS_SAID.replace(true) {
+            return;
+        }
+        let (detail, hint) = match self {
+            Self::NoMemory => (
+                "aimq has no shared memory on this server.".to_owned(),
+                "Add aimq to shared_preload_libraries and restart the server.".to_owned(),
+            ),
+            Self::NotRealtime { queue } => (
+                format!("Queue \"{queue}\" is not realtime."),
+                format!("Run SELECT aimq.enable_realtime({}).", pgrx::spi::quote_literal(&queue)),
+            ),
+            Self::NoRoom { setting } => (
+                format!("There is no room: {setting} is used up."),
+                format!("Raise {setting} and restart the server."),
+            ),
+        };
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            "aimq polls for messages, at first every 20 ms and then up to every second",
+            "aimq",
+        )
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::NOTICE);
     }
 }

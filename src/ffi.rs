@@ -34,6 +34,7 @@ mod raw {
         pub(super) fn GetCurrentTimestamp() -> i64;
         pub(super) fn GetCurrentTransactionStartTimestamp() -> i64;
         pub(super) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+        pub(super) fn GetCurrentTransactionIdIfAny() -> pg_sys::TransactionId;
         pub(super) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
         // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
         pub(super) fn SetLatch(latch: *mut pg_sys::Latch);
@@ -209,6 +210,13 @@ pub(crate) fn transaction_start() -> Timestamp {
 pub(crate) fn has_written() -> bool {
     // SAFETY: reads the backend's own state.
     unsafe { raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}
+
+/// The same of the current savepoint, released ones within it included: they give their parents an XID
+/// (access/transam/xact.c, AssignTransactionId).
+pub(crate) fn savepoint_has_written() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { raw::GetCurrentTransactionIdIfAny() != pg_sys::InvalidTransactionId }
 }
 
 /// Whether an UPDATE sets an attribute (from 1).

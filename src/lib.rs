@@ -12,6 +12,7 @@ mod error;
 mod ffi;
 mod notifier;
 mod pgmq;
+mod process;
 mod settings;
 #[cfg(feature = "bench_shapes")]
 mod shapes;
@@ -19,6 +20,7 @@ mod shared;
 mod statements;
 mod transaction;
 mod trigger;
+mod waiting;
 
 use pgrx::prelude::*;
 
@@ -30,6 +32,21 @@ extension_sql_file!(
     "../sql/stats.sql",
     name = "stats",
     requires = ["views", notifier::stats::_queue_counters, notifier::stats::_notifiers]
+);
+extension_sql_file!(
+    "../sql/waiting.sql",
+    name = "waiting",
+    requires = [
+        "views",
+        api::_check_pgmq,
+        waiting::_check_wait,
+        waiting::_arm,
+        waiting::_sleep,
+        waiting::_doze,
+        waiting::_is_called,
+        waiting::_leave,
+        waiting::_waiters
+    ]
 );
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 

@@ -1,6 +1,6 @@
 //! What aimq knows of pgmq: where its queues are, and which trigger their tables carry.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use aimq_core::route::Route;
 use pgrx::datum::DatumWithOid;
@@ -141,6 +141,52 @@ fn ask<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> O
     report(Spi::connect(|client| client.select(sql, Some(1), arguments)?.first().get_one()))
 }
 
+/// A queue's table, found without `pgmq.meta`, for which a reader needs no privilege.
+#[derive(Debug)]
+pub(crate) struct Table {
+    name: CString,
+    pub(crate) oid: pg_sys::Oid,
+}
+
+/// The table of a queue in any spelling that pgmq accepts. There may be none.
+pub(crate) fn table_of(queue: &str) -> Table {
+    let name: Option<String> = ask("SELECT aimq._table($1)::pg_catalog.text", &[queue.into()]);
+    let name = CString::new(name.unwrap_or_default()).unwrap_or_default();
+    let oid = oid_of(&name);
+    Table { name, oid }
+}
+
+/// From the catalog caches: takes no lock.
+fn oid_of(table: &CStr) -> pg_sys::Oid {
+    // SAFETY: names that live over the calls.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"pgmq".as_ptr(), true);
+        pg_sys::get_relname_relid(table.as_ptr(), schema)
+    }
+}
+
+impl Table {
+    /// Whether there still is this very table.
+    pub(crate) fn is_there(&self) -> bool {
+        self.oid != pg_sys::InvalidOid && oid_of(&self.name) == self.oid
+    }
+
+    /// Ready to stand in SQL.
+    pub(crate) fn quoted(&self) -> String {
+        format!("pgmq.{}", spi::quote_identifier(self.name.to_string_lossy()))
+    }
+
+    /// Whether the caller may read it.
+    pub(crate) fn may_be_read(&self) -> bool {
+        // SAFETY: asks the catalog caches.
+        unsafe {
+            let mode = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+            pg_sys::pg_class_aclcheck(self.oid, pg_sys::GetUserId(), mode)
+                == pg_sys::AclResult::ACLCHECK_OK
+        }
+    }
+}
+
 /// SPI's own failures are bugs of ours, not mistakes of a user: raise them as they are.
 pub(crate) fn report<T>(result: spi::Result<T>) -> T {
     result.unwrap_or_else(|error| {
@@ -183,46 +229,48 @@ impl Queue {
         }
     }
 
-    /// The triggers of aimq's names that the table carries now: from the relation cache, so it is
-    /// current even where the transaction's snapshot is old. Takes ACCESS SHARE. Fails if the table
-    /// has gone.
+    /// What [`attached`] says of its table. Fails if that has gone.
     pub(crate) fn attached(&self) -> Result<[Option<Attached>; 2], Error> {
-        let ours: Option<pg_sys::Oid> =
-            ask("SELECT 'aimq.realtime_trigger()'::regprocedure::oid", &[]);
-        // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
-        // nothing in between keeps a pointer into it.
-        unsafe {
-            let relation =
-                pg_sys::try_relation_open(self.oid, pg_sys::AccessShareLock.cast_signed());
-            if relation.is_null() {
-                return Err(Error::QueueTableNotFound {
-                    queue: self.name.clone(),
-                    table: self.table.clone(),
-                });
-            }
-            let descriptor = (*relation).trigdesc;
-            let triggers = if descriptor.is_null() {
-                &[]
-            } else {
-                let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
-                std::slice::from_raw_parts((*descriptor).triggers, count)
-            };
-            let attached = TRIGGERS.map(|kind| {
-                let has_name = |trigger: &&pg_sys::Trigger| {
-                    CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
-                };
-                let trigger = triggers.iter().find(has_name)?;
-                let is_ours = Some(trigger.tgfoid) == ours
-                    && trigger.tgtype == kind.tgtype
-                    && trigger.tgqual.is_null();
-                Some(Attached {
-                    setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
-                    enabled: trigger.tgenabled.cast_unsigned(),
-                })
-            });
-            pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
-            Ok(attached)
+        attached(self.oid).ok_or_else(|| Error::QueueTableNotFound {
+            queue: self.name.clone(),
+            table: self.table.clone(),
+        })
+    }
+}
+
+/// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
+/// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
+pub(crate) fn attached(table: pg_sys::Oid) -> Option<[Option<Attached>; 2]> {
+    let ours: Option<pg_sys::Oid> = ask("SELECT 'aimq.realtime_trigger()'::regprocedure::oid", &[]);
+    // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
+    // nothing in between keeps a pointer into it.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock.cast_signed());
+        if relation.is_null() {
+            return None;
         }
+        let descriptor = (*relation).trigdesc;
+        let triggers = if descriptor.is_null() {
+            &[]
+        } else {
+            let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
+            std::slice::from_raw_parts((*descriptor).triggers, count)
+        };
+        let attached = TRIGGERS.map(|kind| {
+            let has_name = |trigger: &&pg_sys::Trigger| {
+                CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
+            };
+            let trigger = triggers.iter().find(has_name)?;
+            let is_ours = Some(trigger.tgfoid) == ours
+                && trigger.tgtype == kind.tgtype
+                && trigger.tgqual.is_null();
+            Some(Attached {
+                setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
+                enabled: trigger.tgenabled.cast_unsigned(),
+            })
+        });
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
+        Some(attached)
     }
 }
 

@@ -56,6 +56,16 @@ pub(crate) fn max_queues() -> u32 {
     u32::try_from(MAX_QUEUES.get()).unwrap_or(1)
 }
 
+/// `aimq.max_waiters`: how many sessions of all databases can block in `aimq.read` and `aimq.wait` at the
+/// same time and be called; those beyond poll. Default 1024, of about 200 bytes each. Takes effect as
+/// `aimq.max_queues`.
+static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1024);
+
+/// How many sessions that block have a place.
+pub(crate) fn max_waiters() -> u32 {
+    u32::try_from(MAX_WAITERS.get()).unwrap_or(1)
+}
+
 pub(crate) fn init() {
     GucRegistry::define_bool_guc(
         c"aimq.enabled",
@@ -94,6 +104,16 @@ pub(crate) fn init() {
         1_000_000,
         // Only the postmaster can define a setting of its own. Without it, the memory is made with what
         // the first session finds.
+        if is_preloading { GucContext::Postmaster } else { GucContext::Sighup },
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"aimq.max_waiters",
+        c"How many sessions can block in aimq.read and aimq.wait without polling, in all databases together.",
+        c"Sessions beyond that poll. Each takes 64 bytes of shared memory, and a bit for each of aimq.max_queues. Takes effect when the server starts.",
+        &MAX_WAITERS,
+        1,
+        100_000,
         if is_preloading { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
     );

@@ -14,7 +14,7 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::{delivery, ffi, statements};
+use crate::{delivery, ffi, statements, waiting};
 
 thread_local! {
     /// A backend has one thread that may touch Postgres, so this is the backend's.
@@ -54,8 +54,8 @@ pub(crate) fn record_taken(route: Route<'_>) {
 
 /// Notes something of messages that were there before, if anybody follows that.
 fn record_before(note: impl FnOnce(&mut Batch, Level)) {
+    delivery::prepare();
     if delivery::follows_time() {
-        delivery::prepare();
         BATCH.with_borrow_mut(|batch| note(batch, ffi::nest_level()));
     }
 }
@@ -86,10 +86,12 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                 On::XACT_EVENT_COMMIT => {
                     delivery::committed();
                     statements::committed();
+                    waiting::committed();
                 }
                 On::XACT_EVENT_PREPARE => {
                     delivery::prepared();
                     statements::prepared();
+                    waiting::leave();
                 }
                 On::XACT_EVENT_ABORT => {
                     if ffi::has_written() {
@@ -97,6 +99,7 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
                             .try_with(|batch| batch.try_borrow().map(|it| delivery::aborted(&it)));
                     }
                     statements::aborted();
+                    waiting::leave();
                 }
                 _ => statements::aborted(),
             }
@@ -138,8 +141,9 @@ unsafe extern "C-unwind" fn on_subtransaction(
             statements::release(ffi::nest_level());
         }
         On::SUBXACT_EVENT_ABORT_SUB => {
-            with_batch(|batch| batch.roll_back(ffi::nest_level()));
+            with_batch(|batch| batch.roll_back(ffi::nest_level(), ffi::savepoint_has_written()));
             statements::roll_back(ffi::nest_level());
+            waiting::roll_back(ffi::nest_level());
         }
         _ => {}
     }

@@ -18,7 +18,7 @@ use pgrx::prelude::*;
 use pgrx::trigger_support::{called_as_trigger, trigger_fired_before, trigger_fired_for_row};
 
 use crate::error::{Error, Misuse};
-use crate::{ffi, settings, transaction};
+use crate::{ffi, settings, transaction, waiting};
 
 /// Tells Postgres that [`aimq_realtime_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
@@ -107,7 +107,14 @@ unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
         // What is read gets a time after now(), and within a procedure the transaction is younger than the
         // statement; anything else may have become visible by being set to any time.
         let from = match read_count {
-            Some(number) if ffi::sets(data.tg_updatedcols, number) => ffi::transaction_start(),
+            // A transaction that has waited began long ago, and reads by pgmq.read, which asks the clock.
+            Some(number) if ffi::sets(data.tg_updatedcols, number) => {
+                if waiting::is_waiting() {
+                    ffi::now()
+                } else {
+                    ffi::transaction_start()
+                }
+            }
             _ => Timestamp::NEG_INFINITY,
         };
         transaction::record_moved(route, from);

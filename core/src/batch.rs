@@ -186,12 +186,13 @@ impl Batch {
     }
 
     /// The savepoint at `level` was rolled back: what it enqueued never was, and what it moved or took is
-    /// back.
-    pub fn roll_back(&mut self, level: Level) {
+    /// back, if it had written anything.
+    pub fn roll_back(&mut self, level: Level, had_written: bool) {
         let kept = self.first_of(level);
         let mut back = Vec::new();
         for (_, at) in self.journal.drain(kept..) {
-            if self.routes[at].pop().is_some_and(|(_, tally)| tally.may_come_back()) {
+            if self.routes[at].pop().is_some_and(|(_, tally)| had_written && tally.may_come_back())
+            {
                 back.push(at);
             }
         }

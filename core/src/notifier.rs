@@ -63,6 +63,15 @@ pub struct Timers {
     pub deadline: Option<Timestamp>,
 }
 
+/// What became of slots that are not wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Somebody marked a queue that was not yet realtime when it was asked: that has to be asked again soon.
+    pub must_ask_again: bool,
+    /// Some were given back: whoever waits there has to be told.
+    pub has_released: bool,
+}
+
 /// A notifier's own state, as long as its process lives.
 #[derive(Debug)]
 pub struct Notifier {
@@ -127,11 +136,14 @@ impl Notifier {
             let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
                 continue;
             };
+            let is_awaited = table.how_many_wait(claim) > 0;
             match table.earliest(claim) {
                 Some(earliest) if earliest <= now => {
-                    // What it finds could not be sent before; and by then it may find more.
+                    // What it finds could not be sent before; and by then it may find more. But whoever blocks
+                    // is not sent anything.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
-                    let at = due.max(rests.unwrap_or(0)).max(known.look_not_before);
+                    let sent = due.max(rests.unwrap_or(0));
+                    let at = known.look_not_before.max(if is_awaited { 0 } else { sent });
                     if later.has_come(at, moment) {
                         // The look finds the next one.
                         table.forget_earliest(claim);
@@ -141,8 +153,13 @@ impl Notifier {
                 Some(earliest) => deadline.add(earliest),
                 None => {}
             }
-            if table.has_moved(claim) {
-                let at = known.read_not_before.max(known.look_not_before).max(may_look);
+            let moved = table.moved_from(claim);
+            if moved < Timestamp::INFINITY {
+                // A visibility timeout is whole seconds, so what was read can wait. What was set by hand, or
+                // comes back from a transaction that failed, may be what somebody blocks for.
+                let at_once = is_awaited && moved == Timestamp::NEG_INFINITY;
+                let read = if at_once { 0 } else { known.read_not_before };
+                let at = read.max(known.look_not_before).max(may_look);
                 if later.has_come(at, moment) {
                     known.read_not_before = moment.saturating_add(LOOK_INTERVAL);
                     look_from(&mut self.looks, &known.key, table.take_moved(claim));
@@ -292,16 +309,15 @@ impl Notifier {
         self.pace.rest_until(moment.saturating_add(delay));
     }
 
-    /// Gives back the slots of all routes but those that are realtime now. True if that has to be asked
-    /// again soon: somebody marked a queue that was not yet realtime when it was asked.
+    /// Gives back the slots of all routes but those that are realtime now, and of two of one route one.
     pub fn keep_only(
         &mut self,
         oid: u32,
         table: Table<'_>,
         is_realtime: impl Fn(&[u8]) -> bool,
-    ) -> bool {
+    ) -> Kept {
         let mut seen: HashSet<Box<[u8]>> = HashSet::new();
-        let mut ask_again = false;
+        let mut kept = Kept::default();
         for claim in table.of(oid) {
             let key = table.key(claim).into_boxed_slice();
             // Of two slots of one route, the first is the one that producers find.
@@ -312,18 +328,18 @@ impl Notifier {
             if let Some(known) = self.known.get_mut(claim.at as usize) {
                 *known = None;
             }
-            if !table.release(claim) {
-                continue;
-            }
+            kept.has_released = true;
+            let was_noted = table.release(claim);
             if is_realtime {
-                // It may have been a time that was noted there.
+                // It may have been a time that was noted there; or a message whose producer saw nobody wait, who
+                // waited at the other slot.
                 look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
-            } else {
-                ask_again = true;
+            } else if was_noted {
+                kept.must_ask_again = true;
                 self.found(&key, None);
             }
         }
-        ask_again
+        kept
     }
 
     /// Whether there is nothing to say or to look at.

@@ -476,5 +476,14 @@ pub fn old_pgmq_stand_in(major: Major) -> Result<()> {
         script,
         "-- A stand-in for pgmq 1.5.2, for aimq's tests: nothing but the version.\n",
     )?;
+    std::fs::write(
+        major.extensions().join("pgmq--1.13.0--1.99.0.sql"),
+        "-- A stand-in for an update of pgmq, for aimq's tests: it drops a type as the one from 1.9 to 1.10 does.
+DROP TYPE pgmq.message_record CASCADE;
+CREATE FUNCTION pgmq.read(queue_name text, timeout integer, qty integer, conditional jsonb DEFAULT '{}')
+RETURNS TABLE (msg_id bigint, read_ct integer, enqueued_at timestamptz, vt timestamptz, message jsonb, headers jsonb)
+LANGUAGE sql AS 'SELECT 7::bigint, 1, now(), now(), NULL::jsonb, NULL::jsonb';
+",
+    )?;
     Ok(())
 }

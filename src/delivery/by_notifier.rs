@@ -11,7 +11,7 @@ use std::ops::Range;
 use aimq_core::batch::Batch;
 use aimq_core::hash::BuildFnv;
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, Database, Full, News, Stale, State};
+use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State};
 use aimq_core::timestamp::Timestamp;
 
 use crate::error::Warning;
@@ -41,6 +41,8 @@ struct Mark {
     visible_at: Option<Timestamp>,
     /// From when on others may become visible, which only a look can tell; infinity for none.
     moved: Timestamp,
+    /// The transaction notifies itself: the notifier only follows the time, and calls those who block.
+    is_said: bool,
 }
 
 /// How many slots a backend remembers before it starts anew.
@@ -78,8 +80,27 @@ pub(super) fn available(has_messages: bool) -> Option<Here> {
     }
 }
 
+/// The transaction notifies itself. Whoever blocks until there is something to read is called all the same, and
+/// so somebody follows the time.
+pub(super) fn follow(batch: &Batch) {
+    if let Some(shared) = shared::get() {
+        plan_marks(shared, batch, true);
+    }
+}
+
 /// Finds the slots. Returns the routes that have none, to be announced in the transaction.
 pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
+    let rest = plan_marks(shared, batch, false);
+    if let Some(key) = rest.first()
+        && !WARNED.replace(true)
+    {
+        let queue = Route::from_key(key).map(|route| route.queue.to_string_lossy().into_owned());
+        Warning::TableFull { queue: queue.unwrap_or_default() }.report();
+    }
+    rest
+}
+
+fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
     let now = ffi::now();
     let mut rest: Vec<Box<[u8]>> = Vec::new();
     with_plan(|plan| {
@@ -96,7 +117,7 @@ pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
                     let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
                     let unsure = if is_unsure { now } else { Timestamp::INFINITY };
                     let (messages, moved) = (tally.count, tally.moved.min(unsure));
-                    plan.marks.push(Mark { claim, key, messages, visible_at, moved });
+                    plan.marks.push(Mark { claim, key, messages, visible_at, moved, is_said });
                 }
                 Err(Full) if tally.count > 0 => rest.push(plan.keys[key].into()),
                 // Nobody can be told when the messages come back.
@@ -104,22 +125,30 @@ pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
             }
         }
     });
-    if let Some(key) = rest.first()
-        && !WARNED.replace(true)
-    {
-        let queue = Route::from_key(key).map(|route| route.queue.to_string_lossy().into_owned());
-        Warning::TableFull { queue: queue.unwrap_or_default() }.report();
-    }
     rest
 }
 
 /// The slot of a route, from memory if it still is the route's.
-fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+pub(crate) fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
     SLOTS.with_borrow_mut(|slots| {
         if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(**claim)) {
             return Ok(*claim);
         }
-        let claim = shared.table.claim(shared::own_oid(), key)?;
+        let own = shared::own_oid();
+        let claim = match shared.table.find(own, key) {
+            Some(claim) => claim,
+            None => {
+                let new = shared.table.take(own, key)?;
+                // Somebody else has taken one for it at this moment: the notifier gives one back.
+                if shared.table.is_double(new, own, key)
+                    && let Some(database) = shared.databases.find(own)
+                    && database.tell(News::QUEUES)
+                {
+                    ring_if_there(database);
+                }
+                new
+            }
+        };
         if slots.len() >= REMEMBERED {
             slots.clear();
         }
@@ -149,18 +178,25 @@ pub(super) fn committed() {
         let Some((shared, database)) = here() else {
             return;
         };
-        if plan.missing {
-            return launcher::want(shared, database);
-        }
         let mut must_ring = false;
+        let mut is_said = false;
         for mark in &plan.marks {
+            is_said |= mark.is_said;
             let key = &plan.keys[mark.key.clone()];
             must_ring |= make((shared, database), mark.claim, key, |claim| {
                 mark_in(shared, database, mark, claim)
             });
         }
+        if plan.missing {
+            launcher::want(shared, database);
+        }
+        if is_said {
+            // Who needs a notifier in spite of that asks for one.
+            if must_ring {
+                ring_if_there(database);
+            }
         // Whoever finds no notifier asks for one, for the first who asked may not have been heard.
-        if must_ring || database.state() != State::Running {
+        } else if must_ring || database.state() != State::Running {
             ring(shared, database);
         }
     });
@@ -200,6 +236,14 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     };
     let rings_for_messages = match (mark.messages, mark.visible_at) {
         (0, _) => false,
+        (messages, None) if mark.is_said => match table.is_current(claim) {
+            true => table.leave_to_waiters(claim, messages),
+            false => return Err(Stale),
+        },
+        (_, Some(at)) if mark.is_said => match table.expect(claim, at) {
+            Marked::Stale => return Err(Stale),
+            first => first == Marked::First,
+        },
         (messages, None) => database.enqueue(table, claim, messages)?,
         (messages, Some(at)) => database.expect(table, claim, messages, at)?,
     };
@@ -210,7 +254,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
 /// meanwhile have passed it by. Cannot raise.
 pub(super) fn aborted(batch: &Batch) {
     let mut back = batch.tallies().filter(|(_, tally)| tally.may_come_back()).peekable();
-    if settings::delivery() == Delivery::Transaction || back.peek().is_none() {
+    if back.peek().is_none() {
         return;
     }
     let Some((shared, database)) = here() else {
@@ -225,8 +269,17 @@ pub(super) fn aborted(batch: &Batch) {
             });
         }
     }
-    if must_ring {
-        ring(shared, database);
+    match settings::delivery() {
+        _ if !must_ring => {}
+        Delivery::Transaction => ring_if_there(database),
+        _ => ring(shared, database),
+    }
+}
+
+/// Wakes the notifier, if there is one. Cannot raise.
+fn ring_if_there(database: &Database) {
+    if let Some(bell) = database.bell() {
+        ffi::set_latch(bell);
     }
 }
 

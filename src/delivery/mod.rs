@@ -8,10 +8,9 @@ mod in_transaction;
 
 use aimq_core::batch::Batch;
 
-use crate::settings::{self, Delivery};
 use crate::shared;
 
-pub(crate) use by_notifier::ring;
+pub(crate) use by_notifier::{claim, ring};
 #[cfg(any(test, feature = "pg_test"))]
 pub(crate) use in_transaction::has_room;
 pub(crate) use in_transaction::may_notify;
@@ -20,14 +19,12 @@ pub(crate) use in_transaction::may_notify;
 /// fail is done here, not at its commit.
 #[inline]
 pub(crate) fn prepare() {
-    if follows_time() {
-        shared::prepare();
-    }
+    shared::prepare();
 }
 
-/// Whether anybody follows the visibility times of messages that are there already.
+/// Whether anybody may follow the visibility times of messages that are there already.
 pub(crate) fn follows_time() -> bool {
-    settings::delivery() != Delivery::Transaction
+    shared::get().is_some()
 }
 
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
@@ -41,8 +38,11 @@ pub(crate) fn announce(batch: &Batch) {
         if !rest.is_empty() {
             in_transaction::announce(batch, Some(&rest));
         }
-    } else if has_messages {
-        in_transaction::announce(batch, None);
+    } else {
+        by_notifier::follow(batch);
+        if has_messages {
+            in_transaction::announce(batch, None);
+        }
     }
 }
 

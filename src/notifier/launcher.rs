@@ -14,9 +14,9 @@ use pgrx::bgworkers::{
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::process::{self, BackOff, leave};
 use super::worker;
 use crate::ffi;
+use crate::process::{self, BackOff, leave};
 use crate::shared::{self, Shared};
 
 /// The least time between two requests for a launcher, in microseconds.

@@ -2,7 +2,6 @@
 //! to it that there is one. docs/design/notifier.md has the protocol and the life-cycle.
 
 pub(crate) mod launcher;
-mod process;
 mod queues;
 mod send;
 pub(crate) mod stats;

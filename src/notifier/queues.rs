@@ -11,9 +11,9 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::process::with_snapshot;
 use crate::ffi;
 use crate::pgmq::report;
+use crate::process::with_snapshot;
 
 /// The realtime queues: the tables by route. Two tables may carry the same route.
 pub(super) type Queues = HashMap<Box<[u8]>, Vec<pg_sys::Oid>>;
@@ -62,8 +62,9 @@ pub(super) fn realtime() -> Queues {
 /// What a table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// There is a message that can be read, and whose visibility time is not before the one asked for.
-    pub(super) visible: bool,
+    /// How many messages can be read whose visibility time is not before the one asked for; counted up to
+    /// what was asked for.
+    pub(super) visible: u64,
     /// When the next message becomes visible.
     pub(super) next: Option<Timestamp>,
     /// Somebody had locked the table, which keeps readers waiting too: nothing is known, and it is to be looked
@@ -72,7 +73,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) const LOCKED: Self = Self { visible: false, next: None, was_locked: true };
+    pub(super) const LOCKED: Self = Self { visible: 0, next: None, was_locked: true };
 }
 
 /// Whether a table can be looked at, and as whom: read once we have the lock, so that it stays true. Not
@@ -88,11 +89,13 @@ const TABLE: &str = "
        AND a.attname OPERATOR(pg_catalog.=) 'vt'::pg_catalog.name
        AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid";
 
-/// Looks at a table, through the index on `vt`: two probes, whatever its length. In a transaction, which
+/// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
+/// time, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
 /// for as long as [`ffi::within`] allows. So it does for that of the table itself, if it `may_wait`.
-pub(super) fn look(table: pg_sys::Oid, from: Timestamp, may_wait: bool) -> Seen {
-    const UNKNOWN: Seen = Seen { visible: true, next: None, was_locked: false };
+pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
+    // Then everybody who waits looks for himself.
+    let unknown = Seen { visible: count.into(), next: None, was_locked: false };
     let mode = pg_sys::AccessShareLock as i32;
     // SAFETY: both take an OID, whether or not a table has it; released with the transaction.
     unsafe {
@@ -108,13 +111,15 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, may_wait: bool) -> Seen 
             if rows.is_empty() { Ok((None, None)) } else { rows.first().get_two() }
         }));
         let (Some(name), Some(owner)) = found else {
-            return UNKNOWN;
+            return unknown;
         };
         let name: String = name;
         let sql = format!(
-            "SELECT EXISTS (SELECT FROM {name}
-                             WHERE vt OPERATOR(pg_catalog.>=) $1
-                               AND vt OPERATOR(pg_catalog.<=) pg_catalog.now()),
+            "SELECT (SELECT pg_catalog.count(*)
+                       FROM (SELECT FROM {name}
+                              WHERE vt OPERATOR(pg_catalog.>=) $1
+                                AND vt OPERATOR(pg_catalog.<=) pg_catalog.now()
+                              LIMIT $2) m),
                     (SELECT vt FROM {name}
                       WHERE vt OPERATOR(pg_catalog.>) pg_catalog.now()
                         AND vt OPERATOR(pg_catalog.<) 'infinity'::pg_catalog.timestamptz
@@ -124,12 +129,13 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, may_wait: bool) -> Seen 
             report(Spi::connect(|client| {
                 // SAFETY: a timestamptz is this number (datatype/timestamp.h).
                 let from = unsafe { DatumWithOid::new(from.0, pg_sys::TIMESTAMPTZOID) };
-                let rows = client.select(&sql, Some(1), &[from])?;
-                rows.first().get_two::<bool, TimestampWithTimeZone>()
+                let rows = client.select(&sql, Some(1), &[from, i64::from(count).into()])?;
+                rows.first().get_two::<i64, TimestampWithTimeZone>()
             }))
         });
         let next = next.map(|next| Timestamp(pg_sys::TimestampTz::from(next)));
-        Seen { visible: visible.unwrap_or(true), next, was_locked: false }
+        let visible = visible.map_or(count.into(), i64::unsigned_abs);
+        Seen { visible, next, was_locked: false }
     })
 }
 

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::prelude::*;
 
-use super::process::{self, Failure};
+use crate::process::{self, Failure};
 use crate::{delivery, ffi};
 
 /// A channel and a payload.

@@ -24,6 +24,7 @@ fn _queue_counters() -> TableIterator<
         name!(messages, i64),
         name!(notifications, i64),
         name!(coalesced, i64),
+        name!(calls, i64),
         name!(last_wake_up, Option<TimestampWithTimeZone>),
     ),
 > {
@@ -45,6 +46,7 @@ fn _queue_counters() -> TableIterator<
                 signed(counters.messages),
                 signed(counters.notifications),
                 signed(counters.coalesced),
+                signed(counters.calls),
                 counters.last_wake_up.and_then(at),
             ));
         }

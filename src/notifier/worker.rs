@@ -14,9 +14,9 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::launcher;
-use super::process::{self, BackOff, Failure, leave};
 use super::queues::{self, Queues};
 use super::send;
+use crate::process::{self, BackOff, Failure, leave};
 use crate::settings::Delivery;
 use crate::shared::{self, Shared};
 use crate::{ffi, settings};
@@ -98,6 +98,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
         && database.pid.load(Ordering::SeqCst) == unsafe { pg_sys::MyProcPid }.cast_unsigned()
     {
         database.end(State::Down);
+        // They look for themselves until there is another.
+        shared.waiters.call_everybody(shared::own_oid(), ffi::set_latch);
         launcher::want(shared, database);
     }
 }
@@ -235,6 +237,7 @@ impl Worker {
         let table = self.shared.table;
         let mut timers =
             self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
+        self.shared.waiters.call(self.oid, table, ffi::set_latch);
         // What is marked does not wait for looks, nor for what they find.
         self.announce();
         let has_more = self.look();
@@ -296,11 +299,17 @@ impl Worker {
             let _ = self.shared.table.claim(self.oid, key);
         }
         self.other_back_off.succeeded();
+        let has_changed = self.queues != found;
         self.queues = found;
         self.locked.retain(|key| self.queues.contains_key(key));
         let is_realtime = |key: &[u8]| self.queues.contains_key(key);
-        if self.notifier.keep_only(self.oid, self.shared.table, is_realtime) {
+        let kept = self.notifier.keep_only(self.oid, self.shared.table, is_realtime);
+        if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
+        }
+        if has_changed || kept.has_released {
+            // Their slots may be others' now.
+            self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
         }
         self.prepared = prepared;
         if nobody_tells && !self.prepared.is_empty() {
@@ -403,6 +412,7 @@ impl Worker {
     /// The last realtime queue is gone: ends the process, unless there is something new.
     fn leave(&self) {
         self.database.end(State::None);
+        self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
         // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
         // a slot, or news.
         if self.database.has_news() || self.shared.table.of(self.oid).next().is_some() {

@@ -7,25 +7,32 @@ use std::cell::Cell;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use aimq_core::shared::{Database, Databases, Slot, Table};
+use aimq_core::shared::{Database, Databases, Slot, Table, Waiter, Waiters, words};
 use pgrx::pg_sys;
+
+use crate::settings;
 
 pub(crate) use source::{init, is_preloaded, prepare};
 
 /// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
 /// a server runs on with a former library's memory, a newer library leaves it alone.
-const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x03");
+const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x04");
 
-/// The beginning of the memory; the entries of the databases and the slots follow.
+/// The beginning of the memory; the entries of the databases, the slots, the waiters' places and their bits
+/// follow.
 #[repr(C, align(64))]
 struct Header {
     stamp: AtomicU64,
     /// How many slots follow, and how many entries before them.
     queues: AtomicU32,
+    /// How many places of waiters follow.
+    waiters: AtomicU32,
     size_of_entry: AtomicU32,
     size_of_slot: AtomicU32,
     used: AtomicU32,
     lock: AtomicU32,
+    used_places: AtomicU32,
+    tickets: AtomicU64,
     launcher: Launcher,
 }
 
@@ -52,24 +59,44 @@ pub(crate) struct Launcher {
 pub(crate) struct Shared {
     pub(crate) table: Table<'static>,
     pub(crate) databases: Databases<'static>,
+    pub(crate) waiters: Waiters<'static>,
     pub(crate) launcher: &'static Launcher,
 }
 
-/// How much memory `queues` need.
-fn size(queues: u32) -> usize {
-    size_of::<Header>() + queues as usize * (size_of::<Database>() + size_of::<Slot>())
+/// How many queues and waiters there is room for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    queues: u32,
+    waiters: u32,
+}
+
+impl Room {
+    /// As the settings say.
+    fn wanted() -> Self {
+        Self { queues: settings::max_queues(), waiters: settings::max_waiters() }
+    }
+
+    /// How much memory that needs.
+    fn size(self) -> usize {
+        let (queues, waiters) = (self.queues as usize, self.waiters as usize);
+        size_of::<Header>()
+            + queues * (size_of::<Database>() + size_of::<Slot>())
+            + waiters * (size_of::<Waiter>() + words(queues) * size_of::<AtomicU64>())
+    }
 }
 
 impl Shared {
     /// Writes the header into zeroed memory.
     ///
     /// # Safety
-    /// There must be [`size`] zeroed bytes at `memory`, aligned to a cache line, which nobody else uses
+    /// There must be [`Room::size`] zeroed bytes at `memory`, aligned to a cache line, which nobody else uses
     /// yet.
-    unsafe fn format(memory: *mut u8, queues: u32) {
+    unsafe fn format(memory: *mut u8, room: Room) {
         // SAFETY: as demanded; atomics may be shared from here on.
         let header = unsafe { &*memory.cast::<Header>() };
-        header.queues.store(queues, Ordering::Relaxed);
+        header.queues.store(room.queues, Ordering::Relaxed);
+        header.waiters.store(room.waiters, Ordering::Relaxed);
         header.size_of_entry.store(size_of::<Database>() as u32, Ordering::Relaxed);
         header.size_of_slot.store(size_of::<Slot>() as u32, Ordering::Relaxed);
         header.stamp.store(STAMP, Ordering::Release);
@@ -93,6 +120,9 @@ impl Shared {
             let queues = header.queues.load(Ordering::Relaxed) as usize;
             let entries = memory.add(size_of::<Header>()).cast::<Database>();
             let slots = entries.add(queues).cast::<Slot>();
+            let waiters = header.waiters.load(Ordering::Relaxed) as usize;
+            let places = slots.add(queues).cast::<Waiter>();
+            let bits = places.add(waiters).cast::<AtomicU64>();
             Some(Self {
                 table: Table {
                     slots: std::slice::from_raw_parts(slots, queues),
@@ -101,6 +131,12 @@ impl Shared {
                 databases: Databases {
                     all: std::slice::from_raw_parts(entries, queues),
                     lock: &header.lock,
+                },
+                waiters: Waiters {
+                    all: std::slice::from_raw_parts(places, waiters),
+                    queues: std::slice::from_raw_parts(bits, waiters * words(queues)),
+                    used: &header.used_places,
+                    tickets: &header.tickets,
                 },
                 launcher: &header.launcher,
             })

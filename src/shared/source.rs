@@ -7,8 +7,7 @@ use std::ffi::c_void;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::{Shared, size};
-use crate::settings;
+use super::{Room, Shared};
 
 thread_local! {
     static SHARED: Cell<Source> = const { Cell::new(Source::Unasked) };
@@ -43,7 +42,7 @@ pub(crate) fn init() {
         }
         PRELOADED.set(true);
         #[cfg(feature = "pg14")]
-        pg_sys::RequestAddinShmemSpace(size(settings::max_queues()));
+        pg_sys::RequestAddinShmemSpace(Room::wanted().size());
         #[cfg(not(feature = "pg14"))]
         {
             FORMER_REQUEST.set(pg_sys::shmem_request_hook);
@@ -75,23 +74,23 @@ fn call(former: Option<unsafe extern "C-unwind" fn()>) {
 unsafe extern "C-unwind" fn on_request() {
     call(FORMER_REQUEST.get());
     // SAFETY: this is the hook in which it may be called.
-    unsafe { pg_sys::RequestAddinShmemSpace(size(settings::max_queues())) };
+    unsafe { pg_sys::RequestAddinShmemSpace(Room::wanted().size()) };
 }
 
 /// At the server's start and again after a crash, in the postmaster; the others inherit what it sets.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_startup() {
     call(FORMER_STARTUP.get());
-    let queues = settings::max_queues();
+    let room = Room::wanted();
     let mut found = false;
     // SAFETY: the memory was requested above; it is aligned to a cache line (storage/ipc/shmem.c), and
     // the postmaster is alone with it.
     unsafe {
         let memory =
-            pg_sys::ShmemInitStruct(c"aimq".as_ptr(), size(queues), &mut found).cast::<u8>();
+            pg_sys::ShmemInitStruct(c"aimq".as_ptr(), room.size(), &mut found).cast::<u8>();
         if !found {
-            std::ptr::write_bytes(memory, 0, size(queues));
-            Shared::format(memory, queues);
+            std::ptr::write_bytes(memory, 0, room.size());
+            Shared::format(memory, room);
         }
         SHARED.set(Shared::at(memory).map_or(Source::Missing, Source::Here));
     }
@@ -117,29 +116,24 @@ mod registry {
 
     /// A segment's size is part of the question, but whoever asks second does not know what `aimq.max_queues` was
     /// when the first one asked. So a small segment, always of one size, holds it.
-    const NUMBER: &CStr = c"aimq";
+    const ROOM: &CStr = c"aimq";
     const MEMORY: &CStr = c"aimq queues";
 
-    #[repr(C)]
-    struct Number {
-        queues: u32,
-    }
-
-    unsafe extern "C-unwind" fn write_number(memory: *mut c_void) {
+    unsafe extern "C-unwind" fn write_room(memory: *mut c_void) {
         // SAFETY: the registry calls this with a segment of the size that was asked for.
-        unsafe { (*memory.cast::<Number>()).queues = settings::max_queues() };
+        unsafe { *memory.cast::<Room>() = Room::wanted() };
     }
 
     thread_local! {
-        static QUEUES: Cell<u32> = const { Cell::new(0) };
+        static FOUND: Cell<Room> = const { Cell::new(Room { queues: 0, waiters: 0 }) };
     }
 
     unsafe extern "C-unwind" fn write_memory(memory: *mut c_void) {
-        let queues = QUEUES.get();
+        let room = FOUND.get();
         // SAFETY: as above; segments are aligned to a page.
         unsafe {
-            std::ptr::write_bytes(memory.cast::<u8>(), 0, size(queues));
-            Shared::format(memory.cast(), queues);
+            std::ptr::write_bytes(memory.cast::<u8>(), 0, room.size());
+            Shared::format(memory.cast(), room);
         }
     }
 
@@ -192,17 +186,17 @@ mod registry {
         let mut found = false;
         // SAFETY: the callbacks write no more than the sizes given.
         unsafe {
-            let number = pg_sys::GetNamedDSMSegment(
-                NUMBER.as_ptr(),
-                size_of::<Number>(),
-                Some(write_number),
+            let room = pg_sys::GetNamedDSMSegment(
+                ROOM.as_ptr(),
+                size_of::<Room>(),
+                Some(write_room),
                 &mut found,
             );
-            let queues = (*number.cast::<Number>()).queues;
-            QUEUES.set(queues);
+            let room = *room.cast::<Room>();
+            FOUND.set(room);
             let memory = pg_sys::GetNamedDSMSegment(
                 MEMORY.as_ptr(),
-                size(queues),
+                room.size(),
                 Some(write_memory),
                 &mut found,
             );

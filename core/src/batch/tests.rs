@@ -24,7 +24,7 @@ fn counts(batch: &Batch) -> Vec<(String, u64)> {
 fn a_rolled_back_savepoint_leaves_nothing_and_hides_nothing() {
     let mut batch = Batch::default();
     batch.record(2, route(c"a"), NOW);
-    batch.roll_back(2);
+    batch.roll_back(2, true);
     assert!(batch.is_empty());
     assert!(batch.notifications(NOW).is_empty());
     // The hazard: a mark that survives the rollback would swallow this one.
@@ -41,7 +41,7 @@ fn a_released_savepoint_is_rolled_back_with_the_one_around_it() {
     batch.release(3);
     batch.record(2, route(c"a"), NOW);
     assert_eq!(counts(&batch), [("a".into(), 3), ("b".into(), 1)]);
-    batch.roll_back(2);
+    batch.roll_back(2, true);
     assert_eq!(counts(&batch), [("a".into(), 1)]);
 }
 
@@ -98,7 +98,7 @@ fn another_message_is_counted_only_where_others_are_visible_already() {
     assert!(!batch.record_another(2, route(c"a")), "another savepoint");
     assert!(!batch.record_another(1, route(c"b")), "another queue");
     assert_eq!(counts(&batch), [("a".into(), 3)]);
-    batch.roll_back(1);
+    batch.roll_back(1, true);
     assert!(!batch.record_another(1, route(c"a")));
     batch.clear();
     assert!(!batch.record_another(1, route(c"a")));
@@ -159,7 +159,7 @@ proptest! {
                     }
                 }
                 Step::RollBack if level > 1 => {
-                    batch.roll_back(level);
+                    batch.roll_back(level, true);
                     model.retain(|message| message.0 < level);
                     level -= 1;
                 }
@@ -211,11 +211,11 @@ fn what_a_savepoint_took_comes_back_with_its_rollback() {
     batch.record_taken(3, route(c"q"));
     assert!(!batch.has_news(), "gone for good, so far");
     batch.release(3);
-    batch.roll_back(2);
+    batch.roll_back(2, true);
     let (_, tally) = batch.tallies().next().unwrap();
     assert_eq!((tally.count, tally.moved), (0, Timestamp::NEG_INFINITY));
     assert!(batch.has_news());
     batch.record(2, route(c"q"), Timestamp::NEG_INFINITY);
-    batch.roll_back(2);
+    batch.roll_back(2, true);
     assert!(batch.has_news() && !batch.has_messages());
 }

@@ -145,11 +145,12 @@ impl Database {
     pub fn enqueue(&self, table: Table<'_>, claim: Claim, messages: u64) -> Result<bool, Stale> {
         // Before the mark: the sweep that finds the mark counts the transaction as well.
         table.count(claim, messages);
-        match table.mark(claim, messages) {
-            Marked::First => Ok(self.must_ring()),
-            Marked::More => Ok(false),
-            Marked::Stale => Err(Stale),
-        }
+        let is_marked = match table.mark(claim, messages) {
+            Marked::First => self.must_ring(),
+            Marked::More => false,
+            Marked::Stale => return Err(Stale),
+        };
+        Ok(table.leave_to_waiters(claim, messages) || is_marked)
     }
 
     /// Notes messages that become visible at `at`. True if the notifier has to be woken: it would
@@ -173,11 +174,14 @@ impl Database {
     /// Notes that messages may have got another visibility time, of `from` or later. True if the notifier has
     /// to be woken.
     pub fn moved(&self, table: Table<'_>, claim: Claim, from: Timestamp) -> Result<bool, Stale> {
-        match table.moved(claim, from) {
-            Marked::First => Ok(self.must_ring()),
-            Marked::More => Ok(false),
-            Marked::Stale => Err(Stale),
-        }
+        let is_noted = match table.moved(claim, from) {
+            Marked::First => self.must_ring(),
+            Marked::More => false,
+            Marked::Stale => return Err(Stale),
+        };
+        // Those who block don't wait for the notifier's timers, if there may be something to read.
+        let is_awaited = from == Timestamp::NEG_INFINITY && table.how_many_wait(claim) > 0;
+        Ok(is_noted || is_awaited)
     }
 
     /// Whether the first mark of a queue has to wake the notifier: not if it comes by anyway.

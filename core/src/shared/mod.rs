@@ -6,9 +6,11 @@
 
 mod database;
 mod slot;
+mod waiters;
 
 pub use database::{Database, Databases, News, Stale, State};
 pub use slot::{Claim, Counters, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
+pub use waiters::{Call, SLOTS_MOST, Seen, Session, Waiter, Waiters, words};
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests;

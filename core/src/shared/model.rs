@@ -9,6 +9,7 @@
 
 mod deadlines;
 mod slots;
+mod waiters;
 mod world;
 mod wrong;
 

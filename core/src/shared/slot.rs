@@ -3,7 +3,7 @@
 use std::hash::Hasher;
 
 use crate::hash::Fnv;
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 /// Under loom a key is short: each of its words is a state to explore.
@@ -41,6 +41,15 @@ fn from_time(time: Timestamp) -> u64 {
     TIME - u64::try_from(time.0).unwrap_or(0).min(TIME - 1)
 }
 
+/// What [`from_time`] made of a time, whatever stands above it.
+fn to_time(word: u64) -> Timestamp {
+    match word & TIME {
+        0 => Timestamp::INFINITY,
+        TIME => Timestamp::NEG_INFINITY,
+        from => Timestamp((TIME - from).cast_signed()),
+    }
+}
+
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
 /// sweep reads.
 #[repr(C, align(64))]
@@ -58,9 +67,14 @@ pub struct Slot {
     database: AtomicU32,
     state: AtomicU32,
     length: AtomicU32,
+    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. Belongs to the slot, whoever has it.
+    waiting: AtomicU32,
+    /// Messages that are left to them, and that none of them has been called for.
+    turns: AtomicU64,
     key: [AtomicU64; KEY_WORDS],
     notifications: AtomicU64,
     coalesced: AtomicU64,
+    calls: AtomicU64,
     last_wake_up: AtomicI64,
 }
 
@@ -107,6 +121,8 @@ pub struct Counters {
     pub notifications: u64,
     /// Transactions that shared a notification with an earlier one.
     pub coalesced: u64,
+    /// Sessions that blocked for the queue and were called to read.
+    pub calls: u64,
     /// When the last of these notifications was sent.
     pub last_wake_up: Option<Timestamp>,
 }
@@ -125,9 +141,12 @@ impl Slot {
             database: AtomicU32::new(0),
             state: AtomicU32::new(FREE),
             length: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            turns: AtomicU64::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
             notifications: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
             last_wake_up: AtomicI64::new(0),
         }
     }
@@ -209,7 +228,8 @@ impl Table<'_> {
         None
     }
 
-    fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
+    /// Takes a slot for a route that has none.
+    pub fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
         if key.len() > KEY_MAX_BYTES {
             return Err(Full);
         }
@@ -228,8 +248,36 @@ impl Table<'_> {
         Err(Full)
     }
 
+    /// Whether the route has another slot too. Of two that take one at the same moment, one at least sees that.
+    #[must_use]
+    pub fn is_double(&self, claim: Claim, database: u32, key: &[u8]) -> bool {
+        // The own slot before the others', on both sides.
+        fence(SeqCst);
+        let hash = hash_of(database, key);
+        let others = (0..).zip(self.ever_used()).filter(|(at, _)| *at != claim.at);
+        others.into_iter().any(|(_, slot)| slot.is(database, hash, key))
+    }
+
     fn slot(&self, claim: Claim) -> &Slot {
         &self.slots[claim.at as usize]
+    }
+
+    pub(super) fn waiting(&self, at: u32) -> &AtomicU32 {
+        &self.slots[at as usize].waiting
+    }
+
+    pub(super) fn turns(&self, at: u32) -> &AtomicU64 {
+        &self.slots[at as usize].turns
+    }
+
+    pub(super) fn count_call(&self, at: u32) {
+        self.slots[at as usize].calls.fetch_add(1, Relaxed);
+    }
+
+    /// How many sessions wait for the queue.
+    #[must_use]
+    pub fn how_many_wait(&self, claim: Claim) -> u32 {
+        self.waiting(claim.at).load(SeqCst)
     }
 
     /// Whether the slot is still the same queue's.
@@ -350,21 +398,16 @@ impl Table<'_> {
         Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
     }
 
-    /// Whether messages may have got another visibility time.
+    /// From which visibility time on messages may have got another one; infinity if none has.
     #[must_use]
-    pub fn has_moved(&self, claim: Claim) -> bool {
-        self.slot(claim).moved.load(SeqCst) & TIME != 0
+    pub fn moved_from(&self, claim: Claim) -> Timestamp {
+        to_time(self.slot(claim).moved.load(SeqCst))
     }
 
-    /// From which visibility time on that may be; forgets it: whoever calls this looks at the table
-    /// afterwards.
+    /// The same; forgets it: whoever calls this looks at the table afterwards.
     #[must_use]
     pub fn take_moved(&self, claim: Claim) -> Timestamp {
-        match self.slot(claim).moved.swap(no_time(claim.generation), SeqCst) & TIME {
-            0 => Timestamp::INFINITY,
-            TIME => Timestamp::NEG_INFINITY,
-            from => Timestamp((TIME - from).cast_signed()),
-        }
+        to_time(self.slot(claim).moved.swap(no_time(claim.generation), SeqCst))
     }
 
     /// The earliest visibility time to come, if any.
@@ -396,7 +439,9 @@ impl Table<'_> {
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
         let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
         slot.database.store(0, Relaxed);
-        for counter in [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced] {
+        let counters =
+            [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced, &slot.calls];
+        for counter in counters {
             counter.store(0, Relaxed);
         }
         slot.last_wake_up.store(0, Relaxed);
@@ -414,6 +459,7 @@ impl Table<'_> {
             messages: slot.messages.load(Relaxed),
             notifications: slot.notifications.load(Relaxed),
             coalesced: slot.coalesced.load(Relaxed),
+            calls: slot.calls.load(Relaxed),
             last_wake_up: (last != 0).then_some(Timestamp(last)),
         }
     }

@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 
 use super::{Work, Worker};
 use crate::ffi;
-use crate::notifier::{process, queues};
+use crate::notifier::queues;
+use crate::process;
 
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
@@ -47,18 +48,26 @@ impl Worker {
             return;
         }
         let begun = process::processor_time();
-        let seen = self.look_at(&key, from);
-        let cost = process::processor_time().saturating_sub(begun);
         let table = self.shared.table;
+        let known = table.find(self.oid, &key);
+        let count = known.map_or(0, |claim| table.how_many_wait(claim)).max(1);
+        let seen = self.look_at(&key, from, count);
+        let cost = process::processor_time().saturating_sub(begun);
         let next = seen.iter().filter_map(|seen| seen.next).min();
-        let claim = match next {
-            Some(_) => table.claim(self.oid, &key).ok(),
-            None => table.find(self.oid, &key),
-        };
+        let claim = known.or_else(|| next.and_then(|_| table.claim(self.oid, &key).ok()));
         self.notifier.looked(claim, self.moment(), cost);
         // What can't be known is announced: a wake-up too many is allowed.
-        if seen.is_empty() || seen.iter().any(|seen| seen.visible) {
+        let visible = match seen.is_empty() {
+            true => u64::from(count),
+            false => seen.iter().map(|seen| seen.visible).sum(),
+        };
+        if visible > 0 {
             self.notifier.found(&key, claim);
+            // Where as many were found as were asked for, there may be more. They are called in the next turn.
+            let messages = if visible < u64::from(count) { visible } else { u64::MAX };
+            if let Some(claim) = claim {
+                table.leave_to_waiters(claim, messages);
+            }
         }
         if let (Some(next), Some(claim)) = (next, claim) {
             table.expect(claim, next);
@@ -72,13 +81,14 @@ impl Worker {
     }
 
     /// What the tables of a route hold. Nothing where that can't be known.
-    fn look_at(&mut self, key: &[u8], from: Timestamp) -> Vec<queues::Seen> {
+    fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Vec<queues::Seen> {
         let tables = self.queues.get(key).cloned().unwrap_or_default();
         // Whoever made the queue tells us in his commit, a moment before he gives his locks back.
         let may_wait = !self.locked.contains(key);
         let mut all = Vec::new();
         for table in tables {
-            let look = || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from, may_wait));
+            let look =
+                || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from, count, may_wait));
             match process::transaction(look) {
                 Ok(seen) => all.push(seen),
                 Err(failure)

@@ -165,8 +165,17 @@ impl Heard {
 
     /// Those of WARNING, forgotten with the call.
     pub fn warnings(&self) -> Vec<DbError> {
+        self.take("WARNING")
+    }
+
+    /// Those of NOTICE; all are forgotten with the call.
+    pub fn notices(&self) -> Vec<DbError> {
+        self.take("NOTICE")
+    }
+
+    fn take(&self, severity: &str) -> Vec<DbError> {
         let all = std::mem::take(&mut *self.0.lock().expect("not poisoned"));
-        all.into_iter().filter(|notice| notice.severity() == "WARNING").collect()
+        all.into_iter().filter(|notice| notice.severity() == severity).collect()
     }
 }
 

@@ -117,7 +117,7 @@ fn the_reference_is_complete() {
     let functions = client
         .query(
             "SELECT format('`aimq.%s(%s) → %s`', proname, pg_get_function_arguments(oid), pg_get_function_result(oid))
-               FROM pg_proc WHERE pronamespace = 'aimq'::regnamespace AND proname !~ '^_'",
+               FROM pg_proc WHERE pronamespace = 'aimq'::regnamespace AND proname !~ '^_' AND prokind = 'f'",
             &[],
         )
         .expect("functions");
@@ -136,7 +136,7 @@ fn the_reference_is_complete() {
         let text = text.replace("::text", "").replace("SETOF", "setof");
         assert!(readme.contains(&text), "README.md does not have {text}");
     }
-    for column in client.query("SELECT attname::text FROM pg_attribute WHERE attrelid IN ('aimq.queues'::regclass, 'aimq.stats'::regclass, 'aimq.notifiers'::regclass) AND attnum > 0", &[]).expect("columns") {
+    for column in client.query("SELECT attname::text FROM pg_attribute WHERE attrelid IN ('aimq.queues'::regclass, 'aimq.stats'::regclass, 'aimq.notifiers'::regclass, 'aimq.waiters'::regclass) AND attnum > 0", &[]).expect("columns") {
         let name: String = column.get(0);
         assert!(readme.contains(&format!("`{name}`")), "README.md does not have the column {name}");
     }

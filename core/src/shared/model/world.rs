@@ -330,9 +330,9 @@ impl Host {
 
     fn keep_only(&mut self, queues: BTreeSet<usize>) {
         let is_realtime = |key: &[u8]| queues.iter().any(|queue| KEYS[*queue] == key);
-        let ask_again = self.notifier.keep_only(OID, self.world.table(), is_realtime);
+        let kept = self.notifier.keep_only(OID, self.world.table(), is_realtime);
         self.queues = queues;
-        if ask_again {
+        if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
         }
     }
@@ -423,7 +423,7 @@ impl Host {
     /// Asleep with something noted: rung, or with a timer.
     pub(super) fn assert_comes_by(&self) {
         let table = self.world.table();
-        let is_noted = table.of(OID).any(|claim| table.has_moved(claim));
+        let is_noted = table.of(OID).any(|claim| table.moved_from(claim) < Timestamp::INFINITY);
         let is_rung = self.world.latches[self.latch].load(SeqCst) != 0;
         assert!(!is_noted || is_rung || self.next_timer().is_some(), "lost: noted, and asleep");
     }

@@ -1,4 +1,4 @@
-//! What the launcher and the notifiers have in common: they are Postgres processes of their own.
+//! What a process of Postgres does: transactions, sleeps, its latch, what others see of it.
 
 use std::ffi::CStr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -13,14 +13,14 @@ use crate::shared;
 
 /// An error that was caught.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) sqlstate: i32,
-    pub(super) message: String,
+pub(crate) struct Failure {
+    pub(crate) sqlstate: i32,
+    pub(crate) message: String,
 }
 
 /// Runs `work` in a transaction of its own. An error is caught, and the transaction is aborted. Holds no
 /// snapshot when it returns.
-pub(super) fn transaction<T>(
+pub(crate) fn transaction<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, Failure> {
     PgTryBuilder::new(move || {
@@ -52,7 +52,7 @@ pub(super) fn transaction<T>(
 }
 
 /// How long this process has taken a processor, in microseconds.
-pub(super) fn processor_time() -> u64 {
+pub(crate) fn processor_time() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer. Should there be no such clock, it stays 0.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
@@ -61,7 +61,7 @@ pub(super) fn processor_time() -> u64 {
 }
 
 /// Runs `work` with a snapshot; in a transaction.
-pub(super) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: in a transaction; an error in between aborts it, and the snapshot with it.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
@@ -72,7 +72,7 @@ pub(super) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Sleeps until the latch is set, or for `limit`. Does not return if the postmaster is gone.
-pub(super) fn sleep(limit: Option<Duration>, event: u32) {
+pub(crate) fn sleep(limit: Option<Duration>, event: u32) {
     use pg_sys::{WL_EXIT_ON_PM_DEATH, WL_LATCH_SET, WL_TIMEOUT};
     let (flags, millis) = match limit {
         None => (WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1),
@@ -89,9 +89,22 @@ pub(super) fn sleep(limit: Option<Duration>, event: u32) {
     }
 }
 
+/// A session's sleep, which ends as it would in a server function of Postgres' own: it may raise, or end the
+/// session. Whatever the latch was set for is to be looked at afterwards.
+pub(crate) fn nap(limit: Option<Duration>, event: u32) {
+    // SAFETY: gives the catalogs' snapshot back, if it is the only one that there is (utils/time/snapmgr.c).
+    unsafe { pg_sys::InvalidateCatalogSnapshotConditionally() };
+    sleep(limit, event);
+    // SAFETY: this process's own latch; nothing here has a destructor.
+    unsafe {
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+        pg_sys::check_for_interrupts!();
+    }
+}
+
 /// To be called first in every turn of a main loop: whoever wants something later sets the latch again.
 /// True if the process is to end.
-pub(super) fn begin_turn() -> bool {
+pub(crate) fn begin_turn() -> bool {
     // SAFETY: plain variables that signal handlers set, and this process's own latch.
     unsafe {
         pg_sys::ResetLatch(pg_sys::MyLatch);
@@ -114,7 +127,7 @@ pub(super) fn begin_turn() -> bool {
 }
 
 /// The wait event that `pg_stat_activity` shows. Before PostgreSQL 17, extensions have none of their own.
-pub(super) fn wait_event(name: &CStr) -> u32 {
+pub(crate) fn wait_event(name: &CStr) -> u32 {
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     // SAFETY: the name is copied.
     unsafe {
@@ -128,7 +141,7 @@ pub(super) fn wait_event(name: &CStr) -> u32 {
 }
 
 /// Sets a setting of this process.
-pub(super) fn set(name: &CStr, value: &CStr) {
+pub(crate) fn set(name: &CStr, value: &CStr) {
     // SAFETY: both are copied; the process is connected.
     unsafe {
         pg_sys::SetConfigOption(
@@ -141,7 +154,7 @@ pub(super) fn set(name: &CStr, value: &CStr) {
 }
 
 /// Says in `pg_stat_activity` whether the process works.
-pub(super) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>) {
+pub(crate) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>) {
     // SAFETY: the text is copied.
     unsafe {
         pg_sys::pgstat_report_activity(state, activity.map_or(std::ptr::null(), CStr::as_ptr));
@@ -149,7 +162,7 @@ pub(super) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>)
 }
 
 /// Gets to the shared memory, in a process that has no transaction.
-pub(super) fn shared_memory() -> Option<shared::Shared> {
+pub(crate) fn shared_memory() -> Option<shared::Shared> {
     if shared::get().is_none() {
         transaction(shared::prepare).ok()?;
     }
@@ -157,7 +170,7 @@ pub(super) fn shared_memory() -> Option<shared::Shared> {
 }
 
 /// This process takes the place that `pid` stands for. False if another one that lives has it.
-pub(super) fn take_place(pid: &AtomicU32) -> bool {
+pub(crate) fn take_place(pid: &AtomicU32) -> bool {
     // SAFETY: a plain variable.
     let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();
     loop {
@@ -176,7 +189,7 @@ pub(super) fn take_place(pid: &AtomicU32) -> bool {
 }
 
 /// Ends this process in the orderly way.
-pub(super) fn leave(code: i32) -> ! {
+pub(crate) fn leave(code: i32) -> ! {
     #[allow(unreachable_code, reason = "pgrx knows that it does not return, but on PostgreSQL 18")]
     // SAFETY: the callbacks of the exit run, then the process ends.
     unsafe {
@@ -186,32 +199,32 @@ pub(super) fn leave(code: i32) -> ! {
 }
 
 /// Counts a turn of a main loop.
-pub(super) fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The time between attempts that fail: doubled each time.
 #[derive(Debug)]
-pub(super) struct BackOff {
+pub(crate) struct BackOff {
     first: Duration,
     most: Duration,
     failures: u32,
 }
 
 impl BackOff {
-    pub(super) const fn new(first: Duration, most: Duration) -> Self {
+    pub(crate) const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, failures: 0 }
     }
 
     /// One more failure: how long to wait, and whether to log it (the 1st, 2nd, 4th, 8th …).
-    pub(super) fn failed(&mut self) -> (Duration, bool) {
+    pub(crate) fn failed(&mut self) -> (Duration, bool) {
         let delay = self.first.saturating_mul(1 << self.failures.min(20)).min(self.most);
         self.failures = self.failures.saturating_add(1);
         (delay, self.failures.is_power_of_two())
     }
 
     /// It works again.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
 }

@@ -1,0 +1,118 @@
+-- Fails, with a hint, for a pgmq that is too old: what follows is made for its functions.
+SELECT aimq._check_pgmq();
+
+-- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting.rs); each look has a
+-- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled
+-- back, which gives its locks back: DDL would wait for a session that sleeps with them, and all others for the DDL.
+
+-- A type of our own, as pgmq 1.13 has it: pgmq's updates drop theirs, and with it all that depends on it.
+CREATE TYPE aimq.message_record AS (
+    msg_id bigint,
+    read_ct integer,
+    enqueued_at timestamptz,
+    last_read_at timestamptz,
+    vt timestamptz,
+    message jsonb,
+    headers jsonb
+);
+COMMENT ON TYPE aimq.message_record IS 'What aimq.read returns: pgmq.message_record. last_read_at is null before pgmq 1.10';
+
+CREATE FUNCTION aimq.read(
+        queue text, vt integer, qty integer DEFAULT 1, max_wait interval DEFAULT '30 seconds',
+        conditional jsonb DEFAULT '{}'
+    ) RETURNS SETOF aimq.message_record
+    LANGUAGE plpgsql
+AS $$
+#variable_conflict use_column
+DECLARE
+    has_found boolean;
+BEGIN
+    PERFORM aimq._check_wait('aimq.read', ARRAY[$1], $3, $4 IS NULL);
+    LOOP
+        BEGIN
+            has_found := pg_catalog.cardinality(aimq._ready(ARRAY[$1])) OPERATOR(pg_catalog.>) 0;
+            IF has_found THEN
+                -- Where pgmq.read returns no last_read_at, the name is that of the outer query's null.
+                RETURN QUERY
+                    SELECT m.*
+                      FROM (SELECT NULL::timestamptz AS last_read_at) none
+                     CROSS JOIN LATERAL (
+                            SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
+                              FROM pgmq.read($1, $2, $3, $5)
+                           ) m;
+                has_found := FOUND;
+            END IF;
+            IF NOT has_found THEN
+                RAISE SQLSTATE 'AIMQ0';
+            END IF;
+        EXCEPTION WHEN SQLSTATE 'AIMQ0' THEN
+            NULL;
+        END;
+        EXIT WHEN has_found;
+        CONTINUE WHEN aimq._arm(
+            ARRAY[$1], CASE WHEN $5 OPERATOR(pg_catalog.=) '{}' THEN $3 ELSE 0 END,
+            extract(epoch FROM $4)::pg_catalog.float8, false
+        );
+        EXIT WHEN NOT aimq._sleep();
+    END LOOP;
+    PERFORM aimq._leave();
+END
+$$;
+
+CREATE FUNCTION aimq.wait(queues text[], max_wait interval DEFAULT '30 seconds') RETURNS text[]
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    ready text[];
+    is_ready boolean;
+BEGIN
+    PERFORM aimq._check_wait('aimq.wait', $1, 1, $2 IS NULL);
+    LOOP
+        BEGIN
+            ready := aimq._ready($1);
+            is_ready := pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
+            IF NOT is_ready THEN
+                RAISE SQLSTATE 'AIMQ0';
+            END IF;
+        EXCEPTION WHEN SQLSTATE 'AIMQ0' THEN
+            NULL;
+        END;
+        EXIT WHEN is_ready;
+        CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, false);
+        EXIT WHEN NOT aimq._sleep();
+    END LOOP;
+    PERFORM aimq._leave();
+    RETURN ready;
+END
+$$;
+
+CREATE PROCEDURE aimq.wait_for(
+        queues text[], max_wait interval DEFAULT '30 seconds', INOUT ready text[] DEFAULT NULL
+    )
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM aimq._check_wait('aimq.wait_for', $1, 1, $2 IS NULL);
+    LOOP
+        ready := aimq._ready($1);
+        EXIT WHEN pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
+        CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, true);
+        -- Gives locks and snapshots back that the look took.
+        COMMIT;
+        CALL aimq._doze();
+        EXIT WHEN NOT aimq._is_called();
+    END LOOP;
+    PERFORM aimq._leave();
+END
+$$;
+
+CREATE VIEW aimq.waiters AS
+    SELECT w.pid, a.usename AS role, a.application_name, w.queues, w.since
+      FROM aimq._waiters() w
+      LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid;
+COMMENT ON VIEW aimq.waiters IS 'The sessions of this database that block in aimq.read or aimq.wait';
+COMMENT ON COLUMN aimq.waiters.pid IS 'The session''s process';
+COMMENT ON COLUMN aimq.waiters.role IS 'Its role';
+COMMENT ON COLUMN aimq.waiters.application_name IS 'Its application_name';
+COMMENT ON COLUMN aimq.waiters.queues IS 'The queues that it waits for';
+COMMENT ON COLUMN aimq.waiters.since IS 'When the call began to wait';

@@ -1,0 +1,382 @@
+//! Sessions that block until a queue has something to read: what `aimq.read` and `aimq.wait` (sql/waiting.sql)
+//! are made of. They look, [arm](_arm), look again, and [sleep](_sleep).
+//!
+//! A place in shared memory is given back at the latest when the transaction ends, or the session does; and
+//! with it a call that was not answered, so that somebody else gets it.
+
+#![allow(clippy::result_large_err, reason = "pgrx reports an ErrorReport whole; no hot path here")]
+
+mod ready;
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
+
+use aimq_core::route::Route;
+use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State};
+use aimq_core::timestamp::Timestamp;
+use pgrx::datum::Array;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::error::{Error, Notice};
+use crate::notifier::launcher;
+use crate::process;
+use crate::shared::{self, Shared};
+use crate::{delivery, ffi, pgmq};
+
+/// How long a session sleeps between two looks where nobody can call it: at first, and at most. Each time half as
+/// long again.
+const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A call holds a slot's number in so many bits.
+const _: () = assert!(SLOTS_MOST >= 1_000_000, "aimq.max_queues allows more");
+
+/// A call that waits.
+#[derive(Debug)]
+struct Wait {
+    queues: Vec<String>,
+    takes: u32,
+    /// `None` for ever.
+    until: Option<Instant>,
+    since: Timestamp,
+    /// The nesting level of the transaction in which it began.
+    level: u32,
+    ticket: Option<u64>,
+    place: Option<usize>,
+    /// The slots of its place.
+    claims: Vec<Claim>,
+    /// What it was called for, until it has looked.
+    call: Option<Call>,
+    /// It has only to look once more before it sleeps.
+    is_armed: bool,
+    /// The last sleep ended with a call.
+    is_called: bool,
+    /// It outlives the next commit.
+    is_kept: bool,
+    /// How long to sleep where nobody calls it.
+    poll: Duration,
+}
+
+thread_local! {
+    /// Never borrowed while Postgres is called: whatever ends the session there gives the place back.
+    static WAIT: RefCell<Option<Wait>> = const { RefCell::new(None) };
+    static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
+    static EVENT: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// The call that waits; `default` if there is none.
+fn with_wait<T>(default: T, work: impl FnOnce(&mut Wait) -> T) -> T {
+    let mut work = Some(work);
+    let done = WAIT.try_with(|wait| {
+        let mut wait = wait.try_borrow_mut().ok()?;
+        Some(work.take()?(wait.as_mut()?))
+    });
+    done.ok().flatten().unwrap_or(default)
+}
+
+/// `aimq._check_wait(what, queues, qty, no_time)`: fails where a wait could never end, or an argument is missing.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _check_wait(
+    what: &str,
+    queues: Option<Array<'_, &str>>,
+    qty: Option<i32>,
+    no_time: bool,
+) -> Result<(), ErrorReport> {
+    let is_empty = queues.as_ref().is_some_and(|queues| queues.is_empty());
+    let has_null = queues.as_ref().is_none_or(|queues| queues.iter().any(|queue| queue.is_none()));
+    let missing = [(has_null, "queue"), (qty.is_none(), "qty"), (no_time, "max_wait")];
+    if let Some((_, argument)) = missing.into_iter().find(|(is_missing, _)| *is_missing) {
+        return Err(Error::NullArgument { argument }.into());
+    }
+    if is_empty {
+        return Err(Error::EmptyArgument { argument: "queues" }.into());
+    }
+    // SAFETY: a plain variable of this backend.
+    let level = unsafe { pg_sys::XactIsoLevel }.cast_unsigned();
+    if level >= pg_sys::XACT_REPEATABLE_READ {
+        return Err(Error::OldSnapshot { what: what.to_owned() }.into());
+    }
+    Ok(())
+}
+
+/// `aimq._arm(queues, takes, seconds, keep)`: from here on this session is called when there is something to read
+/// in one of the queues. True if it was not so before: it has to look after this. `takes`: how many messages it
+/// reads at once, 0 if it may not want what there is. `keep`: it stays so over the next commit.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _arm(
+    queues: Array<'_, &str>,
+    takes: i32,
+    seconds: f64,
+    keep: bool,
+) -> Result<bool, ErrorReport> {
+    let queues: Vec<_> = queues.iter().flatten().map(str::to_owned).collect();
+    if WAIT.with_borrow(Option::is_none) {
+        begin(queues, takes, seconds);
+    } else if with_wait(false, |wait| wait.queues != queues) {
+        return Err(Error::WaitsAlready.into());
+    }
+    let must_look = with_wait(false, |wait| {
+        wait.is_kept = keep;
+        // What it was called for, it has not found.
+        wait.call = None;
+        !std::mem::replace(&mut wait.is_armed, true)
+    });
+    if !must_look || seconds <= 0.0 {
+        return Ok(false);
+    }
+    shared::prepare();
+    let Some(shared) = shared::get() else {
+        Notice::NoMemory.report();
+        return Ok(true);
+    };
+    // Who makes or drops triggers meanwhile does not do so for ever.
+    for _ in 0..3 {
+        let Some(at) = place().or_else(|| enter(shared)) else {
+            break;
+        };
+        shared.waiters.arm(at);
+        let is_current =
+            |wait: &mut Wait| wait.claims.iter().all(|claim| shared.table.is_current(*claim));
+        if with_wait(true, is_current) {
+            break;
+        }
+        give_place_back(shared);
+    }
+    Ok(true)
+}
+
+fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
+    let until = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
+    let wait = Wait {
+        queues,
+        takes: u32::try_from(takes).unwrap_or(1),
+        until: until.and_then(|time| Instant::now().checked_add(time)),
+        since: ffi::now(),
+        level: ffi::nest_level(),
+        ticket: None,
+        place: None,
+        claims: Vec::new(),
+        call: None,
+        is_armed: false,
+        is_called: false,
+        is_kept: false,
+        poll: POLL.0,
+    };
+    WAIT.set(Some(wait));
+}
+
+fn place() -> Option<usize> {
+    with_wait(None, |wait| wait.place)
+}
+
+/// Takes a place, if there is one: else the session polls.
+fn enter(shared: Shared) -> Option<usize> {
+    let mut claims = Vec::new();
+    for queue in with_wait(Vec::new(), |wait| wait.queues.clone()) {
+        let Some(key) = key_of(&queue) else {
+            Notice::NotRealtime { queue }.report();
+            return None;
+        };
+        let Ok(claim) = delivery::claim(shared, &key) else {
+            Notice::NoRoom { setting: "aimq.max_queues" }.report();
+            return None;
+        };
+        claims.push(claim);
+    }
+    prepare_for_exit();
+    let place = with_wait(None, |wait| {
+        let ticket = *wait.ticket.get_or_insert_with(|| shared.waiters.ticket());
+        let session = Session {
+            database: shared::own_oid(),
+            // SAFETY: a plain variable.
+            pid: unsafe { pg_sys::MyProcPid }.cast_unsigned(),
+            bell: ffi::own_latch(),
+            takes: wait.takes,
+            since: wait.since,
+        };
+        wait.place = shared.waiters.enter(shared.table, session, ticket, &claims);
+        wait.claims = claims;
+        wait.place
+    });
+    if place.is_none() {
+        Notice::NoRoom { setting: "aimq.max_waiters" }.report();
+    }
+    place
+}
+
+/// The route of a realtime queue, from the relation cache. Only for who may read the table: whoever is called keeps others
+/// from being called.
+fn key_of(queue: &str) -> Option<Box<[u8]>> {
+    let table = pgmq::table_of(queue);
+    if !table.is_there() || !table.may_be_read() {
+        return None;
+    }
+    let [first, _] = pgmq::attached(table.oid)?;
+    let setting = first.filter(|it| it.enabled != b'D')?.setting?;
+    let text = |bytes: Vec<u8>| std::ffi::CString::new(bytes).ok();
+    let (channel, event, name) =
+        (text(setting.channel)?, text(setting.event)?, text(setting.queue)?);
+    Some(Route { channel: &channel, event: &event, queue: &name }.key())
+}
+
+/// `aimq._sleep()`: sleeps until this session is called. True if it is to look, false if its time is over.
+#[pg_extern]
+fn _sleep() -> bool {
+    let event = EVENT.get().unwrap_or_else(|| process::wait_event(c"AimqWait"));
+    EVENT.set(Some(event));
+    let is_called = sleep(event);
+    // Whatever ends the sleep: it is not called any more, and if it was, it looks.
+    with_wait(false, |wait| {
+        wait.is_armed = false;
+        wait.call = shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.wake(at));
+        wait.is_called = is_called || wait.call.is_some();
+        wait.is_called
+    })
+}
+
+/// `CALL aimq._doze()`: the same for a procedure that has just committed. Gives the snapshot back that Postgres makes for
+/// CALL itself, as a commit does (utils/mmgr/portalmem.c).
+#[pg_extern(
+    sql = "CREATE PROCEDURE aimq._doze() LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';"
+)]
+fn _doze() {
+    // SAFETY: raises unless all active snapshots are of such calls; nothing here has a destructor.
+    unsafe { pg_sys::ForgetPortalSnapshots() };
+    _sleep();
+}
+
+/// `aimq._is_called()`: what the last sleep came to.
+#[pg_extern]
+fn _is_called() -> bool {
+    with_wait(false, |wait| wait.is_called)
+}
+
+/// True if there may be something to read, false if the time is over.
+fn sleep(event: u32) -> bool {
+    let begun = Instant::now();
+    let nothing = (None, Some(begun), POLL.0);
+    let (place, until, poll) = with_wait(nothing, |wait| (wait.place, wait.until, wait.poll));
+    let place = shared::get().zip(place);
+    loop {
+        if place.is_some_and(|(shared, at)| shared.waiters.is_called(at)) {
+            return true;
+        }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        let somebody_calls = place.is_some_and(|(shared, _)| has_notifier(shared));
+        let rest = poll.saturating_sub(begun.elapsed());
+        if !somebody_calls && rest.is_zero() {
+            with_wait((), |wait| wait.poll = (poll + poll / 2).min(POLL.1));
+            return true;
+        }
+        let limit = if somebody_calls { left } else { Some(left.unwrap_or(rest).min(rest)) };
+        process::nap(limit, event);
+    }
+}
+
+/// Whether somebody calls. Asks for a notifier, where there is none.
+fn has_notifier(shared: Shared) -> bool {
+    shared.own_database().is_some_and(|database| {
+        let runs = database.state() == State::Running;
+        if !runs {
+            launcher::want(shared, database);
+        }
+        runs
+    })
+}
+
+/// `aimq._leave()`: this session does not wait any more, and has read what it was called for.
+#[pg_extern]
+fn _leave() {
+    with_wait((), |wait| wait.call = None);
+    leave();
+}
+
+/// The session does not wait any more. What it was called for, and did not read, somebody else gets. Cannot raise.
+pub(crate) fn leave() {
+    if is_waiting() {
+        if let Some(shared) = shared::get() {
+            give_back(shared, with_wait(None, |wait| wait.call.take()));
+            give_place_back(shared);
+        }
+        let _ = WAIT.try_with(|wait| wait.try_borrow_mut().map(|mut wait| wait.take()));
+    }
+}
+
+fn give_place_back(shared: Shared) {
+    if let Some(at) = with_wait(None, |wait| wait.place.take()) {
+        give_back(shared, shared.waiters.leave(shared.table, at));
+    }
+}
+
+fn give_back(shared: Shared, call: Option<Call>) {
+    if let Some(call) = call
+        && shared.table.give_back(call)
+        && let Some(database) = shared.databases.find(shared::own_oid())
+    {
+        delivery::ring(shared, database);
+    }
+}
+
+/// The savepoint at `level` was rolled back: so was the call, if it began in there. Cannot raise.
+pub(crate) fn roll_back(level: u32) {
+    if with_wait(false, |wait| wait.level >= level) {
+        leave();
+    }
+}
+
+/// Whether this session is in a call that waits.
+pub(crate) fn is_waiting() -> bool {
+    with_wait(false, |_| true)
+}
+
+/// The transaction is committed. Cannot raise.
+pub(crate) fn committed() {
+    if !with_wait(false, |wait| std::mem::take(&mut wait.is_kept)) {
+        leave();
+    }
+}
+
+/// Once in a session: should it end while it waits, its place is free.
+fn prepare_for_exit() {
+    if !IS_PREPARED.replace(true) {
+        // SAFETY: a function of this library, which is never unloaded.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    leave();
+}
+
+/// `aimq._waiters()`: the sessions of this database that wait.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::type_complexity, reason = "columns are tuples in pgrx")]
+fn _waiters() -> TableIterator<
+    'static,
+    (name!(pid, i32), name!(queues, Vec<String>), name!(since, Option<TimestampWithTimeZone>)),
+> {
+    shared::prepare();
+    let mut rows = Vec::new();
+    if let Some(shared) = shared::get() {
+        let own = shared::own_oid();
+        let claims: Vec<_> = shared.table.of(own).collect();
+        for seen in shared.waiters.seen(own) {
+            let ours = claims.iter().filter(|claim| seen.slots.contains(&claim.at));
+            let names = ours.filter_map(|claim| {
+                let key = shared.table.key(*claim);
+                Some(Route::from_key(&key)?.queue.to_string_lossy().into_owned())
+            });
+            let since = TimestampWithTimeZone::try_from(seen.since.0).ok();
+            rows.push((seen.pid.cast_signed(), names.collect(), since));
+        }
+    }
+    TableIterator::new(rows)
+}
