@@ -154,8 +154,8 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
-    let by_itself = ["notifier", "visibility", "recovery", "faults"];
-    let by_registry = &by_itself[..2];
+    let by_itself = ["notifier", "visibility", "waiting", "recovery", "faults", "storms"];
+    let by_registry = &by_itself[..3];
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
         (" of the notifier, preloaded", &by_itself[..], "preloaded", &preloaded),

@@ -71,13 +71,15 @@ pub fn log_of(cluster: &Cluster) -> String {
     std::fs::read_to_string(cluster.log()).expect("the log")
 }
 
-/// The shell's own `kill`: there is no other on a bare Debian.
+/// Sends a signal to a process that is there.
 pub fn kill(signal: &str, pid: i32) {
-    let killed = std::process::Command::new("sh")
-        .args(["-c", "kill -\"$1\" \"$2\"", "sh", signal, &pid.to_string()])
-        .status()
-        .expect("a shell");
-    assert!(killed.success());
+    assert!(try_kill(signal, pid), "no process {pid}");
+}
+
+/// The shell's own `kill`: there is no other on a bare Debian. False if there is no such process.
+pub fn try_kill(signal: &str, pid: i32) -> bool {
+    let kill = ["-c", "kill -\"$1\" \"$2\"", "sh", signal, &pid.to_string()];
+    std::process::Command::new("sh").args(kill).status().expect("a shell").success()
 }
 
 /// Connects again after a crash.
