@@ -326,7 +326,9 @@ fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
         count.failed += before("failed").unwrap_or(0);
     }
     count.failures = failures(title, &said);
-    ensure!(count.passed + count.failed > 0, "{title}: no test ran");
+    // A name is that of a test in one of the rounds; that it is in one at all, is seen at the end.
+    let has_name = std::env::var_os("TEST").is_some();
+    ensure!(count.passed + count.failed > 0 || has_name, "{title}: no test ran");
     Ok(count)
 }
 
