@@ -66,6 +66,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         setup::prepare(*major)?;
     }
     setup::partman(majors)?;
+    setup::pgbouncer()?;
     setup::python()?;
 
     if wanted("unit") {
@@ -154,7 +155,7 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
-    let by_itself = ["notifier", "visibility", "waiting", "recovery", "faults", "storms"];
+    let by_itself = ["notifier", "visibility", "waiting", "recovery", "faults", "storms", "pooler"];
     let by_registry = &by_itself[..3];
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
