@@ -1,4 +1,4 @@
-//! The processor time of a whole server.
+//! The processor time of a whole server, and how often a process went to sleep.
 
 use aimq_lab::cluster::Cluster;
 use anyhow::{Context, Result};
@@ -43,6 +43,12 @@ pub(crate) fn children(cluster: &Cluster) -> usize {
             .is_ok_and(|stat| Stat::parse(&stat).is_some_and(|stat| stat.parent == postmaster))
     })
     .count()
+}
+
+/// How often a process has gone to sleep by itself: its voluntary switches of context.
+pub(crate) fn sleeps(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
 }
 
 /// To the nanosecond.

@@ -2,8 +2,9 @@
 
 use aimq_lab::stats::{median, percentile};
 
+use crate::callers::Call;
 use crate::contestants::{ALL, Key};
-use crate::results::{Background, Results};
+use crate::results::{Background, Blocked, Results};
 use crate::worker::Way;
 
 /// One figure for each round.
@@ -141,6 +142,38 @@ pub(crate) fn lateness(results: &Results, way: Way, killed: bool) -> Vec<f64> {
         ours.flat_map(|it| &it.late_us).map(|us| f64::from(*us) / 1000.0).collect();
     late.sort_by(f64::total_cmp);
     late
+}
+
+/// One figure of each round in which messages went to many idle sessions.
+pub(crate) fn blocked(results: &Results, way: Call, of: fn(&Blocked) -> f64) -> Rounds {
+    let ours = results.blocked.iter().filter(|it| it.way == way);
+    ours.map(|it| (it.round, of(it))).collect()
+}
+
+/// Sessions that were woken for nothing, for each message. Those who block don't say so: the kernel does
+/// (measure/blocked.rs), and what it counts is at least as much.
+pub(crate) fn empty_wake_ups(it: &Blocked) -> f64 {
+    let all = if it.way == Call::Listens { it.empty_reads } else { it.idle_switches };
+    all as f64 / it.sent.max(1) as f64
+}
+
+/// Messages per second beside many connections, those that block or those that don't.
+pub(crate) fn crowd(results: &Results, is_theirs: bool, is_blocked: bool) -> Rounds {
+    let ours = results.crowd.iter();
+    let ours = ours.filter(|it| (it.is_theirs, it.is_blocked) == (is_theirs, is_blocked));
+    ours.map(|it| (it.round, it.tps)).collect()
+}
+
+/// Microseconds as sorted milliseconds.
+pub(crate) fn sorted_ms<'a>(us: impl IntoIterator<Item = &'a u32>) -> Vec<f64> {
+    let mut all: Vec<f64> = us.into_iter().map(|us| f64::from(*us) / 1000.0).collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+/// The middle of samples in microseconds, in milliseconds.
+pub(crate) fn p50(us: &[u32]) -> f64 {
+    percentile(&sorted_ms(us), 0.5)
 }
 
 /// The values that a list of samples has, sorted, each once.

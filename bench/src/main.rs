@@ -2,6 +2,7 @@
 //! without a trigger and beside the usual alternatives. docs/design/benchmark.md says what is measured
 //! and why so.
 
+mod callers;
 mod contestants;
 mod cpu;
 mod figures;

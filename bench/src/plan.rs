@@ -59,6 +59,12 @@ pub(crate) enum Measure {
     Reads,
     /// How late delayed messages are read, and whether others finish what a worker died over.
     Lateness,
+    /// What waking one of 200 sessions that block costs, beside LISTEN.
+    Blocked,
+    /// Blocking calls beside `pgmq.read_with_poll`.
+    Polling,
+    /// What a thousand sessions that block cost those who enqueue.
+    Crowd,
     /// Instructions for each insert, counted by callgrind.
     Instructions,
 }
@@ -90,7 +96,13 @@ impl Plan {
             // A look has no time for what moves little from run to run.
             let long = matches!(
                 measure,
-                Measure::Interval | Measure::Instructions | Measure::Reads | Measure::Lateness
+                Measure::Interval
+                    | Measure::Instructions
+                    | Measure::Reads
+                    | Measure::Lateness
+                    | Measure::Blocked
+                    | Measure::Polling
+                    | Measure::Crowd
             );
             return !(self.quick && long);
         }
@@ -140,6 +152,36 @@ impl Plan {
     /// Each of them takes a minute and more.
     pub(crate) fn lateness_rounds(&self) -> usize {
         self.rounds.min(3)
+    }
+
+    /// One after another, to sessions that block or listen.
+    pub(crate) fn blocked_messages(&self) -> u32 {
+        if self.quick { 20 } else { 100 }
+    }
+
+    /// How long workers are left idle, and how long they are kept busy.
+    pub(crate) fn polling_time(&self) -> Duration {
+        Duration::from_secs(if self.quick { 1 } else { 3 })
+    }
+
+    /// Messages at random intervals to workers that poll or block.
+    pub(crate) fn polling_messages(&self) -> u32 {
+        if self.quick { 10 } else { 60 }
+    }
+
+    /// Each of them takes half a minute.
+    pub(crate) fn polling_rounds(&self) -> usize {
+        self.rounds.min(3)
+    }
+
+    /// With messages to the queues that are waited for: no bound hangs on them.
+    pub(crate) fn crowd_rounds(&self) -> usize {
+        self.rounds.min(3)
+    }
+
+    /// Sessions that block, each for a queue of its own.
+    pub(crate) fn waiters(&self) -> usize {
+        if self.quick { 200 } else { 1000 }
     }
 
     /// How long one contestant's latency is taken in one round.

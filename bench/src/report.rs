@@ -2,6 +2,7 @@
 
 use aimq_lab::stats::{median, percentile};
 
+use crate::callers::Call;
 use crate::contestants::Key;
 use crate::figures::{self, Rounds, distinct, middle, number, ratio};
 use crate::results::{Background, Results, Throughput};
@@ -30,6 +31,9 @@ pub(crate) fn print(results: &Results) {
     interval(results);
     reads(results);
     lateness(results);
+    blocked(results);
+    polling(results);
+    crowd(results);
     instructions(results);
 }
 
@@ -333,6 +337,100 @@ fn lateness(results: &Results) {
             println!("{:>11}", number(median(&ours().map(|it| it.cpu_us).collect::<Vec<_>>())));
         }
     }
+}
+
+fn blocked(results: &Results) {
+    let ways = distinct(results.blocked.iter().map(|it| it.way));
+    let Some(first) = results.blocked.first() else {
+        return;
+    };
+    let text = format!("Single messages to {} idle sessions that all want them", first.sessions);
+    let note = "ms from sending the statement to when a worker had the message; woken for nothing, all sessions' switches of context, µs of the server's processor: for each message";
+    title(&text, note);
+    let columns =
+        ["messages", "unread", "p50", "p95", "p99", "max", "for nothing", "switches", "µs"];
+    header("", &columns.map(String::from), 12);
+    for way in ways {
+        let ours = || results.blocked.iter().filter(|it| it.way == way);
+        let handed = figures::sorted_ms(ours().flat_map(|it| &it.handed_us));
+        let sent = ours().map(|it| it.sent).sum::<u64>();
+        print!("  {:30}{sent:>12}{:>12}", way.title(), ours().map(|it| it.missed).sum::<u64>());
+        for part in [0.5, 0.95, 0.99, 1.0] {
+            print!("{:>12}", number(percentile(&handed, part)));
+        }
+        let per_message: [fn(&crate::results::Blocked) -> f64; 3] = [
+            figures::empty_wake_ups,
+            |it| it.switches as f64 / it.sent.max(1) as f64,
+            |it| it.cpu_us,
+        ];
+        for of in per_message {
+            let middle = middle(&figures::blocked(results, way, of));
+            print!("{:>12}", number(middle.unwrap_or(f64::NAN)));
+        }
+        println!();
+    }
+}
+
+fn polling(results: &Results) {
+    let ways = distinct(results.polling.iter().map(|it| it.way));
+    let Some(first) = results.polling.first() else {
+        return;
+    };
+    let note = "ms from sending the statement to when a worker had the message";
+    title(&format!("{} workers that block or poll", first.workers), note);
+    let columns = ["messages", "unread", "p50", "p95", "p99", "max", "unarchived", "ms / s", "µs"];
+    header("", &columns.map(String::from), 12);
+    for way in ways {
+        let ours = || results.polling.iter().filter(|it| it.way == way);
+        let median = |of: fn(&crate::results::Polling) -> f64| -> f64 {
+            median(&ours().map(of).collect::<Vec<_>>())
+        };
+        let missed = ours().map(|it| it.missed).sum::<u64>();
+        let stuck = ours().map(|it| it.unarchived).sum::<u64>();
+        let single = figures::sorted_ms(ours().flat_map(|it| &it.single_us));
+        let steady = figures::sorted_ms(ours().flat_map(|it| &it.steady_us));
+        let rate = format!("{} a second", number(median(|it| it.rate)));
+        for (what, handed) in [("one at a time", single), (&rate, steady)] {
+            let is_steady = what != "one at a time";
+            print!("  {:30}{:>12}", format!("{}, {what}", short(way)), handed.len());
+            print!("{:>12}", if is_steady { missed.to_string() } else { String::new() });
+            for part in [0.5, 0.95, 0.99, 1.0] {
+                print!("{:>12}", number(percentile(&handed, part)));
+            }
+            let cost = if is_steady { number(median(|it| it.cpu_us)) } else { String::new() };
+            println!(
+                "{:>12}{:>12}{cost:>12}",
+                if is_steady { stuck.to_string() } else { String::new() },
+                ""
+            );
+        }
+        println!("  {:30}{:>96}", format!("{}, idle", short(way)), number(median(|it| it.idle_ms)));
+    }
+    println!(
+        "\n  unread: of both; ms / s: of the server's processor while nothing is enqueued; µs: of it for each message"
+    );
+}
+
+/// Without what the table's other rows say.
+fn short(way: Call) -> &'static str {
+    if way == Call::Polls { "read_with_poll" } else { way.title() }
+}
+
+fn crowd(results: &Results) {
+    let Some(first) = results.crowd.first() else {
+        return;
+    };
+    let text =
+        format!("Messages per second beside {} connections that block or not", first.sessions);
+    title(&text, "in brackets: times the same while they don't, median of the rounds' pairs");
+    let columns = ["they block       ", "they don't       "];
+    header("", &columns.map(String::from), 18);
+    for (is_theirs, name) in [(false, "to a queue nobody waits for"), (true, "to their queues")] {
+        let of = |is_blocked| figures::crowd(results, is_theirs, is_blocked);
+        row(name, &[(of(true), of(false)), (of(false), Vec::new())], 18);
+    }
+    let unread: u64 = results.crowd.iter().map(|it| it.unread).sum();
+    println!("\n  left unread by those who block: {unread}");
 }
 
 fn instructions(results: &Results) {

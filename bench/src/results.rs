@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::callers::Call;
 use crate::contestants::Key;
 use crate::machine::About;
 use crate::worker::Way;
@@ -31,6 +32,12 @@ pub(crate) struct Results {
     pub(crate) reads: Vec<Reads>,
     #[serde(default)]
     pub(crate) lateness: Vec<Lateness>,
+    #[serde(default)]
+    pub(crate) blocked: Vec<Blocked>,
+    #[serde(default)]
+    pub(crate) polling: Vec<Polling>,
+    #[serde(default)]
+    pub(crate) crowd: Vec<Crowd>,
     #[serde(default)]
     pub(crate) instructions: Vec<Instructions>,
 }
@@ -162,6 +169,67 @@ pub(crate) struct Lateness {
     pub(crate) late_us: Vec<u32>,
     /// Microseconds of processor of the whole server for each message.
     pub(crate) cpu_us: f64,
+}
+
+/// Single messages to many idle sessions that all want them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Blocked {
+    pub(crate) way: Call,
+    pub(crate) round: usize,
+    pub(crate) sessions: usize,
+    pub(crate) sent: u64,
+    /// Those that nobody finished in time.
+    pub(crate) missed: u64,
+    /// From sending the statement to when a worker had the message, microseconds.
+    pub(crate) handed_us: Vec<u32>,
+    /// Reads upon a notification that found nothing.
+    pub(crate) empty_reads: u64,
+    /// Voluntary switches of context of those sessions that did not get the message.
+    pub(crate) idle_switches: u64,
+    /// Of all these sessions.
+    pub(crate) switches: u64,
+    /// Microseconds of processor of the whole server for each message.
+    pub(crate) cpu_us: f64,
+}
+
+/// Workers that wait for nothing, for single messages, and for many.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Polling {
+    pub(crate) way: Call,
+    pub(crate) round: usize,
+    pub(crate) workers: usize,
+    /// Milliseconds of processor of the whole server in each second in which nothing is enqueued.
+    pub(crate) idle_ms: f64,
+    /// From sending the statement to when a worker had the message, microseconds: one at a time.
+    pub(crate) single_us: Vec<u32>,
+    /// The same of one producer's steady messages.
+    pub(crate) steady_us: Vec<u32>,
+    /// How many of these there were in each second.
+    pub(crate) rate: f64,
+    /// Microseconds of processor of the whole server for each of them.
+    pub(crate) cpu_us: f64,
+    /// Of all messages, those that no worker had in time.
+    pub(crate) missed: u64,
+    /// Those that their workers could not archive by the end.
+    pub(crate) unarchived: u64,
+}
+
+/// Producers beside many connections, each of which may block for a queue of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Crowd {
+    pub(crate) round: usize,
+    /// Connections, in both cases.
+    pub(crate) sessions: usize,
+    /// They block; else they are idle.
+    pub(crate) is_blocked: bool,
+    /// The messages are for their queues, at random; else for one that none of them wants.
+    pub(crate) is_theirs: bool,
+    /// Messages per second.
+    pub(crate) tps: f64,
+    /// Microseconds of processor of the whole server for each message; those of its reader included, if there is one.
+    pub(crate) cpu_us: f64,
+    /// Messages that those who block did not read in time.
+    pub(crate) unread: u64,
 }
 
 /// What callgrind counted in one session.

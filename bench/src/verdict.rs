@@ -1,13 +1,14 @@
 //! What the notifier must show, and whether it did.
 
-use aimq_lab::stats::percentile;
+use aimq_lab::stats::{median, percentile};
 
+use crate::callers::Call;
 use crate::contestants::Key;
 use crate::figures::{
     self, Ratio, best_in_transaction, latencies, ratio, throughput, tps, wake_p50,
 };
 use crate::report;
-use crate::results::{Background, Results};
+use crate::results::{Background, Blocked, Polling, Results};
 use crate::worker::Way;
 
 /// One line of the table.
@@ -146,6 +147,7 @@ fn lines(results: &Results) -> Vec<Line> {
         lines.push(Line { what, wanted: format!("≤ {bound}"), found });
     }
     lines.push(unfinished(results));
+    lines.extend(blocking(results));
     lines.push(lost_by_workers(results));
     lines.push(lost_in_payloads(results));
     lines.push(unheard(results));
@@ -181,6 +183,73 @@ fn unfinished(results: &Results) -> Line {
     });
     let what = "delayed messages that no worker finished, without a poll".into();
     Line { what, wanted: "0".into(), found }
+}
+
+/// The calls that block.
+fn blocking(results: &Results) -> Vec<Line> {
+    let of = |way, of| figures::blocked(results, way, of);
+    let empty: Vec<f64> =
+        of(Call::Blocks, figures::empty_wake_ups).iter().map(|(_, it)| *it).collect();
+    let found = (!empty.is_empty()).then(|| median(&empty)).map(|it| Found {
+        figure: format!("{it:.3}"),
+        from: rounds_of(empty.len()),
+        passed: it <= 0.1,
+    });
+    let what = "200 sessions in aimq.read: woken for nothing, for each message".into();
+    let mut lines = vec![Line { what, wanted: "≤ 0.1".into(), found }];
+    let p50: fn(&Blocked) -> f64 = |it| figures::p50(&it.handed_us);
+    let cpu: fn(&Blocked) -> f64 = |it| it.cpu_us;
+    for (what, of_each, bound) in
+        [("p50 until one has the message", p50, 1.0), ("processor for each message", cpu, 0.1)]
+    {
+        let found = ratio(&of(Call::Blocks, of_each), &of(Call::Listens, of_each));
+        lines.push(at_most(format!("the same: {what}, times LISTEN's"), bound, found));
+    }
+    let polling = |way, of: fn(&Polling) -> f64| -> Vec<(usize, f64)> {
+        let ours = results.polling.iter().filter(|it| it.way == way);
+        ours.map(|it| (it.round, of(it))).collect()
+    };
+    let p50: fn(&Polling) -> f64 = |it| figures::p50(&it.single_us);
+    let idle: fn(&Polling) -> f64 = |it| it.idle_ms;
+    for (what, of) in [("p50, single messages", p50), ("processor while idle", idle)] {
+        let found = ratio(&polling(Call::Blocks, of), &polling(Call::Polls, of));
+        let what = format!("16 workers in aimq.read: {what}, times read_with_poll's");
+        lines.push(at_most(what, 1.0, found));
+    }
+    let crowd = |is_blocked| figures::crowd(results, false, is_blocked);
+    let most = results.crowd.first().map_or(1000, |it| it.sessions);
+    let what =
+        format!("commits, 16 clients, {most} sessions that block elsewhere: times idle ones");
+    lines.push(at_least(what, 0.95, ratio(&crowd(true), &crowd(false))));
+    lines.push(unread(results));
+    lines
+}
+
+fn rounds_of(number: usize) -> String {
+    format!("{number} round{}", if number == 1 { "" } else { "s" })
+}
+
+/// Messages that no session read, though some blocked for them.
+fn unread(results: &Results) -> Line {
+    let blocked = || results.blocked.iter().filter(|it| it.way == Call::Blocks);
+    let polling = || results.polling.iter().filter(|it| it.way == Call::Blocks);
+    let crowd: u64 = results.crowd.iter().map(|it| it.unread).sum();
+    let handed = blocked().map(|it| it.handed_us.len()).sum::<usize>()
+        + polling().map(|it| it.single_us.len() + it.steady_us.len()).sum::<usize>();
+    let lost = blocked().map(|it| it.missed).sum::<u64>()
+        + polling().map(|it| it.missed).sum::<u64>()
+        + crowd;
+    let is_measured = handed > 0 || !results.crowd.is_empty();
+    let found = is_measured.then(|| Found {
+        figure: lost.to_string(),
+        from: "all messages to sessions that block".into(),
+        passed: lost == 0,
+    });
+    Line {
+        what: "messages unread though sessions block for them".into(),
+        wanted: "0".into(),
+        found,
+    }
 }
 
 /// Of the messages whose way was followed: those of which nothing was heard within seconds.

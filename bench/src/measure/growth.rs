@@ -17,9 +17,15 @@ use crate::servers::wait_for_notifier;
 /// Producers that send at the same time.
 const PRODUCERS: usize = 4;
 
+/// The queues are g1, g2, …
+const PREFIX: &str = "g";
+
 /// One message to each of the first so many queues.
-const EACH: &str = "SELECT count(*)
-    FROM generate_series(1, $1) AS n, pgmq.send('g' || n, '{\"n\": 1}')";
+pub(super) fn each(prefix: &str) -> String {
+    format!(
+        "SELECT count(*) FROM generate_series(1, $1) AS n, pgmq.send('{prefix}' || n, '{{\"n\": 1}}')"
+    )
+}
 
 /// A database with so many queues, and producers that know all of them.
 struct Place {
@@ -64,7 +70,8 @@ fn by_queues(bench: &mut Bench, places: &mut [Place]) -> Result<()> {
                 place.contestant.title()
             ));
             let before = cpu::of(cluster)?;
-            let (sent, seconds) = place.send(round as u64, time)?;
+            let (sent, seconds) =
+                send_at_random(&mut place.producers, PREFIX, place.queues, round as u64, time)?;
             let cpu = cpu::of(cluster)? - before;
             bench.results.growth.push(Growth {
                 contestant: place.contestant,
@@ -98,6 +105,7 @@ fn by_width(bench: &mut Bench, realtime: Key, most: u32) -> Result<()> {
         config.host_path(cluster.folder()).user("postgres").dbname(database).options(options);
         clients.push((*key, config.connect(NoTls)?));
     }
+    let each = each(PREFIX);
     for round in 0..=bench.plan.rounds {
         for queues in bench.plan.queues() {
             for turn in 0..clients.len() {
@@ -106,7 +114,7 @@ fn by_width(bench: &mut Bench, realtime: Key, most: u32) -> Result<()> {
                 let mut times = Vec::new();
                 for _ in 0..5 {
                     let begun = Instant::now();
-                    client.execute(EACH, &[&i32::try_from(*queues)?])?;
+                    client.execute(&each, &[&i32::try_from(*queues)?])?;
                     times.push(begun.elapsed().as_secs_f64() * 1000.0);
                 }
                 let ms = times.into_iter().fold(f64::INFINITY, f64::min);
@@ -138,7 +146,7 @@ fn make(cluster: &Cluster, realtime: Key, queues: u32) -> Result<()> {
         // Not all in one transaction: each queue takes a dozen locks.
         let to = queues.min(from + 99);
         client.batch_execute(&format!(
-            "SELECT pgmq.create('g' || n) FROM generate_series({from}, {to}) AS n"
+            "SELECT pgmq.create('{PREFIX}' || n) FROM generate_series({from}, {to}) AS n"
         ))?;
     }
     drop(client);
@@ -167,47 +175,51 @@ fn make(cluster: &Cluster, realtime: Key, queues: u32) -> Result<()> {
 impl Place {
     fn enter(cluster: &Cluster, contestant: Key, queues: u32) -> Result<Self> {
         let database = database(contestant, queues);
-        let channel = contestant.channel("g");
+        let channel = contestant.channel(PREFIX);
         let listener = Listeners::start(cluster, &database, &[channel], 1)?;
         let mut producers = Vec::new();
         for _ in 0..PRODUCERS {
             let mut client = cluster.connect(&database)?;
             // Once to each queue: from here on the session has all of them in its caches.
-            client.execute(EACH, &[&i32::try_from(queues)?])?;
+            client.execute(&each(PREFIX), &[&i32::try_from(queues)?])?;
             producers.push(client);
         }
         Ok(Self { contestant, queues, producers, _listener: listener })
     }
+}
 
-    /// How many messages were sent in how many seconds.
-    fn send(&mut self, seed: u64, time: Duration) -> Result<(u64, f64)> {
-        let queues = self.queues;
-        let begun = Instant::now();
-        let sent = std::thread::scope(|scope| {
-            let sending: Vec<_> = self
-                .producers
-                .iter_mut()
-                .zip(seed * 100..)
-                .map(|(producer, seed)| {
-                    scope.spawn(move || -> Result<u64> {
-                        let mut random = fastrand::Rng::with_seed(seed);
-                        let send = producer.prepare("SELECT pgmq.send($1, '{\"n\": 1}')")?;
-                        let mut sent = 0;
-                        while begun.elapsed() < time {
-                            let queue = format!("g{}", random.u32(1..=queues));
-                            producer.execute(&send, &[&queue])?;
-                            sent += 1;
-                        }
-                        Ok(sent)
-                    })
+/// How many messages were sent in how many seconds, each to one of the queues.
+pub(super) fn send_at_random(
+    producers: &mut [Client],
+    prefix: &str,
+    queues: u32,
+    seed: u64,
+    time: Duration,
+) -> Result<(u64, f64)> {
+    let begun = Instant::now();
+    let sent = std::thread::scope(|scope| {
+        let sending: Vec<_> = producers
+            .iter_mut()
+            .zip(seed * 100..)
+            .map(|(producer, seed)| {
+                scope.spawn(move || -> Result<u64> {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let send = producer.prepare("SELECT pgmq.send($1, '{\"n\": 1}')")?;
+                    let mut sent = 0;
+                    while begun.elapsed() < time {
+                        let queue = format!("{prefix}{}", random.u32(1..=queues));
+                        producer.execute(&send, &[&queue])?;
+                        sent += 1;
+                    }
+                    Ok(sent)
                 })
-                .collect();
-            let mut all = 0;
-            for producer in sending {
-                all += producer.join().ok().context("a producer")??;
-            }
-            Ok::<u64, anyhow::Error>(all)
-        })?;
-        Ok((sent, begun.elapsed().as_secs_f64()))
-    }
+            })
+            .collect();
+        let mut all = 0;
+        for producer in sending {
+            all += producer.join().ok().context("a producer")??;
+        }
+        Ok::<u64, anyhow::Error>(all)
+    })?;
+    Ok((sent, begun.elapsed().as_secs_f64()))
 }

@@ -1,11 +1,14 @@
 //! The measures, one after the other; what each of them finds is kept at once.
 
 mod batches;
+mod blocked;
+mod crowd;
 mod growth;
 mod instructions;
 mod interval;
 mod latency;
 mod lateness;
+mod polling;
 mod reads;
 mod throughput;
 mod wakeups;
@@ -55,7 +58,7 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     };
     let mut bench =
         Bench { major, plan, servers, results: Results { about, ..Results::default() } };
-    let measures: [(Measure, Run); 11] = [
+    let measures: [(Measure, Run); 14] = [
         (Measure::Throughput, throughput::by_clients),
         (Measure::Async, throughput::without_flush),
         (Measure::Listeners, throughput::by_listeners),
@@ -66,6 +69,9 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
         (Measure::Interval, interval::run),
         (Measure::Reads, reads::run),
         (Measure::Lateness, lateness::run),
+        (Measure::Blocked, blocked::run),
+        (Measure::Polling, polling::run),
+        (Measure::Crowd, crowd::run),
         (Measure::Instructions, instructions::run),
     ];
     for (measure, run) in measures {
