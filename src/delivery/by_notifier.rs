@@ -129,7 +129,22 @@ fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
 }
 
 /// The slot of a route, from memory if it still is the route's.
-pub(crate) fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+    // Somebody else may take one for it at this moment: the notifier gives one back.
+    slot_of(shared, key, |new| shared.table.is_double(new, shared::own_oid(), key))
+}
+
+/// The same for a session that is going to wait: it holds no lock on the queue's table, so the triggers that it has
+/// seen may be gone by now. Then the notifier gives the slot back, and calls it.
+pub(crate) fn claim_to_wait(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+    slot_of(shared, key, |_| true)
+}
+
+fn slot_of(
+    shared: Shared,
+    key: &[u8],
+    is_to_be_checked: impl Fn(Claim) -> bool,
+) -> Result<Claim, Full> {
     SLOTS.with_borrow_mut(|slots| {
         if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(**claim)) {
             return Ok(*claim);
@@ -139,8 +154,7 @@ pub(crate) fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
             Some(claim) => claim,
             None => {
                 let new = shared.table.take(own, key)?;
-                // Somebody else has taken one for it at this moment: the notifier gives one back.
-                if shared.table.is_double(new, own, key)
+                if is_to_be_checked(new)
                     && let Some(database) = shared.databases.find(own)
                     && database.tell(News::QUEUES)
                 {

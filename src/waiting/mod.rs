@@ -29,6 +29,10 @@ use crate::{delivery, ffi, pgmq};
 /// long again.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// How often a call may take a place: the notifier gives the slot back of a queue that it does not see to be realtime, because this
+/// transaction has just made it for instance. Then the call polls.
+const ENTRIES_MOST: u32 = 16;
+
 /// A call holds a slot's number in so many bits.
 const _: () = assert!(SLOTS_MOST >= 1_000_000, "aimq.max_queues allows more");
 
@@ -44,6 +48,8 @@ struct Wait {
     level: u32,
     ticket: Option<u64>,
     place: Option<usize>,
+    /// How often it has taken one.
+    entries: u32,
     /// The slots of its place.
     claims: Vec<Claim>,
     /// What it was called for, until it has looked.
@@ -132,11 +138,7 @@ fn _arm(
         Notice::NoMemory.report();
         return Ok(true);
     };
-    // Who makes or drops triggers meanwhile does not do so for ever.
-    for _ in 0..3 {
-        let Some(at) = place().or_else(|| enter(shared)) else {
-            break;
-        };
+    while let Some(at) = place().or_else(|| enter(shared)) {
         shared.waiters.arm(at);
         let is_current =
             |wait: &mut Wait| wait.claims.iter().all(|claim| shared.table.is_current(*claim));
@@ -158,6 +160,7 @@ fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
         level: ffi::nest_level(),
         ticket: None,
         place: None,
+        entries: 0,
         claims: Vec::new(),
         call: None,
         is_armed: false,
@@ -174,13 +177,17 @@ fn place() -> Option<usize> {
 
 /// Takes a place, if there is one: else the session polls.
 fn enter(shared: Shared) -> Option<usize> {
+    with_wait((), |wait| wait.entries += 1);
+    if with_wait(0, |wait| wait.entries) > ENTRIES_MOST {
+        return None;
+    }
     let mut claims = Vec::new();
     for queue in with_wait(Vec::new(), |wait| wait.queues.clone()) {
         let Some(key) = key_of(&queue) else {
             Notice::NotRealtime { queue }.report();
             return None;
         };
-        let Ok(claim) = delivery::claim(shared, &key) else {
+        let Ok(claim) = delivery::claim_to_wait(shared, &key) else {
             Notice::NoRoom { setting: "aimq.max_queues" }.report();
             return None;
         };
