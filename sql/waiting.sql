@@ -106,6 +106,42 @@ BEGIN
 END
 $$;
 
+CREATE PROCEDURE aimq.read_for(
+        queue text, vt integer, qty integer DEFAULT 1, max_wait interval DEFAULT '30 seconds',
+        conditional jsonb DEFAULT '{}', INOUT messages jsonb DEFAULT NULL
+    )
+    LANGUAGE plpgsql
+AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM aimq._check_wait('aimq.read_for', ARRAY[$1], $3, $4 IS NULL);
+    $6 := NULL;
+    LOOP
+        IF pg_catalog.cardinality(aimq._ready(ARRAY[$1])) OPERATOR(pg_catalog.>) 0 THEN
+            $6 := (
+                SELECT pg_catalog.jsonb_agg(m)
+                  FROM (SELECT NULL::timestamptz AS last_read_at) none
+                 CROSS JOIN LATERAL (
+                        SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
+                          FROM pgmq.read($1, $2, $3, $5)
+                       ) m
+            );
+        END IF;
+        EXIT WHEN $6 IS NOT NULL;
+        CONTINUE WHEN aimq._arm(
+            ARRAY[$1], CASE WHEN $5 OPERATOR(pg_catalog.=) '{}' THEN $3 ELSE 0 END,
+            extract(epoch FROM $4)::pg_catalog.float8, true
+        );
+        -- As in aimq.wait_for.
+        COMMIT;
+        CALL aimq._doze();
+        EXIT WHEN NOT aimq._is_called();
+    END LOOP;
+    PERFORM aimq._leave();
+    $6 := coalesce($6, '[]');
+END
+$$;
+
 CREATE VIEW aimq.waiters AS
     SELECT w.pid, a.usename AS role, a.application_name, w.queues, w.since
       FROM aimq._waiters() w

@@ -142,7 +142,7 @@ fn ask<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> O
 }
 
 /// A queue's table, found without `pgmq.meta`, for which a reader needs no privilege.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Table {
     name: CString,
     pub(crate) oid: pg_sys::Oid,
@@ -241,7 +241,7 @@ impl Queue {
 /// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
 /// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
 pub(crate) fn attached(table: pg_sys::Oid) -> Option<[Option<Attached>; 2]> {
-    let ours: Option<pg_sys::Oid> = ask("SELECT 'aimq.realtime_trigger()'::regprocedure::oid", &[]);
+    let ours = trigger_function();
     // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
     // nothing in between keeps a pointer into it.
     unsafe {
@@ -261,9 +261,8 @@ pub(crate) fn attached(table: pg_sys::Oid) -> Option<[Option<Attached>; 2]> {
                 CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
             };
             let trigger = triggers.iter().find(has_name)?;
-            let is_ours = Some(trigger.tgfoid) == ours
-                && trigger.tgtype == kind.tgtype
-                && trigger.tgqual.is_null();
+            let is_ours =
+                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
             Some(Attached {
                 setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
                 enabled: trigger.tgenabled.cast_unsigned(),
@@ -271,6 +270,17 @@ pub(crate) fn attached(table: pg_sys::Oid) -> Option<[Option<Attached>; 2]> {
         });
         pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
         Some(attached)
+    }
+}
+
+/// The OID of `aimq.realtime_trigger()`, from the catalog caches.
+fn trigger_function() -> pg_sys::Oid {
+    // SAFETY: a list of two strings, both copied, in the memory of the current call.
+    unsafe {
+        let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
+        let name = pg_sys::lappend(std::ptr::null_mut(), part(c"aimq"));
+        let name = pg_sys::lappend(name, part(c"realtime_trigger"));
+        pg_sys::LookupFuncName(name, 0, std::ptr::null(), true)
     }
 }
 

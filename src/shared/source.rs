@@ -2,7 +2,6 @@
 //! on PostgreSQL 17 and later, from the registry of dynamic shared memory. Nothing else knows which.
 
 use std::cell::Cell;
-use std::ffi::c_void;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -109,7 +108,7 @@ pub(crate) fn prepare() {
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 mod registry {
-    use std::ffi::CStr;
+    use std::ffi::{CStr, c_void};
 
     use super::*;
     use crate::error::Warning;

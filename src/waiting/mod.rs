@@ -217,7 +217,7 @@ fn enter(shared: Shared) -> Option<usize> {
 /// The route of a realtime queue, from the relation cache. Only for who may read the table: whoever is called keeps others
 /// from being called.
 fn key_of(queue: &str) -> Option<Box<[u8]>> {
-    let table = pgmq::table_of(queue);
+    let table = ready::table_of(queue);
     if !table.is_there() || !table.may_be_read() {
         return None;
     }

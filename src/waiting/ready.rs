@@ -61,6 +61,12 @@ fn is_ready(queue: &str) -> Result<bool, Error> {
     Ok(earliest.is_some_and(|earliest| i64::from(earliest) <= ffi::now().0))
 }
 
+/// The table of a queue, as [`_ready`] knows it.
+pub(super) fn table_of(queue: &str) -> pgmq::Table {
+    let known = KNOWN.with_borrow(|all| all.get(queue).map(|known| known.table.clone()));
+    known.unwrap_or_else(|| pgmq::table_of(queue))
+}
+
 fn prepare(queue: &str) -> Result<Known, Error> {
     let table = pgmq::table_of(queue);
     if !table.is_there() {

@@ -116,8 +116,11 @@ fn the_reference_is_complete() {
     let readme = readme();
     let functions = client
         .query(
-            "SELECT format('`aimq.%s(%s) → %s`', proname, pg_get_function_arguments(oid), pg_get_function_result(oid))
-               FROM pg_proc WHERE pronamespace = 'aimq'::regnamespace AND proname !~ '^_' AND prokind = 'f'",
+            "SELECT CASE prokind
+                      WHEN 'p' THEN format('`CALL aimq.%s(%s)`', proname, pg_get_function_arguments(oid))
+                      ELSE format('`aimq.%s(%s) → %s`', proname, pg_get_function_arguments(oid), pg_get_function_result(oid))
+                    END
+               FROM pg_proc WHERE pronamespace = 'aimq'::regnamespace AND proname !~ '^_'",
             &[],
         )
         .expect("functions");
@@ -133,7 +136,8 @@ fn the_reference_is_complete() {
     for row in functions.into_iter().chain(rest) {
         // As people write it.
         let text: String = row.get(0);
-        let text = text.replace("::text", "").replace("SETOF", "setof");
+        let text = ["::text[]", "::text", "IN "].iter().fold(text, |text, it| text.replace(it, ""));
+        let text = text.replace("SETOF", "setof");
         assert!(readme.contains(&text), "README.md does not have {text}");
     }
     for column in client.query("SELECT attname::text FROM pg_attribute WHERE attrelid IN ('aimq.queues'::regclass, 'aimq.stats'::regclass, 'aimq.notifiers'::regclass, 'aimq.waiters'::regclass) AND attnum > 0", &[]).expect("columns") {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aimq_client_tests::servers::kill;
 use aimq_client_tests::*;
-use postgres::Client;
+use postgres::{Client, SimpleQueryMessage};
 
 /// A session that blocks, in a thread of its own.
 struct Blocked {
@@ -236,34 +236,55 @@ fn the_queues_that_are_ready() {
     assert_clean(&mut client);
 }
 
-/// Vacuum is not kept back by a session that sleeps in the procedure; it is by one in the function.
+/// Vacuum is not kept back by a session that sleeps in a procedure; it is by one in a function.
 #[test]
-fn the_procedure_holds_no_snapshot() {
+fn the_procedures_hold_no_snapshot() {
     let (database, mut client, _listener) = started(&["a"]);
     let has_snapshot = |client: &mut Client, pid: i32| {
         let sql = "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = $1";
         client.query_one(sql, &[&pid]).expect("a session").get::<_, bool>(0)
     };
     let function = block(&database, "SELECT cardinality(aimq.wait('{a}', '60 s'))::bigint");
-    let mut session = database.connect();
-    let procedure = pid(&mut session);
-    let thread = std::thread::spawn(move || -> Vec<String> {
-        session.query_one("CALL aimq.wait_for('{a}', '60 s')", &[]).expect("call").get(0)
-    });
-    wait_until("it to sleep", || waits(&mut client, procedure));
-    assert!(!has_snapshot(&mut client, procedure));
+    let calls = ["CALL aimq.wait_for('{a}', '60 s')", "CALL aimq.read_for('a', 60, 2, '60 s')"]
+        .map(|sql| {
+            let mut session = database.connect();
+            let pid = pid(&mut session);
+            let thread = std::thread::spawn(move || {
+                let messages = session.simple_query(sql).expect("call");
+                messages.iter().find_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                    _ => None,
+                })
+            });
+            wait_until("it to sleep", || waits(&mut client, pid));
+            assert!(!has_snapshot(&mut client, pid), "{sql}");
+            thread
+        });
     assert!(has_snapshot(&mut client, function.pid));
-    run(&mut client, "SELECT pgmq.send('a', '{}') FROM generate_series(1, 2)");
-    assert_eq!(thread.join().expect("a session"), ["a"]);
+    run(&mut client, "SELECT pgmq.send('a', '{\"n\": 1}') FROM generate_series(1, 4)");
+    let [waited, read] = calls.map(|call| call.join().expect("a session").expect("a row"));
+    assert_eq!(waited, "{a}");
+    let read: serde_json::Value = serde_json::from_str(&read).expect("JSON");
+    let read = read.as_array().expect("an array");
+    assert!((1..=2).contains(&read.len()), "{read:?}");
+    assert!(read.iter().all(|it| it["msg_id"].is_i64() && it["message"]["n"] == 1), "{read:?}");
     assert_eq!(function.read(), [1]);
     assert_clean(&mut client);
     run(&mut client, "SELECT pgmq.purge_queue('a')");
-    let row = client.query_one("CALL aimq.wait_for('{a}', '100 ms')", &[]).expect("call");
-    assert!(row.get::<_, Vec<String>>(0).is_empty());
-    assert_eq!(
-        failure(&mut client, "BEGIN; CALL aimq.wait_for('{a}', '100 ms')").code().code(),
-        "2D000"
-    );
+    for (call, nothing) in
+        [("wait_for('{a}', '100 ms')", "{}"), ("read_for('a', 60, max_wait => '100 ms')", "[]")]
+    {
+        let rows = client.simple_query(&format!("CALL aimq.{call}")).expect("call");
+        let found = rows.iter().find_map(|it| match it {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        assert_eq!(found, Some(nothing), "{call}");
+        let error = failure(&mut client, &format!("BEGIN; CALL aimq.{call}"));
+        assert_eq!(error.code().code(), "2D000", "{call}");
+        run(&mut client, "ROLLBACK");
+    }
+    assert_clean(&mut client);
 }
 
 #[test]
