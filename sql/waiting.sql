@@ -1,7 +1,11 @@
 -- Fails, with a hint, for a pgmq that is too old: what follows is made for its functions.
 SELECT aimq._check_pgmq();
 
--- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting.rs); each look has a
+-- Its plans walk the index on vt, also where statistics are of when the queue was empty.
+ALTER FUNCTION aimq._ready(text[], boolean)
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off;
+
+-- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a
 -- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled
 -- back, which gives its locks back: DDL would wait for a session that sleeps with them, and all others for the DDL.
 
@@ -27,10 +31,10 @@ AS $$
 DECLARE
     has_found boolean;
 BEGIN
-    PERFORM aimq._check_wait('aimq.read', ARRAY[$1], $3, $4 IS NULL);
+    PERFORM aimq._check_wait('aimq.read', ARRAY[$1], $3, $2 IS NULL, $4 IS NULL, $5 IS NULL);
     LOOP
         BEGIN
-            has_found := pg_catalog.cardinality(aimq._ready(ARRAY[$1])) OPERATOR(pg_catalog.>) 0;
+            has_found := pg_catalog.cardinality(aimq._ready(ARRAY[$1], false)) OPERATOR(pg_catalog.>) 0;
             IF has_found THEN
                 -- Where pgmq.read returns no last_read_at, the name is that of the outer query's null.
                 RETURN QUERY
@@ -66,10 +70,10 @@ DECLARE
     ready text[];
     is_ready boolean;
 BEGIN
-    PERFORM aimq._check_wait('aimq.wait', $1, 1, $2 IS NULL);
+    PERFORM aimq._check_wait('aimq.wait', $1, 1, false, $2 IS NULL, false);
     LOOP
         BEGIN
-            ready := aimq._ready($1);
+            ready := aimq._ready($1, true);
             is_ready := pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
             IF NOT is_ready THEN
                 RAISE SQLSTATE 'AIMQ0';
@@ -92,9 +96,9 @@ CREATE PROCEDURE aimq.wait_for(
     LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM aimq._check_wait('aimq.wait_for', $1, 1, $2 IS NULL);
+    PERFORM aimq._check_wait('aimq.wait_for', $1, 1, false, $2 IS NULL, false);
     LOOP
-        ready := aimq._ready($1);
+        ready := aimq._ready($1, true);
         EXIT WHEN pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
         CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, true);
         -- Gives locks and snapshots back that the look took.
@@ -114,10 +118,10 @@ CREATE PROCEDURE aimq.read_for(
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM aimq._check_wait('aimq.read_for', ARRAY[$1], $3, $4 IS NULL);
+    PERFORM aimq._check_wait('aimq.read_for', ARRAY[$1], $3, $2 IS NULL, $4 IS NULL, $5 IS NULL);
     $6 := NULL;
     LOOP
-        IF pg_catalog.cardinality(aimq._ready(ARRAY[$1])) OPERATOR(pg_catalog.>) 0 THEN
+        IF pg_catalog.cardinality(aimq._ready(ARRAY[$1], false)) OPERATOR(pg_catalog.>) 0 THEN
             $6 := (
                 SELECT pg_catalog.jsonb_agg(m)
                   FROM (SELECT NULL::timestamptz AS last_read_at) none

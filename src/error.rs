@@ -22,6 +22,8 @@ pub(crate) enum Error {
     NullArgument { argument: &'static str },
     /// 42602
     EmptyArgument { argument: &'static str },
+    /// 22023
+    TooFew { argument: &'static str },
     /// 42622
     ChannelTooLong { bytes: usize },
     /// 54000
@@ -85,6 +87,7 @@ impl Error {
             Self::QueueTableNotFound { .. } => Code::ERRCODE_UNDEFINED_TABLE,
             Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::EmptyArgument { .. } => Code::ERRCODE_INVALID_NAME,
+            Self::TooFew { .. } => Code::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::ChannelTooLong { .. } => Code::ERRCODE_NAME_TOO_LONG,
             Self::EventTooLong { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::NoTriggerPrivilege { .. } | Self::NotOwner { .. } => {
@@ -128,6 +131,11 @@ impl Error {
                 format!("{argument} must not be empty"),
                 String::new(),
                 format!("Name the {argument}, or leave it out to get its default, where it has one."),
+            ),
+            Self::TooFew { argument } => (
+                format!("{argument} must be at least 1"),
+                String::new(),
+                "Say how many messages to read at most.".into(),
             ),
             Self::ChannelTooLong { bytes } => (
                 "channel is too long".into(),

@@ -171,16 +171,22 @@ impl Table {
         self.oid != pg_sys::InvalidOid && oid_of(&self.name) == self.oid
     }
 
+    pub(crate) fn is_partitioned(&self) -> bool {
+        // SAFETY: asks the catalog caches.
+        let kind = unsafe { pg_sys::get_rel_relkind(self.oid) };
+        kind.cast_unsigned() == pg_sys::RELKIND_PARTITIONED_TABLE
+    }
+
     /// Ready to stand in SQL.
     pub(crate) fn quoted(&self) -> String {
         format!("pgmq.{}", spi::quote_identifier(self.name.to_string_lossy()))
     }
 
-    /// Whether the caller may read it.
-    pub(crate) fn may_be_read(&self) -> bool {
+    /// Whether the caller has a privilege on it: one of the `ACL_…`.
+    pub(crate) fn allows(&self, privilege: u32) -> bool {
         // SAFETY: asks the catalog caches.
         unsafe {
-            let mode = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
+            let mode = pg_sys::AclMode::from(privilege);
             pg_sys::pg_class_aclcheck(self.oid, pg_sys::GetUserId(), mode)
                 == pg_sys::AclResult::ACLCHECK_OK
         }

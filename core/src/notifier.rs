@@ -64,12 +64,12 @@ pub struct Timers {
 }
 
 /// What became of slots that are not wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Somebody marked a queue that was not yet realtime when it was asked: that has to be asked again soon.
     pub must_ask_again: bool,
-    /// Some were given back: whoever waits there has to be told.
-    pub has_released: bool,
+    /// Those that were given back: whoever waits there has to be told.
+    pub released: Vec<u32>,
 }
 
 /// A notifier's own state, as long as its process lives.
@@ -328,7 +328,7 @@ impl Notifier {
             if let Some(known) = self.known.get_mut(claim.at as usize) {
                 *known = None;
             }
-            kept.has_released = true;
+            kept.released.push(claim.at);
             let was_noted = table.release(claim);
             if is_realtime {
                 // It may have been a time that was noted there; or a message whose producer saw nobody wait, who

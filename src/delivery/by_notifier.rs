@@ -30,6 +30,8 @@ struct Plan {
     prepared: bool,
     /// There was no notifier, though one would be used.
     missing: bool,
+    /// There was no notifier that would have followed the transaction.
+    unfollowed: bool,
 }
 
 struct Mark {
@@ -83,8 +85,14 @@ pub(super) fn available(has_messages: bool) -> Option<Here> {
 /// The transaction notifies itself. Whoever blocks until there is something to read is called all the same, and
 /// so somebody follows the time.
 pub(super) fn follow(batch: &Batch) {
-    if let Some(shared) = shared::get() {
+    let Some((shared, database)) = here() else {
+        return;
+    };
+    if database.state() == State::Running {
         plan_marks(shared, batch, true);
+    } else {
+        // Whoever blocks polls; no slots are taken that nobody would give back.
+        with_plan(|plan| plan.unfollowed = true);
     }
 }
 
@@ -130,8 +138,12 @@ fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
 
 /// The slot of a route, from memory if it still is the route's.
 fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
-    // Somebody else may take one for it at this moment: the notifier gives one back.
-    slot_of(shared, key, |new| shared.table.is_double(new, shared::own_oid(), key))
+    slot_of(shared, key, is_double(shared, key))
+}
+
+/// Somebody else may take a slot for the route at the same moment: the notifier gives one back.
+fn is_double(shared: Shared, key: &[u8]) -> impl Fn(Claim) -> bool {
+    move |new| shared.table.is_double(new, shared::own_oid(), key)
 }
 
 /// The same for a session that is going to wait: it holds no lock on the queue's table, so the triggers that it has
@@ -149,26 +161,33 @@ fn slot_of(
         if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(**claim)) {
             return Ok(*claim);
         }
-        let own = shared::own_oid();
-        let claim = match shared.table.find(own, key) {
-            Some(claim) => claim,
-            None => {
-                let new = shared.table.take(own, key)?;
-                if is_to_be_checked(new)
-                    && let Some(database) = shared.databases.find(own)
-                    && database.tell(News::QUEUES)
-                {
-                    ring_if_there(database);
-                }
-                new
-            }
-        };
+        let claim = find_or_take(shared, key, is_to_be_checked)?;
         if slots.len() >= REMEMBERED {
             slots.clear();
         }
         slots.insert(key.into(), claim);
         Ok(claim)
     })
+}
+
+/// Takes a slot where there is none, and has the notifier check it. Cannot raise.
+fn find_or_take(
+    shared: Shared,
+    key: &[u8],
+    is_to_be_checked: impl Fn(Claim) -> bool,
+) -> Result<Claim, Full> {
+    let own = shared::own_oid();
+    if let Some(claim) = shared.table.find(own, key) {
+        return Ok(claim);
+    }
+    let new = shared.table.take(own, key)?;
+    if is_to_be_checked(new)
+        && let Some(database) = shared.databases.find(own)
+        && database.tell(News::QUEUES)
+    {
+        ring_if_there(database);
+    }
+    Ok(new)
 }
 
 /// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
@@ -186,12 +205,17 @@ pub(super) fn set_aside() {
 /// the callbacks).
 pub(super) fn committed() {
     with_plan(|plan| {
-        if plan.marks.is_empty() && !plan.missing {
+        if plan.marks.is_empty() && !plan.missing && !plan.unfollowed {
             return;
         }
         let Some((shared, database)) = here() else {
             return;
         };
+        // One that has begun since may have looked before there was anything to see.
+        if plan.unfollowed && database.state() == State::Running && database.tell(News::EVERYTHING)
+        {
+            ring_if_there(database);
+        }
         let mut must_ring = false;
         let mut is_said = false;
         for mark in &plan.marks {
@@ -210,7 +234,7 @@ pub(super) fn committed() {
                 ring_if_there(database);
             }
         // Whoever finds no notifier asks for one, for the first who asked may not have been heard.
-        } else if must_ring || database.state() != State::Running {
+        } else if must_ring || !plan.marks.is_empty() && database.state() != State::Running {
             ring(shared, database);
         }
     });
@@ -233,7 +257,7 @@ fn make(
     for _ in 0..3 {
         match mark(claim) {
             Ok(must_ring) => return must_ring,
-            Err(Stale) => match shared.table.claim(shared::own_oid(), key) {
+            Err(Stale) => match find_or_take(shared, key, is_double(shared, key)) {
                 Ok(other) => claim = other,
                 Err(Full) => break,
             },
@@ -274,6 +298,10 @@ pub(super) fn aborted(batch: &Batch) {
     let Some((shared, database)) = here() else {
         return;
     };
+    // As in [`follow`]: one that begins later looks at everything.
+    if settings::delivery() == Delivery::Transaction && database.state() != State::Running {
+        return;
+    }
     let mut must_ring = false;
     for (route, _) in back {
         let key = route.key();
@@ -324,6 +352,7 @@ pub(super) fn end() {
         plan.keys.clear();
         plan.prepared = false;
         plan.missing = false;
+        plan.unfollowed = false;
     });
 }
 

@@ -299,7 +299,6 @@ impl Worker {
             let _ = self.shared.table.claim(self.oid, key);
         }
         self.other_back_off.succeeded();
-        let has_changed = self.queues != found;
         self.queues = found;
         self.locked.retain(|key| self.queues.contains_key(key));
         let is_realtime = |key: &[u8]| self.queues.contains_key(key);
@@ -307,10 +306,8 @@ impl Worker {
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
         }
-        if has_changed || kept.has_released {
-            // Their slots may be others' now.
-            self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
-        }
+        // Their slots may be others' now.
+        self.shared.waiters.call_released(self.oid, &kept.released, ffi::set_latch);
         self.prepared = prepared;
         if nobody_tells && !self.prepared.is_empty() {
             self.prepared_due = Some((Instant::now() + PREPARED_AGAIN.0, PREPARED_AGAIN.0));

@@ -81,23 +81,37 @@ fn with_wait<T>(default: T, work: impl FnOnce(&mut Wait) -> T) -> T {
     done.ok().flatten().unwrap_or(default)
 }
 
-/// `aimq._check_wait(what, queues, qty, no_time)`: fails where a wait could never end, or an argument is missing.
+/// `aimq._check_wait(what, queues, qty, no_vt, no_time, no_condition)`: fails where a wait could never end, or an argument is missing.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _check_wait(
     what: &str,
     queues: Option<Array<'_, &str>>,
     qty: Option<i32>,
+    no_vt: bool,
     no_time: bool,
+    no_condition: bool,
 ) -> Result<(), ErrorReport> {
     let is_empty = queues.as_ref().is_some_and(|queues| queues.is_empty());
     let has_null = queues.as_ref().is_none_or(|queues| queues.iter().any(|queue| queue.is_none()));
-    let missing = [(has_null, "queue"), (qty.is_none(), "qty"), (no_time, "max_wait")];
+    let missing = [
+        (has_null, "queue"),
+        (no_vt, "vt"),
+        (qty.is_none(), "qty"),
+        (no_time, "max_wait"),
+        (no_condition, "conditional"),
+    ];
     if let Some((_, argument)) = missing.into_iter().find(|(is_missing, _)| *is_missing) {
         return Err(Error::NullArgument { argument }.into());
     }
     if is_empty {
         return Err(Error::EmptyArgument { argument: "queues" }.into());
+    }
+    if qty.is_some_and(|qty| qty < 1) {
+        return Err(Error::TooFew { argument: "qty" }.into());
+    }
+    if is_waiting() {
+        return Err(Error::WaitsAlready.into());
     }
     // SAFETY: a plain variable of this backend.
     let level = unsafe { pg_sys::XactIsoLevel }.cast_unsigned();
@@ -182,8 +196,11 @@ fn enter(shared: Shared) -> Option<usize> {
         return None;
     }
     let mut claims = Vec::new();
+    let mut may_read = true;
     for queue in with_wait(Vec::new(), |wait| wait.queues.clone()) {
-        let Some(key) = key_of(&queue) else {
+        let table = ready::table_of(&queue);
+        may_read &= table.allows(pg_sys::ACL_UPDATE);
+        let Some(key) = key_of(&table) else {
             Notice::NotRealtime { queue }.report();
             return None;
         };
@@ -201,7 +218,8 @@ fn enter(shared: Shared) -> Option<usize> {
             // SAFETY: a plain variable.
             pid: unsafe { pg_sys::MyProcPid }.cast_unsigned(),
             bell: ffi::own_latch(),
-            takes: wait.takes,
+            // Who can't read is called as well, but takes no turn from those who can.
+            takes: if may_read { wait.takes } else { 0 },
             since: wait.since,
         };
         wait.place = shared.waiters.enter(shared.table, session, ticket, &claims);
@@ -216,9 +234,8 @@ fn enter(shared: Shared) -> Option<usize> {
 
 /// The route of a realtime queue, from the relation cache. Only for who may read the table: whoever is called keeps others
 /// from being called.
-fn key_of(queue: &str) -> Option<Box<[u8]>> {
-    let table = ready::table_of(queue);
-    if !table.is_there() || !table.may_be_read() {
+fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
+    if !table.is_there() || !table.allows(pg_sys::ACL_SELECT) {
         return None;
     }
     let [first, _] = pgmq::attached(table.oid)?;
@@ -322,11 +339,11 @@ fn give_place_back(shared: Shared) {
 }
 
 fn give_back(shared: Shared, call: Option<Call>) {
-    if let Some(call) = call
-        && shared.table.give_back(call)
-        && let Some(database) = shared.databases.find(shared::own_oid())
-    {
-        delivery::ring(shared, database);
+    if let Some(call) = call {
+        shared.table.give_back(call);
+        if let Some(database) = shared.databases.find(shared::own_oid()) {
+            delivery::ring(shared, database);
+        }
     }
 }
 

@@ -404,7 +404,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     it.turn(1000);
     let table = Table { slots: &it.slots, used: &it.used };
     let done = it.notifier.keep_only(OID, table, |route| *route == *key("c", "kept"));
-    assert_eq!(done, Kept { must_ask_again: false, has_released: true });
+    assert_eq!(done, Kept { must_ask_again: false, released: vec![gone.at] });
     assert!(it.table().is_current(kept));
     assert!(!it.table().is_current(gone));
     assert_eq!(it.database.enqueue(it.table(), gone, 1), Err(Stale));

@@ -445,6 +445,8 @@ impl Table<'_> {
             counter.store(0, Relaxed);
         }
         slot.last_wake_up.store(0, Relaxed);
+        // Who waits for it is called anyway.
+        slot.turns.store(0, SeqCst);
         slot.state.store(FREE, SeqCst);
         marked || expected || moved
     }

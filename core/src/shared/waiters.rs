@@ -246,12 +246,24 @@ impl Waiters<'_> {
         }
     }
 
-    /// Calls every session of a database: what it knew of queues or of the notifier may not be so any more.
+    /// Calls every session of a database: there will be no notifier.
     pub fn call_everybody(&self, database: u32, mut ring: impl FnMut(u64)) {
+        self.call_those(database, |_| true, &mut ring);
+    }
+
+    /// Calls those who wait for a queue whose slot was given back.
+    pub fn call_released(&self, database: u32, slots: &[u32], mut ring: impl FnMut(u64)) {
+        if !slots.is_empty() {
+            let has_one = |at| slots.iter().any(|slot| self.has(at, *slot));
+            self.call_those(database, has_one, &mut ring);
+        }
+    }
+
+    fn call_those(&self, database: u32, which: impl Fn(usize) -> bool, ring: &mut impl FnMut(u64)) {
         // What became so, before the places; as a session has its place before it looks.
         fence(SeqCst);
-        for (_, at, state) in self.line(database) {
-            self.call_one(at, state, 0, 0, &mut ring);
+        for (_, at, state) in self.line(database).into_iter().filter(|(_, at, _)| which(*at)) {
+            self.call_one(at, state, 0, 0, ring);
         }
     }
 
@@ -305,13 +317,16 @@ impl Waiters<'_> {
         });
         places
             .map(|(at, waiter)| {
-                let slots =
-                    (0..self.words_of(at).len() as u32 * 64).filter(|slot| self.has(at, *slot));
-                Seen {
-                    pid: waiter.pid.load(Relaxed),
-                    since: Timestamp(waiter.since.load(Relaxed)),
-                    slots: slots.collect(),
+                let mut slots = Vec::new();
+                for (word, bits) in (0..).zip(self.words_of(at)) {
+                    let mut left = bits.load(SeqCst);
+                    while left != 0 {
+                        slots.push(word * 64 + left.trailing_zeros());
+                        left &= left - 1;
+                    }
                 }
+                let since = Timestamp(waiter.since.load(Relaxed));
+                Seen { pid: waiter.pid.load(Relaxed), since, slots }
             })
             .collect()
     }
@@ -323,18 +338,22 @@ impl Table<'_> {
     pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> bool {
         // The message before the places, as a session has its place before it looks.
         fence(SeqCst);
-        self.waiting(claim.at).load(SeqCst) > 0 && self.add_turns(claim.at, messages)
+        let is_awaited = messages > 0 && self.waiting(claim.at).load(SeqCst) > 0;
+        if is_awaited {
+            self.add_turns(claim.at, messages);
+        }
+        is_awaited
     }
 
-    /// What a session was called for, and did not read. True if the notifier has to be woken.
-    pub fn give_back(&self, call: Call) -> bool {
-        self.add_turns(call.slot, u64::from(call.turns))
+    /// What a session was called for, and did not read. The notifier has to be woken.
+    pub fn give_back(&self, call: Call) {
+        self.add_turns(call.slot, u64::from(call.turns));
     }
 
-    /// Adds so many, up to what there is room for. True for the first.
-    fn add_turns(&self, slot: u32, messages: u64) -> bool {
+    /// Whoever adds some wakes the notifier, even if there were some: those may be of who had the slot before.
+    fn add_turns(&self, slot: u32, messages: u64) {
         // Each is at most 40 bits, and they are taken soon: the sum has room.
-        messages > 0 && self.turns(slot).fetch_add(messages.min(1 << 40), SeqCst) == 0
+        self.turns(slot).fetch_add(messages.min(1 << 40), SeqCst);
     }
 
     fn take_turns(&self, claim: Claim) -> Option<u64> {

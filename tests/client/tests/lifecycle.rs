@@ -101,6 +101,11 @@ fn partitioned_queues_wake_under_their_own_name() {
     );
     assert_eq!(listener.counts(), one([("Parts", 1)]));
 
+    // A blocking call leaves it to pgmq.read to find the first of them.
+    let read = "SELECT count(*) FROM aimq.read('parts', 60, 10, '60 s')";
+    assert_eq!(value::<i64>(&mut client, read), 10);
+    assert_eq!(names(&mut client, "SELECT unnest(aimq.wait('{parts}', '60 s'))"), ["parts"]);
+
     // Changing and detaching reach every partition.
     assert!(value::<bool>(&mut client, "SELECT aimq.enable_realtime('parts', event => 'x')"));
     run(&mut client, "SELECT pgmq.send('parts', '{}')");

@@ -117,7 +117,9 @@ fn storm(cluster: &Cluster, crashes: usize) {
         seen.looks,
         seen.over_50_ms
     );
-    assert!(seen.longest < AWAY / 2, "{:?}", seen.longest);
+    // Until the notifier is back after a crash, sessions poll.
+    let bound = if crashes == 0 { AWAY / 2 } else { AWAY * 2 };
+    assert!(seen.longest < bound, "{:?}", seen.longest);
 }
 
 /// Sends a few messages at a time, whatever happens to the server, and waits until all are finished: if others

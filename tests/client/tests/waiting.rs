@@ -236,6 +236,68 @@ fn the_queues_that_are_ready() {
     assert_clean(&mut client);
 }
 
+/// A message that somebody is just reading is none that can be read: who then reads by himself would find nothing, and call
+/// again and again.
+#[test]
+fn a_message_that_is_being_read_is_not_ready() {
+    let (database, mut client, _listener) = started(&["a"]);
+    for (held, end) in [("pgmq.read('a', 60, 1)", "ROLLBACK"), ("pgmq.pop('a')", "ROLLBACK")] {
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+        run(&mut client, &format!("BEGIN; SELECT {held}"));
+        let mut other = database.connect();
+        let ready: Vec<String> = value(&mut other, "SELECT aimq.wait('{a}', '100 ms')");
+        assert!(ready.is_empty(), "{held}");
+        let blocked = block(&database, "SELECT cardinality(aimq.wait('{a}', '60 s'))::bigint");
+        run(&mut client, end);
+        assert_eq!(blocked.read(), [1], "{held}");
+        run(&mut client, "SELECT pgmq.purge_queue('a')");
+    }
+}
+
+/// Whoever is called for a message that he has no right to read does not keep it from those who have.
+#[test]
+fn one_that_may_not_read_is_no_obstacle() {
+    let (database, mut client, _listener) = started(&["a"]);
+    let role = database.role("monitor");
+    run(
+        &mut client,
+        &format!("GRANT USAGE ON SCHEMA pgmq TO {role}; GRANT SELECT ON pgmq.q_a TO {role}"),
+    );
+    let monitor = {
+        let mut session = database.connect_as(&role);
+        let process = pid(&mut session);
+        let thread = std::thread::spawn(move || {
+            value::<Vec<String>>(&mut session, "SELECT aimq.wait('{a}', '60 s')")
+        });
+        wait_until("it to block", || waits(&mut client, process));
+        thread
+    };
+    let worker = block(&database, READ);
+    let id: i64 = value(&mut client, "SELECT pgmq.send('a', '{}')");
+    assert_eq!(worker.read(), [id]);
+    run(&mut client, "SELECT pg_cancel_backend(pid) FROM aimq.waiters");
+    let _ = monitor.join();
+}
+
+/// A look walks the index on vt, also where the statistics are of when the queue was empty.
+#[test]
+fn a_look_reads_no_more_than_it_needs() {
+    let (_database, mut client, _listener) = started(&["a"]);
+    run(&mut client, "VACUUM ANALYZE pgmq.q_a");
+    run(&mut client, "SELECT aimq._ready('{a}', false), aimq._ready('{a}', true)");
+    run(&mut client, "SELECT pgmq.send('a', '{}', 60) FROM generate_series(1, 1000)");
+    let scans = |client: &mut Client| -> (i64, i64) {
+        let sql = "SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'pgmq.q_a'::regclass";
+        let row = client.query_one(sql, &[]).expect("statistics");
+        (row.get(0), row.get(1))
+    };
+    // What is not yet reported, so in one transaction.
+    run(&mut client, "BEGIN");
+    let before = scans(&mut client);
+    run(&mut client, "SELECT aimq._ready('{a}', false), aimq._ready('{a}', true)");
+    assert_eq!(scans(&mut client), (before.0, before.1 + 2));
+}
+
 /// Vacuum is not kept back by a session that sleeps in a procedure; it is by one in a function.
 #[test]
 fn the_procedures_hold_no_snapshot() {
@@ -301,6 +363,8 @@ fn a_transaction_that_would_never_see_it_is_told() {
     }
     for call in [
         "aimq.read(NULL, 1)",
+        "aimq.read('a', NULL)",
+        "aimq.read('a', 1, 1, '1 s', NULL)",
         "aimq.read('a', 1, NULL)",
         "aimq.read('a', 1, 1, NULL)",
         "aimq.wait(NULL)",
@@ -313,6 +377,7 @@ fn a_transaction_that_would_never_see_it_is_told() {
         );
     }
     assert_eq!(failure(&mut client, "SELECT aimq.wait('{}')").code().code(), "42602");
+    assert_eq!(failure(&mut client, "SELECT aimq.read('a', 1, 0)").code().code(), "22023");
     let error = failure(&mut client, "SELECT aimq.read('nowhere', 1)");
     assert_eq!(error.code().code(), "42P01");
     assert!(error.hint().is_some_and(|hint| hint.contains("aimq.create_queue('nowhere')")));

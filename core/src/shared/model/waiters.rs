@@ -128,9 +128,8 @@ impl Hall {
     }
 
     fn leave(&self, at: usize) {
-        if let Some(call) = self.waiters().leave(self.table(), at)
-            && self.table().give_back(call)
-        {
+        if let Some(call) = self.waiters().leave(self.table(), at) {
+            self.table().give_back(call);
             self.ring();
         }
     }
@@ -188,9 +187,14 @@ impl Hall {
 
     fn turn(&self) {
         if self.database.news() != News(0) {
-            let kept = Notifier::default().keep_only(OID, self.table(), |_| true);
-            if kept.has_released {
-                self.waiters().call_everybody(OID, |_| ());
+            let mut notifier = Notifier::default();
+            let kept = notifier.keep_only(OID, self.table(), |_| true);
+            self.waiters().call_released(OID, &kept.released, |_| ());
+            while let Some((key, _)) = notifier.next_look() {
+                let visible = self.visible.load(SeqCst);
+                if let Some(claim) = self.table().find(OID, &key) {
+                    self.table().leave_to_waiters(claim, visible);
+                }
             }
         }
         self.waiters().call(OID, self.table(), |_| ());
