@@ -155,8 +155,9 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
-    let by_itself = ["notifier", "visibility", "waiting", "recovery", "faults", "storms", "pooler"];
-    let by_registry = &by_itself[..3];
+    let by_itself =
+        ["notifier", "visibility", "waiting", "blocking", "recovery", "faults", "storms", "pooler"];
+    let by_registry = &by_itself[..4];
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
         (" of the notifier, preloaded", &by_itself[..], "preloaded", &preloaded),

@@ -1,6 +1,7 @@
 //! What the client tests share: a database for each test in the server that `make test` started, a
 //! listener in a connection of its own, and waiting for conditions with a deadline.
 
+pub mod blocking;
 pub mod servers;
 
 use std::collections::BTreeMap;
