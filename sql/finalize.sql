@@ -32,6 +32,7 @@ COMMENT ON PROCEDURE aimq.wait_for(text[], interval, text[]) IS
 COMMENT ON PROCEDURE aimq.read_for(text, integer, integer, interval, jsonb, jsonb) IS
     'As aimq.read, but holds no snapshot while it sleeps, so vacuum is not kept back. The messages as an array of objects. Not in a transaction block';
 COMMENT ON FUNCTION aimq._check_wait(text, text[], integer, boolean, boolean, boolean) IS 'Fails where a wait could never end. Internal';
+COMMENT ON FUNCTION aimq._check_commit(text) IS 'Fails in a transaction block. Internal';
 COMMENT ON FUNCTION aimq._ready(text[], boolean) IS 'The queues that have a message which can be read now. Internal';
 COMMENT ON FUNCTION aimq._arm(text[], integer, double precision, boolean) IS 'Has this session called when there is something to read. Internal';
 COMMENT ON FUNCTION aimq._sleep() IS 'Sleeps until this session is called. Internal';

@@ -7,7 +7,8 @@ ALTER FUNCTION aimq._ready(text[], boolean)
 
 -- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a
 -- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled
--- back, which gives its locks back: DDL would wait for a session that sleeps with them, and all others for the DDL.
+-- back, which gives its locks back: DDL would wait for a session that sleeps with them, and all others for the DDL. When the
+-- time is over they look a last time, for what nobody is called for.
 
 -- A type of our own, as pgmq 1.13 has it: pgmq's updates drop theirs, and with it all that depends on it.
 CREATE TYPE aimq.message_record AS (
@@ -30,6 +31,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     has_found boolean;
+    is_over boolean := false;
 BEGIN
     PERFORM aimq._check_wait('aimq.read', ARRAY[$1], $3, $2 IS NULL, $4 IS NULL, $5 IS NULL);
     LOOP
@@ -52,12 +54,12 @@ BEGIN
         EXCEPTION WHEN SQLSTATE 'AIMQ0' THEN
             NULL;
         END;
-        EXIT WHEN has_found;
+        EXIT WHEN has_found OR is_over;
         CONTINUE WHEN aimq._arm(
             ARRAY[$1], CASE WHEN $5 OPERATOR(pg_catalog.=) '{}' THEN $3 ELSE 0 END,
             extract(epoch FROM $4)::pg_catalog.float8, false
         );
-        EXIT WHEN NOT aimq._sleep();
+        is_over := NOT aimq._sleep();
     END LOOP;
     PERFORM aimq._leave();
 END
@@ -69,6 +71,7 @@ AS $$
 DECLARE
     ready text[];
     is_ready boolean;
+    is_over boolean := false;
 BEGIN
     PERFORM aimq._check_wait('aimq.wait', $1, 1, false, $2 IS NULL, false);
     LOOP
@@ -81,9 +84,9 @@ BEGIN
         EXCEPTION WHEN SQLSTATE 'AIMQ0' THEN
             NULL;
         END;
-        EXIT WHEN is_ready;
+        EXIT WHEN is_ready OR is_over;
         CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, false);
-        EXIT WHEN NOT aimq._sleep();
+        is_over := NOT aimq._sleep();
     END LOOP;
     PERFORM aimq._leave();
     RETURN ready;
@@ -95,16 +98,19 @@ CREATE PROCEDURE aimq.wait_for(
     )
     LANGUAGE plpgsql
 AS $$
+DECLARE
+    is_over boolean := false;
 BEGIN
+    PERFORM aimq._check_commit('aimq.wait_for');
     PERFORM aimq._check_wait('aimq.wait_for', $1, 1, false, $2 IS NULL, false);
     LOOP
         ready := aimq._ready($1, true);
-        EXIT WHEN pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
+        EXIT WHEN is_over OR pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
         CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, true);
         -- Gives locks and snapshots back that the look took.
         COMMIT;
         CALL aimq._doze();
-        EXIT WHEN NOT aimq._is_called();
+        is_over := NOT aimq._is_called();
     END LOOP;
     PERFORM aimq._leave();
 END
@@ -117,7 +123,10 @@ CREATE PROCEDURE aimq.read_for(
     LANGUAGE plpgsql
 AS $$
 #variable_conflict use_column
+DECLARE
+    is_over boolean := false;
 BEGIN
+    PERFORM aimq._check_commit('aimq.read_for');
     PERFORM aimq._check_wait('aimq.read_for', ARRAY[$1], $3, $2 IS NULL, $4 IS NULL, $5 IS NULL);
     $6 := NULL;
     LOOP
@@ -131,7 +140,7 @@ BEGIN
                        ) m
             );
         END IF;
-        EXIT WHEN $6 IS NOT NULL;
+        EXIT WHEN $6 IS NOT NULL OR is_over;
         CONTINUE WHEN aimq._arm(
             ARRAY[$1], CASE WHEN $5 OPERATOR(pg_catalog.=) '{}' THEN $3 ELSE 0 END,
             extract(epoch FROM $4)::pg_catalog.float8, true
@@ -139,7 +148,7 @@ BEGIN
         -- As in aimq.wait_for.
         COMMIT;
         CALL aimq._doze();
-        EXIT WHEN NOT aimq._is_called();
+        is_over := NOT aimq._is_called();
     END LOOP;
     PERFORM aimq._leave();
     $6 := coalesce($6, '[]');

@@ -34,6 +34,8 @@ pub(crate) enum Error {
     NotOwner { table: String, owner: String, role: String },
     /// 25000
     OldSnapshot { what: String },
+    /// 25001
+    InTransaction { what: String },
     /// 55000
     WaitsAlready,
     /// 55000
@@ -94,6 +96,7 @@ impl Error {
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
             Self::OldSnapshot { .. } => Code::ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::InTransaction { .. } => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::WaitsAlready | Self::PgmqMissing => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -162,7 +165,12 @@ impl Error {
             Self::OldSnapshot { what } => (
                 format!("{what} cannot wait in a transaction that is REPEATABLE READ or SERIALIZABLE"),
                 "Such a transaction sees no message that is enqueued after its first statement.".into(),
-                "Call it in a READ COMMITTED transaction, or read with pgmq.read, which does not wait.".into(),
+                "Call it in a READ COMMITTED transaction (see default_transaction_isolation), or read with pgmq.read, which does not wait.".into(),
+            ),
+            Self::InTransaction { what } => (
+                format!("{what} cannot be called in a transaction block"),
+                "It commits before it sleeps. Several statements in one query string are a transaction too.".into(),
+                "Call it with autocommit on, alone in its query string, or use the function of the same purpose.".into(),
             ),
             Self::WaitsAlready => (
                 "this session waits for messages already".into(),

@@ -95,7 +95,7 @@ fn _check_wait(
     let is_empty = queues.as_ref().is_some_and(|queues| queues.is_empty());
     let has_null = queues.as_ref().is_none_or(|queues| queues.iter().any(|queue| queue.is_none()));
     let missing = [
-        (has_null, "queue"),
+        (has_null, if what.contains("wait") { "queues" } else { "queue" }),
         (no_vt, "vt"),
         (qty.is_none(), "qty"),
         (no_time, "max_wait"),
@@ -117,6 +117,18 @@ fn _check_wait(
     let level = unsafe { pg_sys::XactIsoLevel }.cast_unsigned();
     if level >= pg_sys::XACT_REPEATABLE_READ {
         return Err(Error::OldSnapshot { what: what.to_owned() }.into());
+    }
+    Ok(())
+}
+
+/// `aimq._check_commit(what)`: fails where a procedure can't commit, which Postgres would find only when it tries: in a
+/// transaction block. (Within a function, Postgres says so itself.)
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _check_commit(what: &str) -> Result<(), ErrorReport> {
+    // SAFETY: both read this backend's own state.
+    if unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() } {
+        return Err(Error::InTransaction { what: what.to_owned() }.into());
     }
     Ok(())
 }

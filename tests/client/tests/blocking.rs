@@ -64,6 +64,22 @@ fn a_statement_timeout_ends_it() {
     assert_eq!(value::<i64>(&mut session, READ), id);
 }
 
+/// What nobody is called for is found at the end.
+#[test]
+fn it_looks_once_more_when_its_time_is_over() {
+    let (database, mut client, _listener) = started(&["a"]);
+    run(&mut client, "SET aimq.enabled = off");
+    for sql in [
+        "SELECT msg_id FROM aimq.read('a', 60, 1, '300 ms')",
+        "SELECT cardinality(aimq.wait('{a}', '300 ms'))::bigint",
+    ] {
+        let blocked = block(&database, sql);
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+        assert_eq!(blocked.read(), [1], "{sql}");
+        run(&mut client, "TRUNCATE pgmq.q_a RESTART IDENTITY");
+    }
+}
+
 #[test]
 fn the_queues_that_are_ready() {
     let (database, mut client, _listener) = started(&["a", "b", "c"]);
@@ -167,7 +183,8 @@ fn the_procedures_hold_no_snapshot() {
         });
         assert_eq!(found, Some(nothing), "{call}");
         let error = failure(&mut client, &format!("BEGIN; CALL aimq.{call}"));
-        assert_eq!(error.code().code(), "2D000", "{call}");
+        assert_eq!(error.code().code(), "25001", "{call}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("autocommit")), "{call}");
         run(&mut client, "ROLLBACK");
     }
     assert_clean(&mut client);

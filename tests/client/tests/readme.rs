@@ -25,6 +25,8 @@ fn the_sql_runs_as_it_stands() {
     let blocks = blocks("sql");
     assert!(blocks.len() >= 3);
     for (number, block) in blocks.iter().enumerate() {
+        // Nothing comes that would end a wait.
+        let block = block.replace("'20 s'", "'20 ms'");
         for statement in block.split_inclusive(";").filter(|text| text.contains(';')) {
             run(&mut client, statement);
         }
