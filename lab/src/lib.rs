@@ -2,6 +2,7 @@
 //! progress.
 
 pub mod cluster;
+pub mod debs;
 pub mod pgbouncer;
 pub mod progress;
 pub mod setup;

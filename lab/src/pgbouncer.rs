@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use postgres::{Client, Config, NoTls};
 
-use crate::{setup, shell};
+use crate::{debs, shell};
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ impl Pgbouncer {
     /// databases.
     pub fn start(server: &Path, pool: u32) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let (program, libraries) = setup::pgbouncer()?;
+        let (program, libraries) = debs::pgbouncer()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = server.join(format!("pgbouncer-{}-{number}", std::process::id()));
         std::fs::create_dir(&folder)?;

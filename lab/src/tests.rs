@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aimq_lab::cluster::Cluster;
 use aimq_lab::progress::step;
 use aimq_lab::setup::{self, ALL_MAJORS, Major, Profile};
-use aimq_lab::shell;
+use aimq_lab::{debs, shell};
 
 /// What the tests need of the server: prepared transactions, and a NOTIFY queue that can be filled
 /// where its size can be set (PostgreSQL 17 and later).
@@ -65,8 +65,8 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     for major in majors {
         setup::prepare(*major)?;
     }
-    setup::partman(majors)?;
-    setup::pgbouncer()?;
+    debs::partman(majors)?;
+    debs::pgbouncer()?;
     setup::python()?;
 
     if wanted("unit") {
