@@ -20,7 +20,14 @@ CREATE TYPE aimq.message_record AS (
     message jsonb,
     headers jsonb
 );
-COMMENT ON TYPE aimq.message_record IS 'What aimq.read returns: pgmq.message_record. last_read_at is null before pgmq 1.10';
+COMMENT ON TYPE aimq.message_record IS 'What aimq.read returns: pgmq.message_record';
+COMMENT ON COLUMN aimq.message_record.msg_id IS 'The message''s number';
+COMMENT ON COLUMN aimq.message_record.read_ct IS 'How often it was read, this time included';
+COMMENT ON COLUMN aimq.message_record.enqueued_at IS 'When it was enqueued';
+COMMENT ON COLUMN aimq.message_record.last_read_at IS 'When it was read last; null before pgmq 1.10';
+COMMENT ON COLUMN aimq.message_record.vt IS 'When it can be read again';
+COMMENT ON COLUMN aimq.message_record.message IS 'The message';
+COMMENT ON COLUMN aimq.message_record.headers IS 'Its headers';
 
 CREATE FUNCTION aimq.read(
         queue text, vt integer, qty integer DEFAULT 1, max_wait interval DEFAULT '30 seconds',
@@ -41,7 +48,7 @@ BEGIN
                 -- Where pgmq.read returns no last_read_at, the name is that of the outer query's null.
                 RETURN QUERY
                     SELECT m.*
-                      FROM (SELECT NULL::timestamptz AS last_read_at) none
+                      FROM (SELECT NULL::pg_catalog.timestamptz AS last_read_at) none
                      CROSS JOIN LATERAL (
                             SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
                               FROM pgmq.read($1, $2, $3, $5)
@@ -133,7 +140,7 @@ BEGIN
         IF pg_catalog.cardinality(aimq._ready(ARRAY[$1], false)) OPERATOR(pg_catalog.>) 0 THEN
             $6 := (
                 SELECT pg_catalog.jsonb_agg(m)
-                  FROM (SELECT NULL::timestamptz AS last_read_at) none
+                  FROM (SELECT NULL::pg_catalog.timestamptz AS last_read_at) none
                  CROSS JOIN LATERAL (
                         SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
                           FROM pgmq.read($1, $2, $3, $5)
