@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
 
 use crate::error::Error;
+use crate::ffi;
 use crate::pgmq::{self, report};
 
 /// How many queues a session remembers before it starts anew.
@@ -64,9 +65,7 @@ fn is_ready(queue: &str, free: bool) -> Result<bool, Error> {
 
 fn any_visible(known: &Known, free: bool) -> spi::Result<bool> {
     let most = if free { LOCKED_MOST } else { 1 };
-    // SAFETY: reads the clock.
-    let now = TimestampWithTimeZone::try_from(unsafe { pg_sys::GetCurrentTimestamp() });
-    let Ok(now) = now else {
+    let Ok(now) = TimestampWithTimeZone::try_from(ffi::now().0) else {
         return Ok(true);
     };
     Spi::connect(|client| {

@@ -184,7 +184,10 @@ impl Waiters<'_> {
     /// it reads, or [gives back](Table::give_back).
     pub fn wake(&self, at: usize) -> Option<Call> {
         let state = &self.all[at].state;
-        self.to(at, (state.load(Relaxed) & ARMED) | AWAKE)
+        let old = state.swap((state.load(Relaxed) & ARMED) | AWAKE, SeqCst);
+        let turns = u32::try_from(old >> TURNS_SHIFT).unwrap_or(0);
+        let slot = (old >> SLOT_SHIFT) as u32 & (SLOTS_MOST - 1);
+        (old & STATE == CALLED && turns > 0).then_some(Call { slot, turns })
     }
 
     /// The session does not wait any more. Says what it was called for and has not read.
@@ -200,13 +203,6 @@ impl Waiters<'_> {
         let state = &self.all[at].state;
         state.store(state.load(Relaxed) & ARMED | FREE, SeqCst);
         call
-    }
-
-    fn to(&self, at: usize, next: u64) -> Option<Call> {
-        let old = self.all[at].state.swap(next, SeqCst);
-        let turns = u32::try_from(old >> TURNS_SHIFT).unwrap_or(0);
-        let slot = (old >> SLOT_SHIFT) as u32 & (SLOTS_MOST - 1);
-        (old & STATE == CALLED && turns > 0).then_some(Call { slot, turns })
     }
 
     fn words_of(&self, at: usize) -> &[AtomicU64] {
