@@ -150,7 +150,8 @@ fn a_producer_that_notifies_itself_wakes_too() {
     }
 }
 
-/// As many are called as there are messages, and few more.
+/// As many are called as there are messages; and for each look because of what was read, at most every 100 ms,
+/// one more, if it finds the message before the session that was called has it.
 #[test]
 fn no_more_are_called_than_there_are_messages() {
     const MESSAGES: i64 = 50;
@@ -158,6 +159,7 @@ fn no_more_are_called_than_there_are_messages() {
     let sql = "WITH m AS (SELECT msg_id FROM aimq.read('a', 60, 1, '60 s'))
                SELECT msg_id FROM m WHERE pgmq.archive('a', msg_id)";
     let mut blocked: Vec<_> = (0..10).map(|_| block(&database, sql)).collect();
+    let begun = Instant::now();
     for sent in 1..=MESSAGES {
         run(&mut client, "SELECT pgmq.send('a', '{}')");
         wait_until("it to be finished", || finished(&mut client) == sent);
@@ -168,8 +170,10 @@ fn no_more_are_called_than_there_are_messages() {
         }
     }
     let calls: i64 = value(&mut client, "SELECT calls FROM aimq.stats");
+    let looks = i64::try_from(begun.elapsed().as_millis() / 100).expect("seconds") + 1;
     // One may come by chance, and not be called.
-    assert!((MESSAGES / 2..=MESSAGES + 5).contains(&calls), "{calls} calls of {MESSAGES}");
+    assert!(calls >= MESSAGES / 2, "{calls} calls of {MESSAGES}");
+    assert!(calls <= MESSAGES + looks, "{calls} calls of {MESSAGES}, and {looks} looks");
     run(&mut client, "SELECT pg_cancel_backend(pid) FROM aimq.waiters");
     blocked.into_iter().for_each(|session| drop(session.end()));
 }
