@@ -10,7 +10,8 @@
 use indexmap::IndexMap;
 
 use crate::hash::BuildFnv;
-use crate::payload::{Entry, Notification, notifications};
+use crate::ids::Ids;
+use crate::payload::{Entry, Notification, event, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
@@ -20,11 +21,13 @@ const KEPT_ROUTES: usize = 256;
 /// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
 pub type Level = u32;
 
-/// What was enqueued on one route at one level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was enqueued on one route at one level; or, where the route is of another event, what else befell messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// How many messages.
     pub count: u64,
+    /// Which, where the route asks for that.
+    pub ids: Option<Box<Ids>>,
     /// The earliest visibility time among them.
     pub earliest: Timestamp,
     /// Some may become visible later than `earliest` says, and it is not known when.
@@ -39,37 +42,46 @@ pub struct Tally {
 impl Tally {
     /// One message.
     fn message(earliest: Timestamp, is_unsure: bool) -> Self {
-        Self { count: 1, earliest, is_unsure, moved: Timestamp::INFINITY, taken: false }
+        Self { count: 1, ids: None, earliest, is_unsure, moved: Timestamp::INFINITY, taken: false }
     }
 
     /// No message, but some that were there before may have moved, or be gone.
     fn before(moved: Timestamp, taken: bool) -> Self {
-        Self { count: 0, earliest: Timestamp::INFINITY, is_unsure: false, moved, taken }
+        let earliest = Timestamp::INFINITY;
+        Self { count: 0, ids: None, earliest, is_unsure: false, moved, taken }
     }
 
     /// Whether somebody is to be told when the transaction is committed.
     #[must_use]
-    pub fn has_news(self) -> bool {
+    pub fn has_news(&self) -> bool {
         self.count > 0 || self.moved < Timestamp::INFINITY
     }
 
     /// Whether a rollback brings messages back.
     #[must_use]
-    pub fn may_come_back(self) -> bool {
+    pub fn may_come_back(&self) -> bool {
         self.taken || self.moved < Timestamp::INFINITY
     }
 
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, mut other: Self) {
         let (moved, taken) = (self.moved.min(other.moved), self.taken || other.taken);
         match (self.count, other.count) {
             (_, 0) => {}
             (0, _) => *self = other,
-            _ => self.add_messages(other),
+            _ => {
+                let others = other.ids.take();
+                self.add_messages(&other);
+                match (&mut self.ids, others) {
+                    (Some(ids), Some(others)) => ids.append(&others),
+                    (None, others) => self.ids = others,
+                    (_, None) => {}
+                }
+            }
         }
         (self.moved, self.taken) = (moved, taken);
     }
 
-    fn add_messages(&mut self, other: Self) {
+    fn add_messages(&mut self, other: &Self) {
         self.count = self.count.saturating_add(other.count);
         let mixed = (self.earliest == Timestamp::NEG_INFINITY)
             != (other.earliest == Timestamp::NEG_INFINITY);
@@ -103,6 +115,18 @@ impl Batch {
     /// The same of a message of which it is not known when it will be visible: at once, or later.
     pub fn record_unknown(&mut self, level: Level, route: Route<'_>) {
         self.add(level, route, Tally::message(Timestamp::NEG_INFINITY, true));
+    }
+
+    /// Notes which message the last one was that was noted.
+    pub fn record_id(&mut self, id: i64) {
+        if let Some((_, tallies)) = self.routes.get_index_mut(self.last)
+            && let Some((_, tally)) = tallies.last_mut()
+        {
+            match &mut tally.ids {
+                Some(ids) => ids.add(id),
+                None => tally.ids = Some(Box::new(Ids::one(id))),
+            }
+        }
     }
 
     /// Notes that messages which were there before may have got another visibility time, of `from` or
@@ -223,8 +247,8 @@ impl Batch {
     }
 
     /// Whether that is so of a tally: for what the sum of some is if one of them is.
-    fn any(&self, is: impl Fn(Tally) -> bool) -> bool {
-        self.routes.values().flatten().any(|(_, tally)| is(*tally))
+    fn any(&self, is: impl Fn(&Tally) -> bool) -> bool {
+        self.routes.values().flatten().any(|(_, tally)| is(tally))
     }
 
     /// Forgets everything. Cannot fail, so it may be called after the commit.
@@ -242,12 +266,24 @@ impl Batch {
     /// What there is to say, by route in the order of first use, savepoints summed up.
     pub fn tallies(&self) -> impl Iterator<Item = (Route<'_>, Tally)> {
         self.routes.iter().filter_map(|(key, tallies)| {
-            let sum = tallies.iter().map(|(_, tally)| *tally).reduce(|mut sum, tally| {
-                sum.add(tally);
-                sum
-            })?;
-            Some((Route::from_key(key)?, sum))
+            let (route, mut sum) = (Route::from_key(key)?, sum_of(tallies)?);
+            if route.event == event::DELETED {
+                self.leave_out_archived(route, &mut sum);
+            }
+            Some((route, sum))
         })
+    }
+
+    /// Who archives a message deletes it from the queue: that is one thing that befell it, not two.
+    fn leave_out_archived(&self, route: Route<'_>, deleted: &mut Tally) {
+        let archived = Route { event: event::ARCHIVED, ..route }.key();
+        let Some(archived) = self.routes.get(&archived).and_then(|it| sum_of(it)) else {
+            return;
+        };
+        deleted.count = deleted.count.saturating_sub(archived.count);
+        if let (Some(ids), Some(others)) = (&mut deleted.ids, &archived.ids) {
+            ids.remove(others);
+        }
     }
 
     /// The notifications that announce this batch at the time `now`: one for each channel and event.
@@ -264,9 +300,17 @@ impl Batch {
         let all = self.tallies().filter(|(route, tally)| tally.count > 0 && wanted(*route));
         notifications(all.map(|(route, tally)| {
             let visible_at = (tally.earliest > now).then_some(tally.earliest);
-            (route, Entry { queue: route.queue, count: tally.count, visible_at })
+            (route, Entry { queue: route.queue, count: tally.count, visible_at, ids: tally.ids })
         }))
     }
+}
+
+/// The tallies of all levels of a route.
+fn sum_of(tallies: &[(Level, Tally)]) -> Option<Tally> {
+    tallies.iter().map(|(_, tally)| tally.clone()).reduce(|mut sum, tally| {
+        sum.add(tally);
+        sum
+    })
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //! the thousand cases a second.
 //!
 //! * [`batch`]: what one transaction has enqueued, following its savepoints.
-//! * [`route`]: where the news of a queue goes: channel, event, queue.
+//! * [`route`]: where the news of a queue goes: channel, event, queue; and [`options`], what else is asked for.
+//! * [`ids`]: of messages, for those who ask for them.
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`sinks`]: what goes elsewhere than to NOTIFY, and when.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`hash`]: for the names of queues.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
@@ -14,10 +16,13 @@
 
 pub mod batch;
 pub mod hash;
+pub mod ids;
 pub mod notifier;
+pub mod options;
 pub mod pace;
 pub mod payload;
 pub mod route;
 pub mod shared;
+pub mod sinks;
 mod sync;
 pub mod timestamp;

@@ -10,10 +10,13 @@ use std::ffi::{CStr, CString};
 
 use indexmap::IndexMap;
 
+use crate::ids::Ids;
+use crate::options::Options;
 use crate::pace::{self, Pace};
 use crate::payload::{Entry, Notification, notifications};
 use crate::route::Route;
 use crate::shared::{Claim, Database, Table};
+use crate::sinks::Sinks;
 use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
 
@@ -26,6 +29,7 @@ struct Known {
     claim: Claim,
     key: Box<[u8]>,
     channel: usize,
+    options: Options,
     /// Of those the slot has counted, the transactions that were announced.
     transactions: u64,
     /// When the table may be looked at again because of what was read from it.
@@ -42,13 +46,17 @@ pub const LOOK_INTERVAL: Moment = 100_000;
 const LOOK_AGAIN: Moment = 5_000_000;
 
 /// What is to be said of one route, or was said of it within the interval.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Due {
     channel: usize,
     /// Where to count it, if the route has a slot.
     claim: Option<Claim>,
     /// 0 if there is nothing to say.
     messages: u64,
+    /// Which, where the route asks for ids.
+    ids: Option<Box<Ids>>,
+    /// Nothing is notified: that it would be keeps the notifier's interval.
+    is_silent: bool,
     transactions: u64,
     /// The end of the interval. If something is sent on the channel before, it is said with that.
     not_before: Moment,
@@ -82,6 +90,8 @@ pub struct Notifier {
     due: IndexMap<Box<[u8]>, Due>,
     /// Routes whose tables are to be looked at, and the visibility time from which on a message is news.
     looks: IndexMap<Box<[u8]>, Timestamp>,
+    /// What goes elsewhere than to NOTIFY.
+    pub sinks: Sinks,
     pace: Pace,
     look_pace: Pace,
     /// Whether the door is closed: nobody wakes the notifier, which has a timer.
@@ -101,6 +111,7 @@ impl Default for Notifier {
             channels: Vec::new(),
             due: IndexMap::new(),
             looks: IndexMap::new(),
+            sinks: Sinks::default(),
             pace: Pace::new(pace::NOTIFY),
             look_pace: Pace::new(pace::LOOK),
             is_closed: false,
@@ -206,10 +217,20 @@ impl Notifier {
             } else if let Some(drained) = table.drain(claim) {
                 let transactions = drained.transactions.saturating_sub(known.transactions);
                 known.transactions = drained.transactions;
-                let due = due(&mut self.due, &known.key, known.channel);
+                let due = due(&mut self.due, &known.key, known.channel, known.options);
                 due.claim = Some(claim);
                 due.messages = due.messages.saturating_add(drained.messages);
                 due.transactions = due.transactions.saturating_add(transactions);
+                let options = known.options;
+                if options.wants_ids() {
+                    let ids = table.take_ids(claim);
+                    if options.broadcasts {
+                        self.sinks.add(&known.key, Some(claim), drained.messages, &ids);
+                    }
+                    if options.ids {
+                        due.ids.get_or_insert_default().append(&ids);
+                    }
+                }
             }
         }
         self.marked = marked;
@@ -257,14 +278,21 @@ impl Notifier {
     }
 
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
-    pub fn found(&mut self, key: &[u8], claim: Option<Claim>) {
+    pub fn found(&mut self, table: Table<'_>, key: &[u8], claim: Option<Claim>) {
         let Some(route) = Route::from_key(key) else {
             return;
         };
         let channel = channel_of(&mut self.channels, route.channel);
-        let due = due(&mut self.due, key, channel);
+        let options = route.options();
+        let due = due(&mut self.due, key, channel, options);
         due.claim = due.claim.or(claim);
         due.messages = due.messages.max(1);
+        if options.broadcasts {
+            let claim = due.claim;
+            // Which of them it was is not known: the newest that anybody has told of.
+            let newest = claim.map_or(0, |claim| table.newest(claim));
+            self.sinks.add(key, claim, 1, &Ids { newest, ..Ids::default() });
+        }
     }
 
     /// What may be sent now. Call [`Notifier::sent`] or [`Notifier::failed`] afterwards.
@@ -274,10 +302,17 @@ impl Notifier {
             None => self.open_channels(),
         };
         let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
-        notifications(ready.filter_map(|(key, due)| {
-            let route = Route::from_key(key)?;
-            Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None }))
+        notifications(ready.filter(|(_, due)| !due.is_silent).filter_map(|(key, due)| {
+            let (route, ids) = (Route::from_key(key)?, due.ids.clone());
+            Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None, ids }))
         }))
+    }
+
+    /// Whether anything is being sent, be it only such as nothing is notified of: asked after
+    /// [`Notifier::notifications`].
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.due.values().any(|due| is_sending(&self.sending, due))
     }
 
     /// What [`Notifier::notifications`] said was sent, which took the processor for `cost` microseconds:
@@ -293,10 +328,12 @@ impl Notifier {
     ) {
         for due in self.due.values_mut().filter(|due| is_sending(&self.sending, due)) {
             // The slot may be another queue's by now.
-            if let Some(claim) = due.claim.filter(|claim| table.is_current(*claim)) {
+            if !due.is_silent
+                && let Some(claim) = due.claim.filter(|claim| table.is_current(*claim))
+            {
                 table.notified(claim, due.transactions.saturating_sub(1), now);
             }
-            (due.messages, due.transactions) = (0, 0);
+            (due.messages, due.transactions, due.ids) = (0, 0, None);
             due.not_before = moment.saturating_add(interval);
         }
         self.sending.clear();
@@ -336,7 +373,7 @@ impl Notifier {
                 look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
             } else if was_noted {
                 kept.must_ask_again = true;
-                self.found(&key, None);
+                self.found(table, &key, None);
             }
         }
         kept
@@ -345,7 +382,9 @@ impl Notifier {
     /// Whether there is nothing to say or to look at.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.due.values().all(|due| due.messages == 0) && self.looks.is_empty()
+        self.due.values().all(|due| due.messages == 0)
+            && self.looks.is_empty()
+            && self.sinks.is_idle()
     }
 }
 
@@ -363,13 +402,21 @@ fn know<'a>(
     let place = &mut known[at];
     if place.as_ref().is_none_or(|known| known.claim != claim) {
         let key = table.key(claim).into_boxed_slice();
-        let channel = channel_of(channels, Route::from_key(&key)?.channel);
+        let route = Route::from_key(&key)?;
+        let (channel, options) = (channel_of(channels, route.channel), route.options());
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
         let (read_not_before, look_not_before) = (0, 0);
-        *place =
-            Some(Known { claim, key, channel, transactions, read_not_before, look_not_before });
+        *place = Some(Known {
+            claim,
+            key,
+            channel,
+            options,
+            transactions,
+            read_not_before,
+            look_not_before,
+        });
     }
     place.as_mut()
 }
@@ -383,8 +430,21 @@ fn channel_of(channels: &mut Vec<CString>, name: &CStr) -> usize {
 }
 
 /// What is to be said of a route.
-fn due<'a>(all: &'a mut IndexMap<Box<[u8]>, Due>, key: &[u8], channel: usize) -> &'a mut Due {
-    let new = || Due { channel, claim: None, messages: 0, transactions: 0, not_before: 0 };
+fn due<'a>(
+    all: &'a mut IndexMap<Box<[u8]>, Due>,
+    key: &[u8],
+    channel: usize,
+    options: Options,
+) -> &'a mut Due {
+    let new = || Due {
+        channel,
+        claim: None,
+        messages: 0,
+        ids: None,
+        is_silent: !options.notifies,
+        transactions: 0,
+        not_before: 0,
+    };
     match all.get_index_of(key) {
         Some(at) => &mut all[at],
         None => all.entry(key.into()).or_insert_with(new),

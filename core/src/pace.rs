@@ -15,6 +15,9 @@ pub const NOTIFY: Moment = 150;
 /// queues are read from.
 pub const LOOK: Moment = 20;
 
+/// The same after broadcasts, each of which is a call of somebody else's function: a sixth of a processor.
+pub const BROADCAST: Moment = 5;
+
 /// What is not used of the share can be used later, for bursts: up to this time's share.
 pub const CREDIT: Moment = 250_000;
 

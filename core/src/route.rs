@@ -1,11 +1,13 @@
-//! Where the news of a queue goes: the three arguments of the queue's trigger.
+//! Where the news of a queue goes: the arguments of the queue's trigger, of which the fourth may be missing.
 
 use std::ffi::CStr;
+
+use crate::options::Options;
 
 /// The longest channel that Postgres takes, in bytes: `NAMEDATALEN - 1` (commands/async.c).
 pub const CHANNEL_MAX_BYTES: usize = 63;
 
-/// Channel, event and queue, as the trigger carries them: bytes in the server's encoding, without NUL.
+/// Channel, event, queue and options, as the trigger carries them: bytes in the server's encoding, without NUL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route<'a> {
     /// The channel of `LISTEN` and `NOTIFY`.
@@ -14,9 +16,29 @@ pub struct Route<'a> {
     pub event: &'a CStr,
     /// The queue's name as `pgmq.meta` has it.
     pub queue: &'a CStr,
+    /// What else is asked for, see [`Options`]; mostly empty.
+    pub options: &'a CStr,
 }
 
 impl<'a> Route<'a> {
+    /// Without options.
+    #[must_use]
+    pub const fn new(channel: &'a CStr, event: &'a CStr, queue: &'a CStr) -> Self {
+        Self { channel, event, queue, options: c"" }
+    }
+
+    /// What else is asked for.
+    #[must_use]
+    pub fn options(self) -> Options {
+        Options::from_bytes(self.options.to_bytes())
+    }
+
+    /// The parts that make the key: no options are no part.
+    fn parts(self) -> impl Iterator<Item = &'a CStr> {
+        let options = Some(self.options).filter(|options| !options.is_empty());
+        [self.channel, self.event, self.queue].into_iter().chain(options)
+    }
+
     /// Writes the route into `key`, replacing what it held. Keeps `key`'s capacity.
     pub(crate) fn write_key(self, key: &mut Vec<u8>) {
         key.clear();
@@ -25,7 +47,7 @@ impl<'a> Route<'a> {
 
     /// Writes the route behind what `key` holds.
     pub fn append_key(self, key: &mut Vec<u8>) {
-        for part in [self.channel, self.event, self.queue] {
+        for part in self.parts() {
             key.extend_from_slice(part.to_bytes_with_nul());
         }
     }
@@ -48,7 +70,11 @@ impl<'a> Route<'a> {
             };
             rest = after;
         }
-        rest.is_empty()
+        if self.options.is_empty() {
+            rest.is_empty()
+        } else {
+            rest == self.options.to_bytes_with_nul()
+        }
     }
 
     /// Reads back what [`Route::key`] wrote; `None` for anything else.
@@ -57,7 +83,12 @@ impl<'a> Route<'a> {
         let channel = CStr::from_bytes_until_nul(key).ok()?;
         let rest = &key[channel.count_bytes() + 1..];
         let event = CStr::from_bytes_until_nul(rest).ok()?;
-        let queue = CStr::from_bytes_with_nul(&rest[event.count_bytes() + 1..]).ok()?;
-        Some(Self { channel, event, queue })
+        let rest = &rest[event.count_bytes() + 1..];
+        let queue = CStr::from_bytes_until_nul(rest).ok()?;
+        let options = match &rest[queue.count_bytes() + 1..] {
+            [] => c"",
+            rest => CStr::from_bytes_with_nul(rest).ok().filter(|it| !it.is_empty())?,
+        };
+        Some(Self { channel, event, queue, options })
     }
 }

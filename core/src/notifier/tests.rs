@@ -1,6 +1,7 @@
 //! The notifier over simulated time: the cases by name, and any order of marks and turns in `random`.
 
 mod random;
+mod silent;
 
 use super::*;
 use crate::pace::NOTIFY;
@@ -110,7 +111,8 @@ fn looks(it: &mut Simulation) -> Vec<(Box<[u8]>, Timestamp)> {
 }
 
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
-    simulation.notifier.found(&key(channel, queue), None);
+    let table = Table { slots: &simulation.slots, used: &simulation.used };
+    simulation.notifier.found(table, &key(channel, queue), None);
 }
 
 /// A notification of one queue.

@@ -5,6 +5,7 @@
 //! docs/design/notifier.md; the tests under loom check it.
 
 mod database;
+mod ids;
 mod slot;
 mod waiters;
 

@@ -8,6 +8,7 @@
 //! The tests in `wrong` show that a mistake is found.
 
 mod deadlines;
+mod ids;
 mod slots;
 mod waiters;
 mod world;

@@ -2,6 +2,7 @@
 
 use std::hash::Hasher;
 
+use super::ids::Cells;
 use crate::hash::Fnv;
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -75,7 +76,10 @@ pub struct Slot {
     notifications: AtomicU64,
     coalesced: AtomicU64,
     calls: AtomicU64,
+    broadcasts: AtomicU64,
+    failed_broadcasts: AtomicU64,
     last_wake_up: AtomicI64,
+    pub(super) ids: Cells,
 }
 
 /// A slot, as long as it is the same queue's.
@@ -123,6 +127,10 @@ pub struct Counters {
     pub coalesced: u64,
     /// Sessions that blocked for the queue and were called to read.
     pub calls: u64,
+    /// Broadcasts of the queue.
+    pub broadcasts: u64,
+    /// Those that failed, and were or will be tried again.
+    pub failed_broadcasts: u64,
     /// When the last of these notifications was sent.
     pub last_wake_up: Option<Timestamp>,
 }
@@ -147,7 +155,10 @@ impl Slot {
             notifications: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            broadcasts: AtomicU64::new(0),
+            failed_broadcasts: AtomicU64::new(0),
             last_wake_up: AtomicI64::new(0),
+            ids: Cells::new(),
         }
     }
 
@@ -260,6 +271,10 @@ impl Table<'_> {
 
     fn slot(&self, claim: Claim) -> &Slot {
         &self.slots[claim.at as usize]
+    }
+
+    pub(super) fn ids(&self, claim: Claim) -> (&Cells, u32) {
+        (&self.slot(claim).ids, claim.generation)
     }
 
     pub(super) fn waiting(&self, at: u32) -> &AtomicU32 {
@@ -430,6 +445,13 @@ impl Table<'_> {
         slot.last_wake_up.store(at.0, Relaxed);
     }
 
+    /// Counts a broadcast of the queue, or one that failed.
+    pub fn broadcast(&self, claim: Claim, is_sent: bool) {
+        let slot = self.slot(claim);
+        let counter = if is_sent { &slot.broadcasts } else { &slot.failed_broadcasts };
+        counter.fetch_add(1, Relaxed);
+    }
+
     /// Gives a slot back; says whether anything was marked in it.
     pub fn release(&self, claim: Claim) -> bool {
         let slot = self.slot(claim);
@@ -439,8 +461,15 @@ impl Table<'_> {
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
         let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
         slot.database.store(0, Relaxed);
-        let counters =
-            [&slot.transactions, &slot.messages, &slot.notifications, &slot.coalesced, &slot.calls];
+        let counters = [
+            &slot.transactions,
+            &slot.messages,
+            &slot.notifications,
+            &slot.coalesced,
+            &slot.calls,
+            &slot.broadcasts,
+            &slot.failed_broadcasts,
+        ];
         for counter in counters {
             counter.store(0, Relaxed);
         }
@@ -462,6 +491,8 @@ impl Table<'_> {
             notifications: slot.notifications.load(Relaxed),
             coalesced: slot.coalesced.load(Relaxed),
             calls: slot.calls.load(Relaxed),
+            broadcasts: slot.broadcasts.load(Relaxed),
+            failed_broadcasts: slot.failed_broadcasts.load(Relaxed),
             last_wake_up: (last != 0).then_some(Timestamp(last)),
         }
     }

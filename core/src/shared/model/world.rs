@@ -354,7 +354,7 @@ impl Host {
             let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
             if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
-                self.notifier.found(&key, None);
+                self.notifier.found(self.world.table(), &key, None);
             }
             if let Some(next) = next
                 && let Ok(claim) = self.world.table().claim(OID, &key)

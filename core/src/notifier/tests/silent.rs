@@ -1,0 +1,26 @@
+//! What goes elsewhere than to NOTIFY.
+
+use super::*;
+
+/// What is only broadcast keeps the interval as well, and nothing is notified.
+#[test]
+fn a_silent_route_is_broadcast() {
+    let mut it = Simulation::new();
+    let key = b"c\0e\0q\0sink=supabase\0";
+    let claim = it.table().claim(OID, key).unwrap();
+    it.table().note_ids(claim, &Ids::one(5));
+    assert!(it.enqueue(claim, 2));
+    it.sweep();
+    assert!(it.ready().is_empty() && it.notifier.is_sending());
+    let (now, table) = (it.now(), Table { slots: &it.slots, used: &it.used });
+    it.notifier.sent(table, it.moment, now, it.interval, 0);
+    assert_eq!(table.counters(claim).notifications, 0);
+    let (sent, pending) = it.notifier.sinks.ready(it.moment).unwrap();
+    assert_eq!((&*sent, pending.messages, pending.ids.newest), (&key[..], 2, 5));
+    it.notifier.sinks.sent(&sent, it.moment, it.interval, 0);
+    assert!(it.notifier.is_idle());
+    // Within the interval it stays marked, and there is a timer.
+    assert!(it.enqueue(claim, 1));
+    assert_eq!(it.sweep().interval, Some(it.moment + INTERVAL));
+    assert!(!it.notifier.is_sending());
+}

@@ -1,0 +1,93 @@
+//! The ids of messages on their way from producers to the notifier: a few cells in each slot.
+//!
+//! A producer puts ids into empty cells *before* it marks the slot; the notifier empties the cells *after* it took the
+//! mark. So what is marked and not found in a cell had no room, and then the producer has said that there are more. An id
+//! may come with an earlier mark than its own: its transaction is visible by then.
+
+use super::slot::{Claim, Table};
+use crate::ids::{IDS_MOST, Ids};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
+
+/// Under loom few: each is a state to explore.
+const CELLS: usize = if cfg!(feature = "loom") { 1 } else { IDS_MOST };
+
+/// A cell holds an id, and above it what there is room for of the slot's generation: an id that was put there for the queue
+/// that had the slot before is not this one's.
+const ID_BITS: u32 = 48;
+const ID: u64 = (1 << ID_BITS) - 1;
+
+/// Which messages the producers enqueued. Zeroed memory is none.
+#[derive(Debug)]
+pub(super) struct Cells {
+    newest: AtomicU64,
+    more: AtomicU32,
+    some: [AtomicU64; CELLS],
+}
+
+impl Cells {
+    pub(super) fn new() -> Self {
+        Self {
+            newest: AtomicU64::new(0),
+            more: AtomicU32::new(0),
+            some: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+/// An id as a cell holds it. `None` for one that no cell can hold.
+fn word(id: i64, generation: u32) -> Option<u64> {
+    let id = u64::try_from(id).ok().filter(|id| (1..=ID).contains(id))?;
+    Some(u64::from(generation) << ID_BITS | id)
+}
+
+fn id_of(word: u64, generation: u32) -> Option<i64> {
+    let is_ours = word & ID != 0 && word & !ID == u64::from(generation) << ID_BITS;
+    is_ours.then(|| (word & ID).cast_signed())
+}
+
+impl Table<'_> {
+    /// A producer whose transaction is visible says which messages it is about to mark.
+    pub fn note_ids(&self, claim: Claim, ids: &Ids) {
+        let (cells, generation) = self.ids(claim);
+        if let Some(newest) = word(ids.newest, generation) {
+            let mut old = cells.newest.load(Relaxed);
+            // One of another generation is as none.
+            while id_of(old, generation).is_none_or(|id| id < ids.newest) {
+                match cells.newest.compare_exchange_weak(old, newest, SeqCst, Relaxed) {
+                    Ok(_) => break,
+                    Err(found) => old = found,
+                }
+            }
+        }
+        let mut has_room = !ids.more;
+        let mut empty = cells.some.iter();
+        for id in &ids.some {
+            let put = word(*id, generation).is_some_and(|word| {
+                empty.any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok())
+            });
+            has_room &= put;
+        }
+        if !has_room {
+            cells.more.store(1, SeqCst);
+        }
+    }
+
+    /// The newest message that a producer has told of, by its id. 0 if it is not known.
+    #[must_use]
+    pub fn newest(&self, claim: Claim) -> i64 {
+        let (cells, generation) = self.ids(claim);
+        id_of(cells.newest.load(SeqCst), generation).unwrap_or(0)
+    }
+
+    /// Takes the ids. For the notifier, after it took the mark.
+    #[must_use]
+    pub fn take_ids(&self, claim: Claim) -> Ids {
+        let (cells, generation) = self.ids(claim);
+        // Before the cells: whoever finds them full says so after he has looked.
+        let more = cells.more.swap(0, SeqCst) != 0;
+        let words = cells.some.iter().map(|cell| cell.swap(0, SeqCst));
+        let mut some: Vec<_> = words.filter_map(|word| id_of(word, generation)).collect();
+        some.sort_unstable();
+        Ids { newest: self.newest(claim), some, more }
+    }
+}

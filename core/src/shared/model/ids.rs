@@ -1,0 +1,57 @@
+//! Ids beside the marks: which messages there are is said, or that there are more.
+
+use loom::thread::{JoinHandle, spawn};
+
+use super::world::{A, World, check};
+use crate::ids::Ids;
+use crate::shared::Claim;
+
+fn enqueue(world: &World, claim: Claim, id: i64) -> JoinHandle<()> {
+    let world = world.clone();
+    spawn(move || {
+        world.table().note_ids(claim, &Ids::one(id));
+        let _ = world.table().mark(claim, 1);
+    })
+}
+
+/// There is room for one id.
+#[test]
+fn every_id_is_said_or_there_are_more() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let producers = [enqueue(&world, claim, 7), enqueue(&world, claim, 8)];
+        let mut said = Vec::new();
+        let mut take = || {
+            if let Some(drained) = world.table().drain(claim) {
+                let ids = world.table().take_ids(claim);
+                let more = ids.more || (ids.some.len() as u64) < drained.messages;
+                said.push((ids.some, more));
+            }
+        };
+        take();
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        take();
+        for id in [7, 8] {
+            let is_said = said.iter().any(|(ids, more)| *more || ids.contains(&id));
+            assert!(is_said, "lost: {id} of {said:?}");
+        }
+        assert_eq!(world.table().newest(claim), 8);
+    });
+}
+
+/// What is put into cells for a queue that has no slot any more is not the next one's.
+#[test]
+fn an_id_of_the_queue_before_is_nobodys() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let producer = enqueue(&world, claim, 7);
+        world.table().release(claim);
+        let next = world.claim(A);
+        assert_eq!((next.at, next == claim), (claim.at, false), "another generation of it");
+        producer.join().unwrap();
+        let ids = world.table().take_ids(next);
+        assert!(ids.some.is_empty() && ids.newest == 0, "{ids:?}");
+    });
+}
