@@ -10,14 +10,16 @@ COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
 COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS
-    'The function of the triggers on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue';
-COMMENT ON FUNCTION aimq.enable_realtime(text, text, text) IS
-    'Makes a queue realtime, or changes its channel or event. True if something changed. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
+    'The function of the triggers on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
+COMMENT ON FUNCTION aimq.event_trigger() IS
+    'The function of the triggers that tell what befalls messages later. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
+COMMENT ON FUNCTION aimq.enable_realtime(text, text, text, text, text[], boolean) IS
+    'Makes a queue realtime, or changes what it tells, and where. True if something changed. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
 COMMENT ON FUNCTION aimq.disable_realtime(text) IS
     'Makes a queue not realtime. True if it was. Needs ownership of the queue''s table; takes ACCESS EXCLUSIVE on it until commit if the queue was realtime';
-COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text) IS
+COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text, text, text[], boolean) IS
     'pgmq.create and, unless realtime is false, aimq.enable_realtime in one step';
-COMMENT ON FUNCTION aimq.enable_realtime_all(text, text) IS
+COMMENT ON FUNCTION aimq.enable_realtime_all(text, text, text, text[], boolean) IS
     'aimq.enable_realtime for every queue; returns those that changed';
 COMMENT ON FUNCTION aimq.disable_realtime_all() IS
     'aimq.disable_realtime for every queue; returns those that changed';

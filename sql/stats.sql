@@ -28,10 +28,12 @@ CREATE VIEW aimq.stats AS
            coalesce(n.state, 'none') AS notifier_state,
            n.started_at AS notifier_started_at,
            coalesce(n.errors, 0) AS notifier_errors,
-           coalesce(sum(c.calls), 0)::bigint AS calls
-      FROM aimq.queues q
+           coalesce(sum(c.calls), 0)::bigint AS calls,
+           coalesce(sum(c.broadcasts), 0)::bigint AS broadcasts,
+           coalesce(sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts
+      FROM aimq._queues() q
       LEFT JOIN aimq._queue_counters() c
-             ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event
+             ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event AND c.options = q.options
       LEFT JOIN aimq.notifiers n ON n.database = pg_catalog.current_database()
      WHERE q.realtime
      GROUP BY q.queue, q.channel, n.pid, n.state, n.started_at, n.errors;
@@ -47,4 +49,6 @@ COMMENT ON COLUMN aimq.stats.notifier_pid IS 'The notifier''s process; null wher
 COMMENT ON COLUMN aimq.stats.notifier_state IS 'As in aimq.notifiers';
 COMMENT ON COLUMN aimq.stats.notifier_started_at IS 'When the notifier started';
 COMMENT ON COLUMN aimq.stats.notifier_errors IS 'Failures of the notifier; each was tried again';
+COMMENT ON COLUMN aimq.stats.broadcasts IS 'Calls of realtime.send that told of what was enqueued';
+COMMENT ON COLUMN aimq.stats.failed_broadcasts IS 'Calls of realtime.send that failed; each was or will be tried again';
 COMMENT ON COLUMN aimq.stats.calls IS 'Sessions that blocked in aimq.read or aimq.wait and were called to read';

@@ -1,4 +1,6 @@
--- The trigger function. Written by hand: it is a raw version-1 function, so that its errors carry
+-- The trigger functions. Written by hand: they are raw version-1 functions, so that their errors carry
 -- their own SQLSTATE.
 CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_realtime_trigger';
+CREATE FUNCTION aimq.event_trigger() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_event_trigger';

@@ -8,11 +8,19 @@ CREATE FUNCTION aimq._table(queue text) RETURNS name
 AS $$ SELECT lower('q_' || queue)::name $$;
 COMMENT ON FUNCTION aimq._table(text) IS 'The name of a queue''s table. Internal';
 
+-- The same of the table of archived messages.
+CREATE FUNCTION aimq._archive(queue text) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$ SELECT lower('a_' || queue)::name $$;
+COMMENT ON FUNCTION aimq._archive(text) IS 'The name of the table of a queue''s archived messages. Internal';
+
 -- A function under the view, since a function runs with the privileges of who asks, and a view before
 -- PostgreSQL 15 with those of its owner.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (
         queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text,
-        created_at timestamptz, relation oid, relation_name name
+        sink text, events text[], ids boolean, options text,
+        created_at timestamptz, relation oid, relation_name name, archive oid, archive_name name
     )
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -23,21 +31,35 @@ AS $$
            t.oid IS NOT NULL,
            convert_from(substring(t.tgargs, 1, channel.length), getdatabaseencoding()),
            convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding()),
+           CASE WHEN t.oid IS NOT NULL THEN
+               coalesce(substring(options.text FROM 'sink=([a-z]+)'), 'notify')
+           END,
+           CASE WHEN t.oid IS NOT NULL THEN ARRAY[
+               convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding())
+           ] || later.events END,
+           CASE WHEN t.oid IS NOT NULL THEN options.text ~ '(^| )ids( |$)' END,
+           options.text,
            m.created_at,
            c.oid,
-           q.name
+           q.name,
+           a.oid,
+           archived.name
       FROM pgmq.meta m
      CROSS JOIN LATERAL aimq._table(m.queue_name::text) q (name)
+     CROSS JOIN LATERAL aimq._archive(m.queue_name::text) archived (name)
       LEFT JOIN pg_class c
              ON c.relnamespace = 'pgmq'::regnamespace
             AND c.relname = q.name
+      LEFT JOIN pg_class a
+             ON a.relnamespace = 'pgmq'::regnamespace
+            AND a.relname = archived.name
       LEFT JOIN pg_trigger t
              ON t.tgrelid = c.oid
             AND t.tgname = 'aimq_realtime'
             AND t.tgfoid = 'aimq.realtime_trigger()'::regprocedure
             AND t.tgenabled <> 'D'
-            -- As aimq.enable_realtime attaches it: BEFORE INSERT FOR EACH ROW, three arguments.
-            AND t.tgtype = 7 AND t.tgqual IS NULL AND t.tgnargs = 3
+            -- As aimq.enable_realtime attaches it: BEFORE INSERT FOR EACH ROW, three arguments or four.
+            AND t.tgtype = 7 AND t.tgqual IS NULL AND t.tgnargs IN (3, 4)
       -- tgargs holds the arguments one after the other, each with a NUL byte behind it.
       LEFT JOIN LATERAL (
             SELECT position(decode('00', 'hex') IN t.tgargs) - 1 AS length
@@ -45,15 +67,39 @@ AS $$
       LEFT JOIN LATERAL (
             SELECT position(decode('00', 'hex') IN substring(t.tgargs, channel.length + 2)) - 1 AS length
            ) event ON true
+      LEFT JOIN LATERAL (
+            SELECT substring(t.tgargs, channel.length + event.length + 3) AS bytes
+           ) rest ON true
+      LEFT JOIN LATERAL (
+            SELECT coalesce(convert_from(substring(rest.bytes, queue.length + 2, length(rest.bytes) - queue.length - 2),
+                                         getdatabaseencoding()), '') AS text
+              FROM (SELECT position(decode('00', 'hex') IN rest.bytes) - 1 AS length) queue
+             WHERE t.tgnargs = 4
+             UNION ALL
+            SELECT '' WHERE t.tgnargs = 3
+           ) options ON true
+      LEFT JOIN LATERAL (
+            SELECT coalesce(array_agg(kind.event ORDER BY kind.number), '{}') AS events
+              FROM (VALUES (1, 'aimq_realtime_started', 'job_started'), (2, 'aimq_realtime_archived', 'job_archived'),
+                           (3, 'aimq_realtime_deleted', 'job_deleted')) kind (number, trigger, event)
+              JOIN pg_trigger e
+                ON e.tgname = kind.trigger
+               AND e.tgrelid IN (c.oid, a.oid)
+               AND e.tgfoid = 'aimq.event_trigger()'::regprocedure
+               AND e.tgenabled <> 'D'
+           ) later ON true
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 
 CREATE VIEW aimq.queues AS
-    SELECT queue, partitioned, unlogged, realtime, channel, event FROM aimq._queues();
+    SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids FROM aimq._queues();
 COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';
 COMMENT ON COLUMN aimq.queues.unlogged IS 'Made by pgmq.create_unlogged';
 COMMENT ON COLUMN aimq.queues.realtime IS 'Whether the queue''s table carries the trigger aimq_realtime, and it is not disabled';
 COMMENT ON COLUMN aimq.queues.channel IS 'The channel that workers LISTEN on; null if not realtime';
+COMMENT ON COLUMN aimq.queues.sink IS 'Where the news goes: notify, supabase or both; null if not realtime';
+COMMENT ON COLUMN aimq.queues.events IS 'What is told: the event of the enqueue first; null if not realtime';
+COMMENT ON COLUMN aimq.queues.ids IS 'Whether notifications tell which messages; null if not realtime';
 COMMENT ON COLUMN aimq.queues.event IS 'The event that payloads name; null if not realtime';

@@ -24,6 +24,12 @@ pub(crate) enum Error {
     EmptyArgument { argument: &'static str },
     /// 22023
     TooFew { argument: &'static str },
+    /// 22023
+    NoSuchValue { argument: &'static str, value: String, choices: &'static str },
+    /// 22023
+    EventsWithoutEnqueued,
+    /// 42602
+    ReservedEvent { event: String },
     /// 42622
     ChannelTooLong { bytes: usize },
     /// 54000
@@ -50,6 +56,7 @@ pub(crate) enum Error {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Misuse {
     NotATrigger,
+    NotAnEvent,
     Level,
     Time,
     Event,
@@ -89,7 +96,10 @@ impl Error {
             Self::QueueTableNotFound { .. } => Code::ERRCODE_UNDEFINED_TABLE,
             Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::EmptyArgument { .. } => Code::ERRCODE_INVALID_NAME,
-            Self::TooFew { .. } => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::TooFew { .. } | Self::NoSuchValue { .. } | Self::EventsWithoutEnqueued => {
+                Code::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::ReservedEvent { .. } => Code::ERRCODE_INVALID_NAME,
             Self::ChannelTooLong { .. } => Code::ERRCODE_NAME_TOO_LONG,
             Self::EventTooLong { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::NoTriggerPrivilege { .. } | Self::NotOwner { .. } => {
@@ -139,6 +149,21 @@ impl Error {
                 format!("{argument} must be at least 1"),
                 String::new(),
                 "Say how many messages to read at most.".into(),
+            ),
+            Self::NoSuchValue { argument, value, choices } => (
+                format!("{argument} has no value \"{value}\""),
+                String::new(),
+                format!("Choose from: {choices}."),
+            ),
+            Self::EventsWithoutEnqueued => (
+                "events must contain job_enqueued".into(),
+                "A realtime queue always tells of what is enqueued: its workers wait for that.".into(),
+                "Add job_enqueued to events.".into(),
+            ),
+            Self::ReservedEvent { event } => (
+                format!("event must not be \"{event}\""),
+                "That is what befalls a message later, see the argument events.".into(),
+                "Choose another name for what is said when messages are enqueued.".into(),
             ),
             Self::ChannelTooLong { bytes } => (
                 "channel is too long".into(),
@@ -195,12 +220,13 @@ impl Error {
 impl Misuse {
     fn texts(self) -> (String, String, String) {
         let message = match self {
-            Self::NotATrigger => "aimq.realtime_trigger() was not called as a trigger",
+            Self::NotATrigger => "a trigger function of aimq was not called as a trigger",
+            Self::NotAnEvent => "aimq.event_trigger() must be attached BEFORE, FOR EACH ROW",
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
             Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
             Self::Event => "aimq.realtime_trigger() FOR EACH ROW must be attached to INSERT alone",
             Self::Arguments => {
-                "aimq.realtime_trigger() takes three arguments: channel (1 to 63 bytes), event, queue"
+                "a trigger function of aimq takes three arguments: channel (1 to 63 bytes), event, queue; and, if any, options"
             }
             Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
         };
@@ -229,6 +255,10 @@ pub(crate) enum Warning {
     TableFull { queue: String },
     /// 55000
     NoNotifier,
+    /// 55000
+    SinkWithoutNotifier,
+    /// 55000
+    NoRealtimeSend,
     /// 55000
     #[cfg_attr(not(any(feature = "pg17", feature = "pg18")), allow(dead_code))]
     NoSharedMemory { reason: String },
@@ -265,6 +295,18 @@ impl Warning {
                 "aimq.delivery is \"notifier\", but there is no notifier".to_owned(),
                 "Workers are woken by notifications in the transactions that enqueue.".to_owned(),
                 "Add aimq to shared_preload_libraries and restart the server, or set aimq.delivery to \"auto\".",
+            ),
+            Self::SinkWithoutNotifier => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "nothing is broadcast without a notifier".to_owned(),
+                "Broadcasts are the notifier's, and this server has none: aimq is not preloaded, or aimq.delivery is \"transaction\".".to_owned(),
+                "Add aimq to shared_preload_libraries and restart the server.",
+            ),
+            Self::NoRealtimeSend => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "there is no function realtime.send(jsonb, text, text, boolean)".to_owned(),
+                "It is Supabase's. The notifier tries again until there is one.".to_owned(),
+                "Enable Supabase Realtime in this database, or choose the sink \"notify\".",
             ),
             Self::NoSharedMemory { reason } => (
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -240,14 +240,28 @@ pub(crate) unsafe fn timestamp_attribute(
     number: c_int,
     descriptor: pg_sys::TupleDesc,
 ) -> Option<Timestamp> {
-    // SAFETY: as demanded of the caller; timestamptz is passed by value on the 64-bit platforms that
-    // pgrx supports, so the datum is the number.
+    // SAFETY: as demanded of the caller.
+    unsafe { number_attribute(tuple, number, descriptor) }.map(Timestamp)
+}
+
+/// The value of an attribute of eight bytes; `None` if it is null.
+///
+/// # Safety
+/// `tuple` must be of `descriptor`, whose attribute `number` (from 1) must be a bigint or a timestamptz.
+#[inline]
+pub(crate) unsafe fn number_attribute(
+    tuple: pg_sys::HeapTuple,
+    number: c_int,
+    descriptor: pg_sys::TupleDesc,
+) -> Option<i64> {
+    // SAFETY: as demanded of the caller; both are passed by value on the 64-bit platforms that pgrx supports, so the
+    // datum is the number.
     unsafe {
         if raw::heap_attisnull(tuple, number, descriptor) {
             return None;
         }
         let datum = raw::nocachegetattr(tuple, number, descriptor);
-        Some(Timestamp(datum.value().cast_signed() as i64))
+        Some(datum.value().cast_signed() as i64)
     }
 }
 

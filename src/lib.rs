@@ -7,8 +7,10 @@
 #![deny(ffi_unwind_calls)]
 
 mod api;
+mod attached;
 mod delivery;
 mod error;
+mod events;
 mod ffi;
 mod notifier;
 mod pgmq;

@@ -1,37 +1,13 @@
-//! What aimq knows of pgmq: where its queues are, and which trigger their tables carry.
+//! What aimq knows of pgmq: where its queues are.
 
 use std::ffi::{CStr, CString};
 
-use aimq_core::route::Route;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::attached::{Attached, TRIGGERS, attached};
 use crate::error::{Error, PGMQ_MIN};
-use crate::trigger::{BEFORE_CHANGE_STATEMENT, BEFORE_INSERT_ROW, trigger_route};
-
-/// A trigger of a realtime queue's table.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind {
-    pub(crate) name: &'static str,
-    /// As CREATE TRIGGER has it.
-    pub(crate) on: &'static str,
-    pub(crate) level: &'static str,
-    /// As `pg_trigger.tgtype` has it.
-    tgtype: i16,
-}
-
-/// The triggers of a realtime queue's table, in the order of their making. The first is what makes it
-/// realtime, and what the view aimq.queues shows; the second came later.
-pub(crate) const TRIGGERS: [Kind; 2] = [
-    Kind { name: "aimq_realtime", on: "BEFORE INSERT", level: "ROW", tgtype: BEFORE_INSERT_ROW },
-    Kind {
-        name: "aimq_realtime_vt",
-        on: "BEFORE UPDATE OF vt OR DELETE",
-        level: "STATEMENT",
-        tgtype: BEFORE_CHANGE_STATEMENT,
-    },
-];
 
 /// A queue of `pgmq.meta` and its table.
 #[derive(Debug)]
@@ -41,37 +17,9 @@ pub(crate) struct Queue {
     /// The table, ready to stand in SQL.
     pub(crate) table: String,
     pub(crate) oid: pg_sys::Oid,
-}
-
-/// What a queue's trigger says.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    pub(crate) channel: Vec<u8>,
-    pub(crate) event: Vec<u8>,
-    pub(crate) queue: Vec<u8>,
-}
-
-impl Setting {
-    pub(crate) fn new(channel: &str, event: &str, queue: &str) -> Self {
-        Self { channel: channel.into(), event: event.into(), queue: queue.into() }
-    }
-}
-
-impl From<Route<'_>> for Setting {
-    fn from(route: Route<'_>) -> Self {
-        let copy = |text: &CStr| text.to_bytes().to_vec();
-        Self { channel: copy(route.channel), event: copy(route.event), queue: copy(route.queue) }
-    }
-}
-
-/// The trigger that a queue's table carries.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    /// `None` if it is not the trigger that [`crate::api`] would attach: another function, another
-    /// level, a WHEN clause.
-    pub(crate) setting: Option<Setting>,
-    /// How it fires, as in `pg_trigger.tgenabled`: `O`, `D`, `R` or `A`.
-    pub(crate) enabled: u8,
+    /// The same of the table of archived messages, which may be missing.
+    pub(crate) archive: String,
+    pub(crate) archive_oid: pg_sys::Oid,
 }
 
 /// Fails unless pgmq is there and recent enough.
@@ -86,7 +34,7 @@ pub(crate) fn check_version() -> Result<(), Error> {
 
 /// Where two queues of `pgmq.meta` share a table, the name as given wins, then the older one.
 const FIND: &str = "
-    SELECT queue, format('pgmq.%I', relation_name), relation
+    SELECT queue, format('pgmq.%I', relation_name), relation, format('pgmq.%I', archive_name), archive
       FROM aimq._queues()
      WHERE relation_name = aimq._table($1)
      ORDER BY queue <> $1, created_at
@@ -95,40 +43,38 @@ const FIND: &str = "
 /// Every queue that has a table, in the order of the tables' names: whoever locks several takes them
 /// in this order.
 const FIND_ALL: &str = "
-    SELECT DISTINCT ON (relation_name) queue, format('pgmq.%I', relation_name), relation
+    SELECT DISTINCT ON (relation_name) queue, format('pgmq.%I', relation_name), relation,
+           format('pgmq.%I', archive_name), archive
       FROM aimq._queues()
      WHERE relation IS NOT NULL
      ORDER BY relation_name, created_at";
 
 /// Finds a queue by any spelling that pgmq accepts.
 pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
-    let row = Spi::connect(|client| -> spi::Result<_> {
-        let rows = client.select(FIND, Some(1), &[queue.into()])?;
-        if rows.is_empty() {
-            Ok(None)
-        } else {
-            rows.first().get_three::<String, String, pg_sys::Oid>().map(Some)
-        }
-    });
-    match report(row) {
-        Some((Some(name), Some(table), Some(oid))) => Ok(Queue { name, table, oid }),
-        Some((Some(name), Some(table), None)) => {
-            Err(Error::QueueTableNotFound { queue: name, table })
-        }
-        _ => Err(Error::QueueNotFound { queue: queue.into() }),
+    let found = all(FIND, &[queue.into()]).pop();
+    match found {
+        Some(found) if found.oid != pg_sys::InvalidOid => Ok(found),
+        Some(found) => Err(Error::QueueTableNotFound { queue: found.name, table: found.table }),
+        None => Err(Error::QueueNotFound { queue: queue.into() }),
     }
 }
 
 /// Every queue.
 pub(crate) fn find_all() -> Vec<Queue> {
+    all(FIND_ALL, &[])
+}
+
+fn all(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<Queue> {
     report(Spi::connect(|client| {
         client
-            .select(FIND_ALL, None, &[])?
+            .select(sql, None, arguments)?
             .map(|row| {
                 Ok(Queue {
                     name: row.get(1)?.unwrap_or_default(),
                     table: row.get(2)?.unwrap_or_default(),
                     oid: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
+                    archive: row.get(4)?.unwrap_or_default(),
+                    archive_oid: row.get(5)?.unwrap_or(pg_sys::InvalidOid),
                 })
             })
             .collect()
@@ -201,93 +147,71 @@ pub(crate) fn report<T>(result: spi::Result<T>) -> T {
 }
 
 impl Queue {
-    /// Takes `mode` on the table until the transaction ends, waiting for it as any DDL would.
-    pub(crate) fn lock(&self, mode: u32) {
+    /// Takes `mode` on its tables until the transaction ends, waiting for it as any DDL would; on that of archived messages
+    /// last, as `pgmq.archive` does.
+    pub(crate) fn lock(&self, mode: u32, with_archive: bool) {
         // SAFETY: locking takes an OID, whether or not a table has it.
-        unsafe { pg_sys::LockRelationOid(self.oid, mode.cast_signed()) }
+        unsafe {
+            pg_sys::LockRelationOid(self.oid, mode.cast_signed());
+            if with_archive {
+                pg_sys::LockRelationOid(self.archive_oid, mode.cast_signed());
+            }
+        }
+    }
+
+    /// The table that carries a kind of trigger.
+    pub(crate) fn table_for(&self, is_of_archive: bool) -> (&str, pg_sys::Oid) {
+        match is_of_archive {
+            true => (&self.archive, self.archive_oid),
+            false => (&self.table, self.oid),
+        }
     }
 
     /// Fails unless the caller may create triggers on the table.
-    pub(crate) fn check_may_enable(&self) -> Result<(), Error> {
-        let allowed: Option<bool> =
-            ask("SELECT has_table_privilege($1, 'TRIGGER')", &[self.oid.into()]);
+    pub(crate) fn check_may_enable(&self, is_of_archive: bool) -> Result<(), Error> {
+        let (table, oid) = self.table_for(is_of_archive);
+        let allowed: Option<bool> = ask("SELECT has_table_privilege($1, 'TRIGGER')", &[oid.into()]);
         if allowed == Some(false) {
-            return Err(Error::NoTriggerPrivilege {
-                table: self.table.clone(),
-                role: current_role(),
-            });
+            return Err(Error::NoTriggerPrivilege { table: table.into(), role: current_role() });
         }
         Ok(())
     }
 
     /// Fails unless the caller may drop triggers of the table.
-    pub(crate) fn check_may_disable(&self) -> Result<(), Error> {
+    pub(crate) fn check_may_disable(&self, is_of_archive: bool) -> Result<(), Error> {
+        let (table, oid) = self.table_for(is_of_archive);
         let owner: Option<String> = ask(
             "SELECT (SELECT pg_get_userbyid(relowner)::text FROM pg_class \
                       WHERE oid = $1 AND NOT pg_has_role(relowner, 'USAGE'))",
-            &[self.oid.into()],
+            &[oid.into()],
         );
         match owner {
             Some(owner) => {
-                Err(Error::NotOwner { table: self.table.clone(), owner, role: current_role() })
+                Err(Error::NotOwner { table: table.into(), owner, role: current_role() })
             }
             None => Ok(()),
         }
     }
 
-    /// What [`attached`] says of its table. Fails if that has gone.
-    pub(crate) fn attached(&self) -> Result<[Option<Attached>; 2], Error> {
-        attached(self.oid).ok_or_else(|| Error::QueueTableNotFound {
+    /// What its tables carry of each of [`TRIGGERS`]. Fails if the queue's own has gone.
+    pub(crate) fn attached(&self) -> Result<Vec<Option<Attached>>, Error> {
+        let own = attached(self.oid, &TRIGGERS).ok_or_else(|| Error::QueueTableNotFound {
             queue: self.name.clone(),
             table: self.table.clone(),
-        })
+        })?;
+        let archive = attached(self.archive_oid, &TRIGGERS);
+        let archive = archive.unwrap_or_else(|| TRIGGERS.iter().map(|_| None).collect());
+        let both = TRIGGERS.iter().zip(own).zip(archive);
+        Ok(both
+            .map(|((kind, own), archive)| if kind.is_of_archive { archive } else { own })
+            .collect())
     }
 }
 
-/// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
-/// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
-pub(crate) fn attached(table: pg_sys::Oid) -> Option<[Option<Attached>; 2]> {
-    let ours = trigger_function();
-    // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
-    // nothing in between keeps a pointer into it.
-    unsafe {
-        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock.cast_signed());
-        if relation.is_null() {
-            return None;
-        }
-        let descriptor = (*relation).trigdesc;
-        let triggers = if descriptor.is_null() {
-            &[]
-        } else {
-            let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
-            std::slice::from_raw_parts((*descriptor).triggers, count)
-        };
-        let attached = TRIGGERS.map(|kind| {
-            let has_name = |trigger: &&pg_sys::Trigger| {
-                CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
-            };
-            let trigger = triggers.iter().find(has_name)?;
-            let is_ours =
-                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
-            Some(Attached {
-                setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
-                enabled: trigger.tgenabled.cast_unsigned(),
-            })
-        });
-        pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
-        Some(attached)
-    }
-}
-
-/// The OID of `aimq.realtime_trigger()`, from the catalog caches.
-fn trigger_function() -> pg_sys::Oid {
-    // SAFETY: a list of two strings, both copied, in the memory of the current call.
-    unsafe {
-        let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
-        let name = pg_sys::lappend(std::ptr::null_mut(), part(c"aimq"));
-        let name = pg_sys::lappend(name, part(c"realtime_trigger"));
-        pg_sys::LookupFuncName(name, 0, std::ptr::null(), true)
-    }
+/// Whether there is Supabase's function for broadcasts.
+pub(crate) fn has_realtime_send() -> bool {
+    let sql = "SELECT to_regprocedure('realtime.send(jsonb, text, text, boolean)') IS NOT NULL";
+    ask(sql, &[]) == Some(true)
 }
 
 fn current_role() -> String {

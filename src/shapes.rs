@@ -98,7 +98,7 @@ mod raw {
 version_1!(shape_when, pg_finfo_shape_when, |fcinfo: pg_sys::FunctionCallInfo| {
     let arguments = (*fcinfo).args.as_ptr();
     let text = |n: usize| std::ffi::CStr::from_ptr((*arguments.add(n)).value.cast_mut_ptr());
-    let route = Route { channel: text(0), event: text(1), queue: text(2) };
+    let route = Route::new(text(0), text(1), text(2));
     note(route, Timestamp((*arguments.add(3)).value.value() as i64));
     pg_sys::Datum::from(false)
 });

@@ -131,7 +131,7 @@ fn outermost(level: &mut Option<Level>) {
     *level = Some(level.map_or(now, |before| before.min(now)));
 }
 
-/// Whether the trigger calls a function of our function's name, in whatever schema.
+/// Whether the trigger calls a function of our functions' names, in whatever schema.
 fn is_ours(statement: &pg_sys::CreateTrigStmt) -> bool {
     // SAFETY: a list of String nodes, as the grammar makes it, of one or two elements.
     unsafe {
@@ -144,7 +144,7 @@ fn is_ours(statement: &pg_sys::CreateTrigStmt) -> bool {
         let name = (*last.cast::<pg_sys::Value>()).val.str_;
         #[cfg(not(feature = "pg14"))]
         let name = (*last.cast::<pg_sys::String>()).sval;
-        !name.is_null() && CStr::from_ptr(name) == c"realtime_trigger"
+        !name.is_null() && [c"realtime_trigger", c"event_trigger"].contains(&CStr::from_ptr(name))
     }
 }
 

@@ -42,6 +42,19 @@ pub(crate) fn record<E>(
     })
 }
 
+/// Notes which message the last one was that was noted.
+pub(crate) fn record_id(id: i64) {
+    BATCH.with_borrow_mut(|batch| batch.record_id(id));
+}
+
+/// Notes that something befell a message.
+pub(crate) fn record_event(route: Route<'_>) {
+    delivery::prepare();
+    BATCH.with_borrow_mut(|batch| {
+        batch.record(ffi::nest_level(), route, Timestamp::NEG_INFINITY);
+    });
+}
+
 /// Notes that messages which were there before may have got another visibility time, of `from` or later.
 pub(crate) fn record_moved(route: Route<'_>, from: Timestamp) {
     record_before(|batch, level| batch.record_moved(level, route, from));

@@ -28,7 +28,7 @@ pub extern "C" fn pg_finfo_aimq_realtime_trigger() -> &'static pg_sys::Pg_finfo_
     &RECORD
 }
 
-/// `aimq.realtime_trigger()`, with the arguments channel, event, queue. Returns the row as it is.
+/// `aimq.realtime_trigger()`, with the arguments channel, event, queue and, if any, options. Returns the row as it is.
 #[unsafe(no_mangle)]
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
@@ -73,13 +73,8 @@ enum Fired {
 unsafe fn data_of<'a>(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<(&'a pg_sys::TriggerData, Fired), Misuse> {
-    // SAFETY: once called_as_trigger says so, the context is a TriggerData that lives for the call.
-    let data = unsafe {
-        if !called_as_trigger(fcinfo) {
-            return Err(Misuse::NotATrigger);
-        }
-        &*(*fcinfo).context.cast::<pg_sys::TriggerData>()
-    };
+    // SAFETY: as demanded of the caller.
+    let data = unsafe { called_with(fcinfo)? };
     let event = data.tg_event;
     let is_row = trigger_fired_for_row(event);
     let fired = match event & pg_sys::TRIGGER_EVENT_OPMASK {
@@ -90,6 +85,23 @@ unsafe fn data_of<'a>(
         _ => return Err(Misuse::Event),
     };
     if trigger_fired_before(event) { Ok((data, fired)) } else { Err(Misuse::Time) }
+}
+
+/// What a trigger is called with.
+///
+/// # Safety
+/// `fcinfo` must be what Postgres called us with.
+#[inline]
+pub(crate) unsafe fn called_with<'a>(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Result<&'a pg_sys::TriggerData, Misuse> {
+    // SAFETY: once called_as_trigger says so, the context is a TriggerData that lives for the call.
+    unsafe {
+        if !called_as_trigger(fcinfo) {
+            return Err(Misuse::NotATrigger);
+        }
+        Ok(&*(*fcinfo).context.cast::<pg_sys::TriggerData>())
+    }
 }
 
 /// Notes that the statement may change visibility times.
@@ -150,7 +162,29 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
             let known = !has_company(relation.trigdesc);
             let at = || ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
             Ok(known.then(at).flatten())
-        })
+        })?;
+        if !route.options.is_empty() {
+            note_id(route, data);
+        }
+        Ok(())
+    }
+}
+
+/// Notes which message it is that was noted last, if the route asks for that.
+///
+/// # Safety
+/// `data` must be that of a row trigger that fires now.
+pub(crate) unsafe fn note_id(route: Route<'_>, data: &pg_sys::TriggerData) {
+    if route.options().wants_ids() {
+        // SAFETY: the relation and the row live for the call.
+        unsafe {
+            let descriptor = (*data.tg_relation).rd_att;
+            let number = attribute(descriptor, MSG_ID, pg_sys::INT8OID);
+            let id = number.and_then(|it| ffi::number_attribute(data.tg_trigtuple, it, descriptor));
+            if let Some(id) = id {
+                transaction::record_id(id);
+            }
+        }
     }
 }
 
@@ -176,21 +210,26 @@ unsafe fn has_company(triggers: *const pg_sys::TriggerDesc) -> bool {
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
 
+/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_ROW: i16 = 1 | 2;
+
 /// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
 
-/// The arguments of a trigger of ours; `None` unless there are three and the first is a channel.
+/// The arguments of a trigger of ours; `None` unless there are three, or options as a fourth, and the first is a channel.
 ///
 /// # Safety
 /// The trigger's arguments must be valid.
 #[inline]
 pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_>> {
-    if trigger.tgnargs != 3 {
-        return None;
-    }
-    // SAFETY: there are three, each a string that lives as long as the trigger.
+    // SAFETY: so many there are, each a string that lives as long as the trigger.
     let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
-    let route = Route { channel: argument(0), event: argument(1), queue: argument(2) };
+    let options = match trigger.tgnargs {
+        3 => c"",
+        4 => Some(argument(3)).filter(|options| !options.is_empty())?,
+        _ => return None,
+    };
+    let route = Route { options, ..Route::new(argument(0), argument(1), argument(2)) };
     // Async_Notify would refuse it at commit: tell while it can be told whose mistake it is.
     let channel = route.channel.count_bytes();
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
@@ -227,3 +266,4 @@ unsafe fn attribute(descriptor: pg_sys::TupleDesc, name: &[u8], of: pg_sys::Oid)
 /// Columns' names with their NUL, as a `NameData` begins.
 const VT: &[u8] = b"vt\0";
 const READ_CT: &[u8] = b"read_ct\0";
+const MSG_ID: &[u8] = b"msg_id\0";

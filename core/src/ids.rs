@@ -44,6 +44,7 @@ impl Ids {
     /// Without these.
     pub fn remove(&mut self, others: &Self) {
         self.some.retain(|id| !others.some.contains(id));
+        self.newest = self.some.iter().copied().max().unwrap_or(0);
     }
 }
 
@@ -65,6 +66,6 @@ mod tests {
         let mut ids = Ids::one(1);
         ids.add(2);
         ids.remove(&Ids::one(1));
-        assert_eq!(ids.some, [2]);
+        assert_eq!((ids.some, ids.newest), (vec![2], 2));
     }
 }

@@ -135,7 +135,8 @@ impl Serialize for Queues<'_> {
     }
 }
 
-/// The notifications that say `entries`: one for each channel and event, in the order of first use.
+/// The notifications that say `entries`: one for each channel and event, in the order of first use, but what befalls
+/// messages later behind that.
 pub fn notifications<'a>(
     entries: impl IntoIterator<Item = (Route<'a>, Entry<'a>)>,
 ) -> Vec<Notification<'a>> {
@@ -144,6 +145,8 @@ pub fn notifications<'a>(
         let wants_ids = route.options().ids;
         groups.entry((route.channel, route.event)).or_default().push((entry, wants_ids));
     }
+    // What befalls a message in the order in which it does: whoever shows jobs hears of one before it is gone.
+    groups.sort_by_cached_key(|(_, name), _| event::ALL.iter().position(|it| it == name));
     let groups = groups.into_iter();
     groups
         .map(|((channel, event), entries)| Notification {

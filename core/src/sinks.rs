@@ -74,17 +74,19 @@ impl Sinks {
         }
     }
 
-    /// It could not be sent, which took the processor for `cost` microseconds. Returns how long it will wait.
-    pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> Moment {
+    /// It could not be sent, which took the processor for `cost` microseconds. Returns how long it will wait, and whether to
+    /// log it (the 1st, 2nd, 4th, 8th …).
+    pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> (Moment, bool) {
         self.pace.spent(moment, cost);
         let Some(mut pending) = self.pending.shift_remove(key) else {
-            return 0;
+            return (0, false);
         };
         let delay = AGAIN.0.saturating_mul(1 << pending.failures.min(20)).min(AGAIN.1);
-        pending.failures += 1;
+        pending.failures = pending.failures.saturating_add(1);
+        let is_to_be_logged = pending.failures.is_power_of_two();
         pending.not_before = moment.saturating_add(delay);
         self.pending.insert(key.into(), pending);
-        delay
+        (delay, is_to_be_logged)
     }
 
     /// When the next one may be sent.
@@ -150,7 +152,7 @@ mod tests {
         for _ in 0..8 {
             let (key, _) = sinks.ready(moment).unwrap();
             assert_eq!(&*key, b"bad");
-            delays.push(sinks.failed(&key, moment, 0));
+            delays.push(sinks.failed(&key, moment, 0).0);
             assert_eq!(send(&mut sinks, moment).len(), usize::from(moment == 0));
             sinks.add(b"bad", None, 1, &Ids::one(3));
             moment = sinks.next(moment).unwrap();

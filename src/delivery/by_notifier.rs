@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use aimq_core::batch::Batch;
 use aimq_core::hash::BuildFnv;
+use aimq_core::ids::Ids;
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State};
 use aimq_core::timestamp::Timestamp;
@@ -39,6 +40,8 @@ struct Mark {
     key: Range<usize>,
     /// 0 if only others have moved.
     messages: u64,
+    /// Which, where the route asks for that.
+    ids: Option<Box<Ids>>,
     /// When they become visible, if not yet.
     visible_at: Option<Timestamp>,
     /// From when on others may become visible, which only a look can tell; infinity for none.
@@ -125,7 +128,10 @@ fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
                     let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
                     let unsure = if is_unsure { now } else { Timestamp::INFINITY };
                     let (messages, moved) = (tally.count, tally.moved.min(unsure));
-                    plan.marks.push(Mark { claim, key, messages, visible_at, moved, is_said });
+                    // What is broadcast, the notifier alone does; that it notifies too is a wake-up too many.
+                    let is_said = is_said && !route.options().broadcasts;
+                    let ids = tally.ids;
+                    plan.marks.push(Mark { claim, key, messages, ids, visible_at, moved, is_said });
                 }
                 Err(Full) if tally.count > 0 => rest.push(plan.keys[key].into()),
                 // Nobody can be told when the messages come back.
@@ -282,8 +288,19 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
             Marked::Stale => return Err(Stale),
             first => first == Marked::First,
         },
-        (messages, None) => database.enqueue(table, claim, messages)?,
-        (messages, Some(at)) => database.expect(table, claim, messages, at)?,
+        (messages, None) => {
+            if let Some(ids) = &mark.ids {
+                table.note_ids(claim, ids);
+            }
+            database.enqueue(table, claim, messages)?
+        }
+        (messages, Some(at)) => {
+            // It is not to be announced yet, but is the newest then.
+            if let Some(ids) = &mark.ids {
+                table.note_ids(claim, &Ids { newest: ids.newest, ..Ids::default() });
+            }
+            database.expect(table, claim, messages, at)?
+        }
     };
     Ok(rings_for_moved || rings_for_messages)
 }

@@ -53,10 +53,9 @@ pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) {
         return;
     }
     let now = ffi::now();
-    let notifications = match only {
-        None => batch.notifications(now),
-        Some(only) => batch.notifications_of(now, |route| only.contains(&route.key())),
-    };
+    let notifications = batch.notifications_of(now, |route| {
+        route.options().notifies && only.is_none_or(|only| only.contains(&route.key()))
+    });
     for notification in notifications {
         // JSON holds no NUL: serde escapes control characters.
         if let Ok(payload) = CString::new(notification.payload) {

@@ -27,6 +27,11 @@ pub(crate) fn follows_time() -> bool {
     shared::get().is_some()
 }
 
+/// Whether a notifier can run for this session's queues.
+pub(crate) fn has_notifier() -> bool {
+    by_notifier::is_reachable()
+}
+
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
 pub(crate) fn announce(batch: &Batch) {
     if !batch.has_news() {

@@ -15,21 +15,34 @@ use crate::ffi;
 use crate::pgmq::report;
 use crate::process::with_snapshot;
 
-/// The realtime queues: the tables by route. Two tables may carry the same route.
-pub(super) type Queues = HashMap<Box<[u8]>, Vec<pg_sys::Oid>>;
+/// The realtime queues: the tables by route.
+pub(super) type Queues = HashMap<Box<[u8]>, Tables>;
+
+/// Two tables may carry the same route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    pub(super) oids: Vec<pg_sys::Oid>,
+    /// The route is of what befalls messages later: no message waits there.
+    pub(super) is_event: bool,
+}
 
 /// The catalogs only: no table of a user's, not even pgmq's list of queues. Triggers as
 /// `aimq.enable_realtime` attaches them, under whatever name: others refuse their first row, or may let it
 /// pass. Of a partitioned table, the partitions carry copies of the trigger.
 const QUEUES: &str = "
-    SELECT t.tgargs, t.tgrelid
+    SELECT t.tgargs, t.tgrelid,
+           t.tgfoid OPERATOR(pg_catalog.<>)
+           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
       FROM pg_catalog.pg_trigger t
       JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
-     WHERE t.tgfoid OPERATOR(pg_catalog.=)
-           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
-       AND t.tgtype OPERATOR(pg_catalog.=) 7::pg_catalog.int2
+     WHERE (t.tgfoid OPERATOR(pg_catalog.=)
+            pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
+            AND t.tgtype OPERATOR(pg_catalog.=) 7::pg_catalog.int2
+            OR t.tgfoid OPERATOR(pg_catalog.=)
+            pg_catalog.to_regprocedure('aimq.event_trigger()')::pg_catalog.oid
+            AND t.tgtype OPERATOR(pg_catalog.=) ANY ('{7,11,19}'::pg_catalog.int2[]))
        AND t.tgqual IS NULL
-       AND t.tgnargs OPERATOR(pg_catalog.=) 3::pg_catalog.int2
+       AND t.tgnargs OPERATOR(pg_catalog.=) ANY ('{3,4}'::pg_catalog.int2[])
        AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
        AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
        AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
@@ -40,10 +53,14 @@ pub(super) fn realtime() -> Queues {
     let rows = with_snapshot(|| {
         report(Spi::connect(|client| -> spi::Result<Vec<_>> {
             let rows = client.select(QUEUES, None, &[])?;
-            rows.map(|row| Ok((row.get::<Vec<u8>>(1)?, row.get::<pg_sys::Oid>(2)?))).collect()
+            rows.map(|row| {
+                let is_event = row.get::<bool>(3)?.unwrap_or(false);
+                Ok((row.get::<Vec<u8>>(1)?, row.get::<pg_sys::Oid>(2)?, is_event))
+            })
+            .collect()
         }))
     });
-    for (key, table) in rows {
+    for (key, table, is_event) in rows {
         // The arguments of a trigger are kept as we keep a route's. A channel that NOTIFY would refuse is
         // refused by the trigger with the first row.
         let (Some(key), Some(table)) = (key, table) else {
@@ -51,11 +68,13 @@ pub(super) fn realtime() -> Queues {
         };
         let bytes = Route::from_key(&key).map_or(0, |route| route.channel.count_bytes());
         if bytes > 0 && bytes <= CHANNEL_MAX_BYTES {
-            queues.entry(key.into_boxed_slice()).or_default().push(table);
+            let tables = queues.entry(key.into_boxed_slice()).or_default();
+            tables.oids.push(table);
+            tables.is_event = is_event;
         }
     }
     // So that the same tables are the same.
-    queues.values_mut().for_each(|tables| tables.sort_unstable_by_key(|table| table.to_u32()));
+    queues.values_mut().for_each(|it| it.oids.sort_unstable_by_key(|table| table.to_u32()));
     queues
 }
 
@@ -141,7 +160,7 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
 
 /// Runs `work` with the rights of `owner`, and takes back what it sets, as VACUUM and ANALYZE do: a table
 /// may have code in it. An error in between aborts the transaction, which does the same.
-fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+pub(super) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: sets what was read before.
     unsafe {

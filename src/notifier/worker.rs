@@ -1,6 +1,7 @@
 //! The notifier of one database: takes the marks, notifies, and keeps the timers.
 
 mod looks;
+mod sinks;
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -129,9 +130,11 @@ struct Worker {
     look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
     /// Routes with a table that was locked when it was looked at last: nobody waits for that lock again.
     locked: HashSet<Box<[u8]>>,
-    /// For what is sent, and for all else.
+    /// For what is sent, and for all else but broadcasts, which have delays of their own.
     back_off: BackOff,
     other_back_off: BackOff,
+    /// When one that failed was logged last.
+    broadcast_logged: Option<Instant>,
     prepared: HashSet<String>,
     /// When to ask about them, and how long then to wait before the next time.
     prepared_due: Option<(Instant, Duration)>,
@@ -208,6 +211,7 @@ impl Worker {
             locked: HashSet::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
+            broadcast_logged: None,
             prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
             prepared,
         })
@@ -240,9 +244,11 @@ impl Worker {
         self.shared.waiters.call(self.oid, table, ffi::set_latch);
         // What is marked does not wait for looks, nor for what they find.
         self.announce();
+        self.broadcast();
         let has_more = self.look();
         let pending = self.notifier.next(self.moment());
-        timers.interval = [timers.interval, pending].into_iter().flatten().min();
+        let broadcasts = self.notifier.sinks.next(self.moment());
+        timers.interval = [timers.interval, pending, broadcasts].into_iter().flatten().min();
         if has_more {
             // What was seen may have set a timer, and there may be more to look at.
             return Some(Duration::ZERO);
@@ -291,8 +297,9 @@ impl Worker {
             || news.has(News::EVERYTHING)
             || news.has(News::FINISHED)
             || (news.has(News::PREPARED) && nobody_tells);
-        for key in found.keys() {
-            if everything || self.queues.get(key) != found.get(key) {
+        for (key, tables) in &found {
+            if tables.is_event {
+            } else if everything || self.queues.get(key) != found.get(key) {
                 self.notifier.look_at(key, Timestamp::NEG_INFINITY);
             }
             // So that the queue has a place in aimq.stats, and its producers find their slot.
@@ -302,6 +309,7 @@ impl Worker {
         self.queues = found;
         self.locked.retain(|key| self.queues.contains_key(key));
         let is_realtime = |key: &[u8]| self.queues.contains_key(key);
+        self.notifier.sinks.tidy(0, is_realtime);
         let kept = self.notifier.keep_only(self.oid, self.shared.table, is_realtime);
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
@@ -340,6 +348,11 @@ impl Worker {
     fn announce(&mut self) {
         let notifications = self.notifier.notifications();
         if notifications.is_empty() {
+            // Of some, nothing is notified: their interval begins all the same.
+            if self.notifier.is_sending() {
+                let (table, interval) = (self.shared.table, settings::notify_interval());
+                self.notifier.sent(table, self.moment(), ffi::now(), interval, 0);
+            }
             return;
         }
         process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
@@ -372,10 +385,16 @@ impl Worker {
             Work::Send => self.back_off.failed(),
             Work::Look => self.other_back_off.failed(),
         };
+        self.count_failure(failure, is_to_be_logged.then_some(delay));
+        delay
+    }
+
+    /// Counts a failure, and logs it with how long it is until the next try.
+    fn count_failure(&self, failure: &Failure, delay: Option<Duration>) {
         process::count(&self.database.errors);
         self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
         self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
-        if is_to_be_logged {
+        if let Some(delay) = delay {
             ereport!(
                 PgLogLevel::LOG,
                 PgSqlErrorCode::ERRCODE_WARNING,
@@ -386,7 +405,6 @@ impl Worker {
                 )
             );
         }
-        delay
     }
 
     /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do.

@@ -16,7 +16,7 @@ pub(crate) use source::{init, is_preloaded, prepare};
 
 /// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
 /// a server runs on with a former library's memory, a newer library leaves it alone.
-const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x04");
+const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x05");
 
 /// The beginning of the memory; the entries of the databases, the slots, the waiters' places and their bits
 /// follow.

@@ -19,6 +19,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::attached::{TRIGGERS, attached};
 use crate::error::{Error, Notice};
 use crate::notifier::launcher;
 use crate::process;
@@ -250,12 +251,8 @@ fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
     if !table.is_there() || !table.allows(pg_sys::ACL_SELECT) {
         return None;
     }
-    let [first, _] = pgmq::attached(table.oid)?;
-    let setting = first.filter(|it| it.enabled != b'D')?.setting?;
-    let text = |bytes: Vec<u8>| std::ffi::CString::new(bytes).ok();
-    let (channel, event, name) =
-        (text(setting.channel)?, text(setting.event)?, text(setting.queue)?);
-    Some(Route { channel: &channel, event: &event, queue: &name }.key())
+    let first = attached(table.oid, &TRIGGERS[..1])?.pop()?;
+    Some(first.filter(|it| it.enabled != b'D')?.setting?.key)
 }
 
 /// `aimq._sleep()`: sleeps until this session is called. True if it is to look, false if its time is over.

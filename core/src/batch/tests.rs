@@ -246,8 +246,8 @@ fn what_is_archived_is_not_deleted() {
     assert_eq!(
         payloads,
         [
-            r#"{"event":"job_deleted","queues":{"q":{"count":1,"ids":[2]}}}"#,
-            r#"{"event":"job_archived","queues":{"q":{"count":2,"ids":[1,3]}}}"#
+            r#"{"event":"job_archived","queues":{"q":{"count":2,"ids":[1,3]}}}"#,
+            r#"{"event":"job_deleted","queues":{"q":{"count":1,"ids":[2]}}}"#
         ]
     );
 }

@@ -42,10 +42,14 @@ impl Worker {
     }
 
     fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
-        if !self.queues.contains_key(&key) {
-            // If it is realtime since we asked, it is looked at then.
-            self.news.0 |= News::QUEUES.0;
-            return;
+        match self.queues.get(&key) {
+            Some(tables) if tables.is_event => return,
+            Some(_) => {}
+            None => {
+                // If it is realtime since we asked, it is looked at then.
+                self.news.0 |= News::QUEUES.0;
+                return;
+            }
         }
         let begun = process::processor_time();
         let table = self.shared.table;
@@ -62,7 +66,7 @@ impl Worker {
             false => seen.iter().map(|seen| seen.visible).sum(),
         };
         if visible > 0 {
-            self.notifier.found(&key, claim);
+            self.notifier.found(table, &key, claim);
             // Where as many were found as were asked for, there may be more. They are called in the next turn.
             let messages = if visible < u64::from(count) { visible } else { u64::MAX };
             if let Some(claim) = claim {
@@ -82,7 +86,7 @@ impl Worker {
 
     /// What the tables of a route hold. Nothing where that can't be known.
     fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Vec<queues::Seen> {
-        let tables = self.queues.get(key).cloned().unwrap_or_default();
+        let tables = self.queues.get(key).cloned().unwrap_or_default().oids;
         // Whoever made the queue tells us in his commit, a moment before he gives his locks back.
         let may_wait = !self.locked.contains(key);
         let mut all = Vec::new();

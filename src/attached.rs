@@ -1,0 +1,158 @@
+//! The triggers that make a queue realtime, as the catalogs have them: the one source of truth of what is realtime.
+
+use std::ffi::{CStr, CString};
+
+use aimq_core::options::Options;
+use aimq_core::payload::event;
+use aimq_core::route::Route;
+use pgrx::pg_sys;
+
+use crate::trigger::{BEFORE_CHANGE_STATEMENT, BEFORE_INSERT_ROW, BEFORE_ROW, trigger_route};
+
+/// A trigger of a realtime queue's tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// As CREATE TRIGGER has it.
+    pub(crate) on: &'static str,
+    pub(crate) level: &'static str,
+    /// As `pg_trigger.tgtype` has it.
+    tgtype: i16,
+    pub(crate) function: &'static CStr,
+    /// What befalls a message, where the trigger tells of that; it then is on the queue only if somebody wants to know.
+    pub(crate) event: Option<&'static CStr>,
+    /// On the table of archived messages.
+    pub(crate) is_of_archive: bool,
+}
+
+const REALTIME: &CStr = c"realtime_trigger";
+const EVENT: &CStr = c"event_trigger";
+
+/// The triggers of a realtime queue's tables, in the order of their making. The first is what makes it
+/// realtime, and what the view aimq.queues shows; the others came later.
+pub(crate) const TRIGGERS: [Kind; 5] = [
+    Kind {
+        name: "aimq_realtime",
+        on: "BEFORE INSERT",
+        level: "ROW",
+        tgtype: BEFORE_INSERT_ROW,
+        function: REALTIME,
+        event: None,
+        is_of_archive: false,
+    },
+    Kind {
+        name: "aimq_realtime_vt",
+        on: "BEFORE UPDATE OF vt OR DELETE",
+        level: "STATEMENT",
+        tgtype: BEFORE_CHANGE_STATEMENT,
+        function: REALTIME,
+        event: None,
+        is_of_archive: false,
+    },
+    Kind {
+        name: "aimq_realtime_started",
+        on: "BEFORE UPDATE OF read_ct",
+        level: "ROW",
+        tgtype: BEFORE_ROW | pg_sys::TRIGGER_TYPE_UPDATE as i16,
+        function: EVENT,
+        event: Some(event::STARTED),
+        is_of_archive: false,
+    },
+    Kind {
+        name: "aimq_realtime_deleted",
+        on: "BEFORE DELETE",
+        level: "ROW",
+        tgtype: BEFORE_ROW | pg_sys::TRIGGER_TYPE_DELETE as i16,
+        function: EVENT,
+        event: Some(event::DELETED),
+        is_of_archive: false,
+    },
+    Kind {
+        name: "aimq_realtime_archived",
+        on: "BEFORE INSERT",
+        level: "ROW",
+        tgtype: BEFORE_INSERT_ROW,
+        function: EVENT,
+        event: Some(event::ARCHIVED),
+        is_of_archive: true,
+    },
+];
+
+/// What a queue's trigger says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// Its arguments, as a route's key has them.
+    pub(crate) key: Box<[u8]>,
+}
+
+impl Setting {
+    pub(crate) fn new(channel: &str, event: &str, queue: &str, options: Options) -> Self {
+        // SQL has no NUL.
+        let text = |text: &str| CString::new(text).unwrap_or_default();
+        let (channel, event, queue) = (text(channel), text(event), text(queue));
+        let options = text(&options.text());
+        Route { options: &options, ..Route::new(&channel, &event, &queue) }.into()
+    }
+}
+
+impl From<Route<'_>> for Setting {
+    fn from(route: Route<'_>) -> Self {
+        Self { key: route.key() }
+    }
+}
+
+/// The trigger that a queue's table carries.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// `None` if it is not the trigger that [`crate::api`] would attach: another function, another
+    /// level, a WHEN clause.
+    pub(crate) setting: Option<Setting>,
+    /// How it fires, as in `pg_trigger.tgenabled`: `O`, `D`, `R` or `A`.
+    pub(crate) enabled: u8,
+}
+
+/// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
+/// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
+pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<Attached>>> {
+    let functions: Vec<_> = kinds.iter().map(|kind| function(kind.function)).collect();
+    // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
+    // nothing in between keeps a pointer into it.
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock.cast_signed());
+        if relation.is_null() {
+            return None;
+        }
+        let descriptor = (*relation).trigdesc;
+        let triggers = if descriptor.is_null() {
+            &[]
+        } else {
+            let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
+            std::slice::from_raw_parts((*descriptor).triggers, count)
+        };
+        let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
+            let has_name = |trigger: &&pg_sys::Trigger| {
+                CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
+            };
+            let trigger = triggers.iter().find(has_name)?;
+            let is_ours =
+                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
+            Some(Attached {
+                setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
+                enabled: trigger.tgenabled.cast_unsigned(),
+            })
+        });
+        let attached = attached.collect();
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
+        Some(attached)
+    }
+}
+
+/// The OID of a trigger function of aimq's, from the catalog caches.
+fn function(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: a list of two strings, both copied, in the memory of the current call.
+    unsafe {
+        let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
+        let schema = pg_sys::lappend(std::ptr::null_mut(), part(c"aimq"));
+        pg_sys::LookupFuncName(pg_sys::lappend(schema, part(name)), 0, std::ptr::null(), true)
+    }
+}

@@ -1,0 +1,54 @@
+//! The triggers that tell what befalls a message after it was enqueued: it is read, archived, deleted. Only on queues of
+//! which somebody wants to know that; they are for pages that show jobs, and no worker waits for them.
+//!
+//! Each event is a route of its own, so that it is counted, coalesced and follows savepoints as an enqueue does.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::trigger_support::{trigger_fired_before, trigger_fired_for_row};
+
+use crate::error::{Error, Misuse};
+use crate::trigger::{called_with, note_id, trigger_route};
+use crate::{settings, transaction};
+
+/// Tells Postgres that [`aimq_event_trigger`] is called by the version-1 convention.
+#[unsafe(no_mangle)]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
+pub extern "C" fn pg_finfo_aimq_event_trigger() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// `aimq.event_trigger()`, with the arguments channel, event, queue and, if any, options. Returns the row as it is.
+#[unsafe(no_mangle)]
+#[pg_guard]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
+pub unsafe extern "C-unwind" fn aimq_event_trigger(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> pg_sys::Datum {
+    // SAFETY: Postgres calls this with valid call information, which is checked in there.
+    match unsafe { note(fcinfo) } {
+        Ok(row) => pg_sys::Datum::from(row),
+        Err(misuse) => Error::from(misuse).raise(),
+    }
+}
+
+/// # Safety
+/// `fcinfo` must be what Postgres called us with.
+unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Misuse> {
+    // SAFETY: the trigger, its arguments, the relation and the row live for the call.
+    unsafe {
+        let data = called_with(fcinfo)?;
+        if !trigger_fired_for_row(data.tg_event) || !trigger_fired_before(data.tg_event) {
+            return Err(Misuse::NotAnEvent);
+        }
+        let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
+        if settings::enabled() {
+            transaction::record_event(route);
+            note_id(route, data);
+        }
+        let is_update =
+            data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
+        Ok(if is_update { data.tg_newtuple } else { data.tg_trigtuple })
+    }
+}
