@@ -30,7 +30,7 @@ const EVENT: &CStr = c"event_trigger";
 
 /// The triggers of a realtime queue's tables, in the order of their making. The first is what makes it
 /// realtime, and what the view aimq.queues shows; the others came later.
-pub(crate) const TRIGGERS: [Kind; 5] = [
+pub(crate) const TRIGGERS: [Kind; 6] = [
     Kind {
         name: "aimq_realtime",
         on: "BEFORE INSERT",
@@ -63,6 +63,15 @@ pub(crate) const TRIGGERS: [Kind; 5] = [
         on: "BEFORE DELETE",
         level: "ROW",
         tgtype: BEFORE_ROW | pg_sys::TRIGGER_TYPE_DELETE as i16,
+        function: EVENT,
+        event: Some(event::DELETED),
+        is_of_archive: false,
+    },
+    Kind {
+        name: "aimq_realtime_purged",
+        on: "BEFORE TRUNCATE",
+        level: "STATEMENT",
+        tgtype: pg_sys::TRIGGER_TYPE_BEFORE as i16 | pg_sys::TRIGGER_TYPE_TRUNCATE as i16,
         function: EVENT,
         event: Some(event::DELETED),
         is_of_archive: false,

@@ -221,7 +221,9 @@ impl Misuse {
     fn texts(self) -> (String, String, String) {
         let message = match self {
             Self::NotATrigger => "a trigger function of aimq was not called as a trigger",
-            Self::NotAnEvent => "aimq.event_trigger() must be attached BEFORE, FOR EACH ROW",
+            Self::NotAnEvent => {
+                "aimq.event_trigger() must be attached BEFORE, FOR EACH ROW but for TRUNCATE"
+            }
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
             Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
             Self::Event => "aimq.realtime_trigger() FOR EACH ROW must be attached to INSERT alone",

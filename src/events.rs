@@ -39,16 +39,22 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Mi
     // SAFETY: the trigger, its arguments, the relation and the row live for the call.
     unsafe {
         let data = called_with(fcinfo)?;
-        if !trigger_fired_for_row(data.tg_event) || !trigger_fired_before(data.tg_event) {
+        let what = data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK;
+        let is_row = trigger_fired_for_row(data.tg_event);
+        let is_truncate = what == pg_sys::TRIGGER_EVENT_TRUNCATE;
+        if is_row == is_truncate || !trigger_fired_before(data.tg_event) {
             return Err(Misuse::NotAnEvent);
         }
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         if settings::enabled() {
             transaction::record_event(route);
-            note_id(route, data);
+            // Which ones a TRUNCATE takes away, nobody looks up: there are more than are named.
+            if is_row {
+                note_id(route, data);
+            }
         }
-        let is_update =
-            data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
+        // None for a statement.
+        let is_update = what == pg_sys::TRIGGER_EVENT_UPDATE;
         Ok(if is_update { data.tg_newtuple } else { data.tg_trigtuple })
     }
 }
