@@ -161,16 +161,17 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
         "waiting",
         "blocking",
         "events",
+        "doctor",
         "sinks",
         "recovery",
         "faults",
         "storms",
         "pooler",
     ];
-    let by_registry = &all_by_itself[..6];
+    let by_registry = &all_by_itself[..7];
     // The last two take long, and what differs between majors shows in the others: on the oldest and on the default.
     let is_end = [ALL_MAJORS[0], DEFAULT_MAJOR].contains(&major);
-    let by_itself = &all_by_itself[..if is_end { 10 } else { 8 }];
+    let by_itself = &all_by_itself[..if is_end { 11 } else { 9 }];
     let mut rounds = vec![
         ("", &TRANSACTION_TESTS[..], "none", &base),
         (" of the notifier, preloaded", by_itself, "preloaded", &preloaded),

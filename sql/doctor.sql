@@ -1,0 +1,92 @@
+-- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. Reads catalogs and counters,
+-- and no queue's table.
+CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, problem text, hint text)
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH queues AS (SELECT * FROM aimq._queues()),
+    notifier AS (SELECT * FROM aimq.notifiers WHERE database = current_database()),
+    -- Triggers of the queues' tables.
+    triggers AS (
+        SELECT q.queue, q.realtime, t.*
+          FROM queues q JOIN pg_trigger t ON t.tgrelid = q.relation AND NOT t.tgisinternal
+    ),
+    send AS (SELECT to_regprocedure('realtime.send(jsonb, text, text, boolean)') AS oid),
+    broadcast AS (
+        SELECT q.queue, send.oid IS NOT NULL AS is_there,
+               has_function_privilege(c.relowner, send.oid, 'EXECUTE')
+               AND has_schema_privilege(c.relowner, p.pronamespace, 'USAGE') AS is_allowed
+          FROM queues q
+          JOIN pg_class c ON c.oid = q.relation
+         CROSS JOIN send
+          LEFT JOIN pg_proc p ON p.oid = send.oid
+         WHERE q.sink <> 'notify'
+    )
+    SELECT 'error', q.queue, 'the queue has no table',
+           format('If it was dropped by hand, run SELECT pgmq.drop_queue(%L).', q.queue)
+      FROM queues q WHERE q.relation IS NULL
+    UNION ALL
+    SELECT 'error', queue, format('the trigger %s is disabled', tgname),
+           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', queue)
+      FROM triggers
+     WHERE tgenabled = 'D'
+       AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+    UNION ALL
+    SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the queue was made realtime by a former release',
+           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', q.queue)
+      FROM queues q
+     WHERE q.realtime AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime_vt')
+    UNION ALL
+    SELECT 'warning', q.queue, 'the table has no index on vt: each look of the notifier reads all of it',
+           format('Run CREATE INDEX ON pgmq.%I (vt).', q.relation_name)
+      FROM queues q
+     WHERE q.realtime
+       AND NOT EXISTS (
+            SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+             WHERE i.indrelid = q.relation AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'vt')
+    UNION ALL
+    SELECT 'warning', queue, 'pgmq''s own trigger notifies too: it drops wake-ups, or has producers wait for each other',
+           format('Run SELECT aimq.adopt_pgmq_notify(%L), or SELECT pgmq.disable_notify_insert(%1$L).', queue)
+      FROM triggers WHERE tgname = 'trigger_notify_queue_insert_listeners'
+    UNION ALL
+    SELECT 'warning', queue, format('AIMQ''s former trigger %s broadcasts each message within the enqueue', tgname),
+           'Run the migration of docs/adoption.md.'
+      FROM triggers WHERE tgfoid = to_regprocedure('aimq.pgmq_notify_job_enqueued()')
+    UNION ALL
+    SELECT 'error', queue, 'it is to be broadcast, and there is no function realtime.send(jsonb, text, text, boolean)',
+           'Enable Supabase Realtime in this database, or choose the sink "notify".'
+      FROM broadcast WHERE NOT is_there
+    UNION ALL
+    SELECT 'error', queue, 'it is to be broadcast, and the owner of its table may not call realtime.send',
+           'Grant the owner USAGE on the schema realtime and EXECUTE on the function.'
+      FROM broadcast WHERE is_there AND NOT is_allowed
+    UNION ALL
+    SELECT 'warning', s.queue, format('%s broadcasts failed since the server started, %s did not; each was or will be tried again', s.failed_broadcasts, s.broadcasts),
+           format('The last failure of the notifier is of %s, its SQLSTATE %s; the server''s log has the message.', n.last_error_at, n.last_error)
+      FROM aimq.stats s CROSS JOIN notifier n WHERE s.failed_broadcasts > 0
+    UNION ALL
+    SELECT 'warning', 'notifier', format('none runs for this database (%s): transactions notify themselves, and nobody is woken for messages that become readable later',
+                                         coalesce((SELECT state FROM notifier), 'none')),
+           'Add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.'
+     WHERE EXISTS (SELECT FROM queues WHERE realtime)
+       AND NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
+    UNION ALL
+    SELECT 'warning', 'notifier', format('%s failures, the last one of %s with SQLSTATE %s; each was tried again', errors, last_error_at, last_error),
+           'The server''s log has the messages.'
+      FROM notifier WHERE errors > 0
+    UNION ALL
+    SELECT 'warning', 'NOTIFY', format('its queue is full to %s %%; at 75 %% no notification of ours is added', round((100 * usage)::numeric)),
+           'Look for a session that listens and stays idle in a transaction.'
+      FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
+    UNION ALL
+    SELECT 'warning', coalesce('role ' || r.rolname, 'database ' || d.datname), format('it has %s: what it enqueues wakes nobody, or in another way', setting),
+           'ALTER ROLE or DATABASE … RESET the setting, if that is not meant.'
+      FROM pg_db_role_setting s
+     CROSS JOIN unnest(s.setconfig) setting
+      LEFT JOIN pg_roles r ON r.oid = s.setrole
+      LEFT JOIN pg_database d ON d.oid = s.setdatabase
+     WHERE (s.setdatabase = 0 OR d.datname = current_database())
+       AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
+$$;
+COMMENT ON FUNCTION aimq.doctor() IS
+    'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. Needs SELECT on pgmq.meta';

@@ -1,0 +1,89 @@
+//! What `aimq.doctor()` finds.
+
+use aimq_client_tests::*;
+use postgres::Client;
+
+fn problems(client: &mut Client) -> Vec<String> {
+    names(
+        client,
+        "SELECT concat_ws(' ', severity, subject || ':', problem) FROM aimq.doctor() ORDER BY 1",
+    )
+}
+
+/// The one problem that there is.
+#[track_caller]
+fn only(client: &mut Client, what: &str) {
+    let found = problems(client);
+    assert!(found.len() == 1 && found[0].contains(what), "{what}: {found:?}");
+    let hint: String = value(client, "SELECT hint FROM aimq.doctor()");
+    assert!(!hint.is_empty());
+}
+
+#[test]
+fn all_is_well() {
+    let (_database, mut client, _listener) = started(&["a", "B c"]);
+    run(&mut client, "SELECT pgmq.create('plain')");
+    assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
+}
+
+#[test]
+fn each_problem_is_found() {
+    let (database, mut client, _listener) = started(&["a"]);
+    for (how, what, mend) in [
+        ("ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime_vt", "is disabled", "SELECT aimq.enable_realtime('a')"),
+        ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
+        ("ALTER TABLE pgmq.q_a RENAME TO q_b", "error a: the queue has no table", "ALTER TABLE pgmq.q_b RENAME TO q_a"),
+        ("DROP INDEX pgmq.q_a_vt_idx", "no index on vt", "CREATE INDEX ON pgmq.q_a (vt)"),
+        ("SELECT pgmq.enable_notify_insert('a')", "pgmq's own trigger", "SELECT pgmq.disable_notify_insert('a')"),
+        (
+            "CREATE FUNCTION aimq.pgmq_notify_job_enqueued() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER aimq_notify_a AFTER INSERT ON pgmq.q_a FOR EACH ROW EXECUTE FUNCTION aimq.pgmq_notify_job_enqueued()",
+            "former trigger aimq_notify_a",
+            "DROP TRIGGER aimq_notify_a ON pgmq.q_a",
+        ),
+        ("SELECT aimq.enable_realtime('a', sink => 'both')", "there is no function realtime.send", "SELECT aimq.enable_realtime('a')"),
+    ] {
+        run(&mut client, how);
+        only(&mut client, what);
+        run(&mut client, mend);
+        assert!(problems(&mut client).is_empty(), "{mend}: {:?}", problems(&mut client));
+    }
+    let name = &database.name;
+    run(&mut client, &format!("ALTER DATABASE {name} SET aimq.enabled = off"));
+    only(&mut client, &format!("database {name}: it has aimq.enabled=off"));
+    run(&mut client, &format!("ALTER DATABASE {name} RESET aimq.enabled"));
+}
+
+#[test]
+fn broadcasts_that_fail_are_found() {
+    let (database, mut client, _listener) = started(&["a"]);
+    let owner = database.role("owner");
+    run(
+        &mut client,
+        "CREATE SCHEMA realtime;
+         CREATE FUNCTION realtime.send(jsonb, text, text, boolean) RETURNS void LANGUAGE sql AS 'SELECT 1/0'",
+    );
+    run(&mut client, "SELECT aimq.enable_realtime('a', sink => 'both')");
+    assert!(problems(&mut client).is_empty());
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_until("the failure to be found", || {
+        let found = problems(&mut client);
+        found.len() == 2
+            && found[0].starts_with("warning a: ")
+            && found[0].contains("broadcasts failed")
+            && found[1].contains("SQLSTATE 22012")
+    });
+    run(
+        &mut client,
+        &format!("GRANT USAGE ON SCHEMA pgmq TO {owner}; ALTER TABLE pgmq.q_a OWNER TO {owner}"),
+    );
+    assert!(problems(&mut client)[0].contains("may not call realtime.send"));
+}
+
+#[test]
+fn a_notifier_that_is_missing_is_found() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SET aimq.delivery = transaction; SELECT aimq.create_queue('a')");
+    only(&mut client, "warning notifier: none runs");
+}
