@@ -63,7 +63,7 @@ mod tests {
               WHERE pronamespace = 'aimq'::regnamespace
                 AND (prosecdef
                      OR 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(proconfig, '{}'))
-                        AND proname NOT IN ('realtime_trigger', '_sleep', '_doze', '_is_called', '_leave',
+                        AND proname NOT IN ('realtime_trigger', 'event_trigger', '_sleep', '_doze', '_is_called', '_leave',
                                             'read', 'read_for', 'wait', 'wait_for'))",
         );
         assert_eq!(odd, None);

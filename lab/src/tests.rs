@@ -119,6 +119,7 @@ pub(crate) fn lint() -> Result<()> {
         let mut command = setup::cargo_command()?;
         // The flags that cargo-pgrx builds with: else every crate would be compiled once more.
         command.args(["--config", setup::PGRX_RUSTFLAGS]).args(arguments);
+        command.env("PGRX_PG_CONFIG_PATH", setup::DEFAULT_MAJOR.program("pg_config"));
         Ok(command)
     };
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
@@ -277,6 +278,8 @@ fn server_tests(major: Major, title: &str) -> Result<Count> {
     let mut tests = setup::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features"]);
     tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
+    // As where aimq is installed: else pgrx would be compiled anew, here and then there.
+    tests.env("PGRX_PG_CONFIG_PATH", major.program("pg_config"));
     if shell::is_root() {
         std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         let bin = shell::target().join("lab/bin");
