@@ -83,7 +83,6 @@ impl Table<'_> {
     #[must_use]
     pub fn take_ids(&self, claim: Claim) -> Ids {
         let (cells, generation) = self.ids(claim);
-        // Before the cells: whoever finds them full says so after he has looked.
         let more = cells.more.swap(0, SeqCst) != 0;
         let words = cells.some.iter().map(|cell| cell.swap(0, SeqCst));
         let mut some: Vec<_> = words.filter_map(|word| id_of(word, generation)).collect();
