@@ -11,15 +11,18 @@ AS $$
         SELECT q.queue, q.realtime, t.*
           FROM queues q JOIN pg_trigger t ON t.tgrelid = q.relation AND NOT t.tgisinternal
     ),
-    send AS (SELECT to_regprocedure('realtime.send(jsonb, text, text, boolean)') AS oid),
+    send AS (SELECT aimq._realtime_send() AS oid),
     broadcast AS (
         SELECT q.queue, send.oid IS NOT NULL AS is_there,
+               f.rolsuper OR p.proowner = d.datdba AS is_trusted,
                has_function_privilege(c.relowner, send.oid, 'EXECUTE')
                AND has_schema_privilege(c.relowner, p.pronamespace, 'USAGE') AS is_allowed
           FROM queues q
           JOIN pg_class c ON c.oid = q.relation
          CROSS JOIN send
+          JOIN pg_database d ON d.datname = current_database()
           LEFT JOIN pg_proc p ON p.oid = send.oid
+          LEFT JOIN pg_roles f ON f.oid = p.proowner
          WHERE q.sink <> 'notify'
     )
     SELECT 'error', q.queue, 'the queue has no table',
@@ -61,6 +64,10 @@ AS $$
            'Grant the owner USAGE on the schema realtime and EXECUTE on the function.'
       FROM broadcast WHERE is_there AND NOT is_allowed
     UNION ALL
+    SELECT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database',
+           'Find out whose function that is: the notifier does not call a stranger''s.'
+      FROM broadcast WHERE is_there AND NOT is_trusted
+    UNION ALL
     SELECT 'warning', s.queue, format('%s broadcasts failed since the server started, %s did not; each was or will be tried again', s.failed_broadcasts, s.broadcasts),
            format('The last failure of the notifier is of %s, its SQLSTATE %s; the server''s log has the message.', n.last_error_at, n.last_error)
       FROM aimq.stats s CROSS JOIN notifier n WHERE s.failed_broadcasts > 0
@@ -73,7 +80,7 @@ AS $$
     UNION ALL
     SELECT 'warning', 'notifier', format('%s failures, the last one of %s with SQLSTATE %s; each was tried again', errors, last_error_at, last_error),
            'The server''s log has the messages.'
-      FROM notifier WHERE errors > 0
+      FROM notifier WHERE errors > 0 AND last_error_at > now() - interval '1 hour'
     UNION ALL
     SELECT 'warning', 'NOTIFY', format('its queue is full to %s %%; at 75 %% no notification of ours is added', round((100 * usage)::numeric)),
            'Look for a session that listens and stays idle in a transaction.'
@@ -87,6 +94,7 @@ AS $$
       LEFT JOIN pg_database d ON d.oid = s.setdatabase
      WHERE (s.setdatabase = 0 OR d.datname = current_database())
        AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
+       AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
 $$;
 COMMENT ON FUNCTION aimq.doctor() IS
     'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. Needs SELECT on pgmq.meta';

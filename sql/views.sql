@@ -15,6 +15,18 @@ CREATE FUNCTION aimq._archive(queue text) RETURNS name
 AS $$ SELECT lower('a_' || queue)::name $$;
 COMMENT ON FUNCTION aimq._archive(text) IS 'The name of the table of a queue''s archived messages. Internal';
 
+-- Supabase's function for broadcasts; null if there is none. By names: to_regprocedure raises where the caller may not look
+-- into the schema.
+CREATE FUNCTION aimq._realtime_send() RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+     WHERE n.nspname = 'realtime' AND p.proname = 'send' AND p.prokind = 'f'
+       AND p.proargtypes = '3802 25 25 16'::oidvector -- jsonb, text, text, boolean
+$$;
+COMMENT ON FUNCTION aimq._realtime_send() IS 'Supabase''s function for broadcasts, if there is one. Internal';
+
 -- A function under the view, since a function runs with the privileges of who asks, and a view before
 -- PostgreSQL 15 with those of its owner.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (
@@ -84,9 +96,9 @@ AS $$
                            (3, 'aimq_realtime_deleted', 'job_deleted')) kind (number, trigger, event)
               JOIN pg_trigger e
                 ON e.tgname = kind.trigger
-               AND e.tgrelid IN (c.oid, a.oid)
+               AND e.tgrelid = CASE kind.event WHEN 'job_archived' THEN a.oid ELSE c.oid END
                AND e.tgfoid = 'aimq.event_trigger()'::regprocedure
-               AND e.tgenabled <> 'D'
+               AND e.tgenabled <> 'D' AND e.tgqual IS NULL
            ) later ON true
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';

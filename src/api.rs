@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use aimq_core::options::Options;
 use aimq_core::payload::{event as events_of, event_fits};
 use aimq_core::route::CHANNEL_MAX_BYTES;
+use aimq_core::shared::KEY_MAX_BYTES;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -259,6 +260,11 @@ fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
     let found = changes(queue, wanted)?;
     if found.is_empty() {
         return Ok(false);
+    }
+    let longest = found.iter().filter_map(|it| Some(it.wanted.as_ref()?.key.len())).max();
+    if let Some(bytes) = longest.filter(|bytes| wanted.options.broadcasts && *bytes > KEY_MAX_BYTES)
+    {
+        return Err(Error::NoRoomToBroadcast { bytes, most: KEY_MAX_BYTES });
     }
     for change in &found {
         if queue.table_for(change.kind.is_of_archive).1 == pg_sys::InvalidOid {

@@ -30,6 +30,8 @@ pub(crate) enum Error {
     EventsWithoutEnqueued,
     /// 42602
     ReservedEvent { event: String },
+    /// 54000
+    NoRoomToBroadcast { bytes: usize, most: usize },
     /// 42622
     ChannelTooLong { bytes: usize },
     /// 54000
@@ -99,6 +101,7 @@ impl Error {
             Self::TooFew { .. } | Self::NoSuchValue { .. } | Self::EventsWithoutEnqueued => {
                 Code::ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Self::NoRoomToBroadcast { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::ReservedEvent { .. } => Code::ERRCODE_INVALID_NAME,
             Self::ChannelTooLong { .. } => Code::ERRCODE_NAME_TOO_LONG,
             Self::EventTooLong { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -159,6 +162,11 @@ impl Error {
                 "events must contain job_enqueued".into(),
                 "A realtime queue always tells of what is enqueued: its workers wait for that.".into(),
                 "Add job_enqueued to events.".into(),
+            ),
+            Self::NoRoomToBroadcast { bytes, most } => (
+                "channel, event and queue are too long together to be broadcast".into(),
+                format!("They take {bytes} bytes; the notifier has room for {most}."),
+                "Choose a shorter event or channel, or the sink \"notify\".".into(),
             ),
             Self::ReservedEvent { event } => (
                 format!("event must not be \"{event}\""),
@@ -301,7 +309,7 @@ impl Warning {
             Self::SinkWithoutNotifier => (
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "nothing is broadcast without a notifier".to_owned(),
-                "Broadcasts are the notifier's, and this server has none: aimq is not preloaded, or aimq.delivery is \"transaction\".".to_owned(),
+                "Broadcasts are the notifier's, and this server has none: aimq is not preloaded.".to_owned(),
                 "Add aimq to shared_preload_libraries and restart the server.",
             ),
             Self::NoRealtimeSend => (

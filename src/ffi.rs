@@ -49,6 +49,10 @@ mod raw {
     unsafe extern "C" {
         pub(super) fn enable_timeout_after(timeout: c_int, millis: c_int);
         pub(super) fn disable_timeout(timeout: c_int, keep_indicator: bool);
+        pub(super) fn RegisterTimeout(
+            timeout: c_int,
+            handler: Option<unsafe extern "C-unwind" fn()>,
+        ) -> c_int;
     }
 
     // Signal handlers, whose addresses pgrx's guarded functions don't have.
@@ -98,7 +102,8 @@ pub(crate) fn resume_lock_timeout() {
 const STATEMENT_TIMEOUT: c_int = 3;
 
 /// Runs `work`, which waits for each lock and takes altogether no longer than this: then it raises, as with
-/// lock_timeout and statement_timeout. Times in milliseconds. For processes of our own.
+/// lock_timeout and statement_timeout. Times in milliseconds. For processes of our own. `work` is to be a whole
+/// transaction: the end of one sets lock_timeout back to what it was at its beginning, if somebody set it in there.
 pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce() -> T) -> T {
     struct Limits;
     impl Drop for Limits {
@@ -107,6 +112,8 @@ pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce()
             unsafe {
                 raw::disable_timeout(STATEMENT_TIMEOUT, false);
                 pg_sys::LockTimeout = 0;
+                // It may have come when all was done.
+                pg_sys::QueryCancelPending = 0;
             }
         }
     }
@@ -117,6 +124,75 @@ pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce()
         pg_sys::LockTimeout = each_lock;
         raw::enable_timeout_after(STATEMENT_TIMEOUT, altogether);
     }
+    work()
+}
+
+/// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, for others may give its
+/// name to something else meanwhile. In a transaction, with a snapshot. Raises what it raises.
+pub(crate) fn call_send(function: pg_sys::Oid, payload: &CStr, event: &CStr, topic: &CStr) {
+    // SAFETY: the strings outlive the calls, which copy them; the arguments are of the types that the function has.
+    unsafe {
+        let text = |part: &CStr| pg_sys::Datum::from(pg_sys::cstring_to_text(part.as_ptr()));
+        let json = pg_sys::Datum::from(payload.as_ptr());
+        let json = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(json)]);
+        pg_sys::OidFunctionCall4Coll(
+            function,
+            pg_sys::DEFAULT_COLLATION_OID,
+            json.unwrap_or(pg_sys::Datum::null()),
+            text(event),
+            text(topic),
+            pg_sys::Datum::from(false),
+        );
+    }
+}
+
+/// Gives back the advisory locks of this process: those of a session outlive the transaction in which somebody else's
+/// code took them.
+pub(crate) fn release_advisory_locks() {
+    // SAFETY: as pg_advisory_unlock_all (utils/adt/lockfuncs.c).
+    unsafe { pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID, true) }
+}
+
+/// USER_TIMEOUT of utils/timeout.h: the first that a library may take.
+const USER_TIMEOUT: c_int = if cfg!(feature = "pg14") {
+    10
+} else if cfg!(any(feature = "pg15", feature = "pg16")) {
+    12
+} else {
+    13
+};
+
+thread_local! {
+    static LAST_RESORT: Cell<Option<c_int>> = const { Cell::new(None) };
+}
+
+/// Ends the process: a cancel can be caught by what runs, this can't.
+unsafe extern "C-unwind" fn on_last_resort() {
+    // SAFETY: as Postgres' own handler of SIGTERM does (tcop/postgres.c, die).
+    unsafe {
+        pg_sys::ProcDiePending = 1;
+        pg_sys::InterruptPending = 1;
+        raw::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Runs `work`; should it still run after `millis`, this process ends. For processes of our own.
+pub(crate) fn or_end_within<T>(millis: c_int, work: impl FnOnce() -> T) -> T {
+    struct Limit(c_int);
+    impl Drop for Limit {
+        fn drop(&mut self) {
+            // SAFETY: only stops a timer.
+            unsafe { raw::disable_timeout(self.0, false) };
+        }
+    }
+    // SAFETY: a function of this library, which is never unloaded; there is room for ten of these, and we take one.
+    let timeout = LAST_RESORT
+        .get()
+        .unwrap_or_else(|| unsafe { raw::RegisterTimeout(USER_TIMEOUT, Some(on_last_resort)) });
+    LAST_RESORT.set(Some(timeout));
+    let _limit = Limit(timeout);
+    // SAFETY: it is registered.
+    unsafe { raw::enable_timeout_after(timeout, millis) };
     work()
 }
 

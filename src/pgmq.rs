@@ -210,8 +210,7 @@ impl Queue {
 
 /// Whether there is Supabase's function for broadcasts.
 pub(crate) fn has_realtime_send() -> bool {
-    let sql = "SELECT to_regprocedure('realtime.send(jsonb, text, text, boolean)') IS NOT NULL";
-    ask(sql, &[]) == Some(true)
+    ask("SELECT aimq._realtime_send() IS NOT NULL", &[]) == Some(true)
 }
 
 fn current_role() -> String {

@@ -5,15 +5,18 @@
 //! the notifier once in an interval. Many queues together would do so more often while it rests: then
 //! the door is closed, and opened again *before* the marks are read. What was drained is kept until it was sent.
 
+mod earliest;
+
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 
+use earliest::Earliest;
 use indexmap::IndexMap;
 
 use crate::ids::Ids;
 use crate::options::Options;
 use crate::pace::{self, Pace};
-use crate::payload::{Entry, Notification, notifications};
+use crate::payload::{Entry, Notification, event, notifications};
 use crate::route::Route;
 use crate::shared::{Claim, Database, Table};
 use crate::sinks::Sinks;
@@ -30,6 +33,8 @@ struct Known {
     key: Box<[u8]>,
     channel: usize,
     options: Options,
+    /// The route is of what befalls messages later.
+    is_later: bool,
     /// Of those the slot has counted, the transactions that were announced.
     transactions: u64,
     /// When the table may be looked at again because of what was read from it.
@@ -223,7 +228,11 @@ impl Notifier {
                 due.transactions = due.transactions.saturating_add(transactions);
                 let options = known.options;
                 if options.wants_ids() {
-                    let ids = table.take_ids(claim);
+                    let mut ids = table.take_ids(claim);
+                    if known.is_later {
+                        // Of these the newest is one that something befell, not one that was enqueued.
+                        ids.newest = ids.some.iter().copied().max().unwrap_or(0);
+                    }
                     if options.broadcasts {
                         self.sinks.add(&known.key, Some(claim), drained.messages, &ids);
                     }
@@ -287,9 +296,13 @@ impl Notifier {
         let due = due(&mut self.due, key, channel, options);
         due.claim = due.claim.or(claim);
         due.messages = due.messages.max(1);
+        if options.ids {
+            // Which of them it was is not known.
+            due.ids.get_or_insert_default().more = true;
+        }
         if options.broadcasts {
             let claim = due.claim;
-            // Which of them it was is not known: the newest that anybody has told of.
+            // The newest that anybody has told of.
             let newest = claim.map_or(0, |claim| table.newest(claim));
             self.sinks.add(key, claim, 1, &Ids { newest, ..Ids::default() });
         }
@@ -371,8 +384,11 @@ impl Notifier {
                 // It may have been a time that was noted there; or a message whose producer saw nobody wait, who
                 // waited at the other slot.
                 look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
-            } else if was_noted {
-                kept.must_ask_again = true;
+            } else {
+                kept.must_ask_again |= was_noted;
+            }
+            // Of what befalls messages later, no look tells.
+            if was_noted {
                 self.found(table, &key, None);
             }
         }
@@ -404,6 +420,7 @@ fn know<'a>(
         let key = table.key(claim).into_boxed_slice();
         let route = Route::from_key(&key)?;
         let (channel, options) = (channel_of(channels, route.channel), route.options());
+        let is_later = event::ALL.contains(&route.event);
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
@@ -413,6 +430,7 @@ fn know<'a>(
             key,
             channel,
             options,
+            is_later,
             transactions,
             read_not_before,
             look_not_before,
@@ -455,29 +473,6 @@ fn look_from(looks: &mut IndexMap<Box<[u8]>, Timestamp>, key: &[u8], from: Times
     match looks.get_mut(key) {
         Some(known) => *known = from.min(*known),
         None => _ = looks.insert(key.into(), from),
-    }
-}
-
-/// The earliest of some times.
-struct Earliest<T>(Option<T>);
-
-impl<T> Default for Earliest<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<T: Ord + Copy> Earliest<T> {
-    fn add(&mut self, time: T) {
-        self.0 = Some(self.0.map_or(time, |other| other.min(time)));
-    }
-
-    /// Whether `time` has come; one that has not is added.
-    fn has_come(&mut self, time: T, now: T) -> bool {
-        if time > now {
-            self.add(time);
-        }
-        time <= now
     }
 }
 

@@ -15,19 +15,20 @@ pub const NOTIFY: Moment = 150;
 /// queues are read from.
 pub const LOOK: Moment = 20;
 
-/// The same after broadcasts, each of which is a call of somebody else's function: a sixth of a processor.
+/// The same after broadcasts, each of which is a call of somebody else's function for which all else waits: a sixth of the time.
 pub const BROADCAST: Moment = 5;
 
 /// What is not used of the share can be used later, for bursts: up to this time's share.
 pub const CREDIT: Moment = 250_000;
 
-/// No rest is longer than this, whatever was done.
+/// No rest is longer than this, whatever was done; but see [`Pace::with_rests_up_to`].
 pub const LONGEST: Moment = 250_000;
 
 /// Until when all that was done is paid for.
 #[derive(Debug)]
 pub struct Pace {
     rest: Moment,
+    longest: Moment,
     paid: Moment,
 }
 
@@ -35,7 +36,13 @@ impl Pace {
     /// For work after which comes a rest of so many times as long.
     #[must_use]
     pub fn new(rest: Moment) -> Self {
-        Self { rest, paid: 0 }
+        Self { rest, longest: LONGEST, paid: 0 }
+    }
+
+    /// The same, with rests of up to `longest`.
+    #[must_use]
+    pub fn with_rests_up_to(rest: Moment, longest: Moment) -> Self {
+        Self { longest, ..Self::new(rest) }
     }
 
     /// Until when nothing may be done, if so.
@@ -49,7 +56,7 @@ impl Pace {
         let rest = cost.saturating_mul(self.rest);
         let credit_from = moment.saturating_sub(CREDIT);
         let paid = self.paid.max(credit_from).saturating_add(rest);
-        self.paid = paid.min(moment.saturating_add(LONGEST));
+        self.paid = paid.min(moment.saturating_add(self.longest));
     }
 
     /// Nothing is done before `moment`.

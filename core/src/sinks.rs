@@ -33,7 +33,7 @@ pub struct Sinks {
 
 impl Default for Sinks {
     fn default() -> Self {
-        Self { pending: IndexMap::new(), pace: Pace::new(pace::BROADCAST) }
+        Self { pending: IndexMap::new(), pace: Pace::with_rests_up_to(pace::BROADCAST, AGAIN.1) }
     }
 }
 
@@ -61,7 +61,7 @@ impl Sinks {
         Some((key.clone(), pending.clone()))
     }
 
-    /// It was sent, which took the processor for `cost` microseconds: nothing more of it before the interval has passed.
+    /// It was sent, which took `cost` microseconds: nothing more of it before the interval has passed.
     pub fn sent(&mut self, key: &[u8], moment: Moment, interval: Moment, cost: Moment) {
         self.pace.spent(moment, cost);
         // Behind the others: all have their turn.
@@ -74,7 +74,7 @@ impl Sinks {
         }
     }
 
-    /// It could not be sent, which took the processor for `cost` microseconds. Returns how long it will wait, and whether to
+    /// It could not be sent, which took `cost` microseconds. Returns how long it will wait, and whether to
     /// log it (the 1st, 2nd, 4th, 8th …).
     pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> (Moment, bool) {
         self.pace.spent(moment, cost);
@@ -87,6 +87,11 @@ impl Sinks {
         pending.not_before = moment.saturating_add(delay);
         self.pending.insert(key.into(), pending);
         (delay, is_to_be_logged)
+    }
+
+    /// None is sent before `moment`.
+    pub fn rest_until(&mut self, moment: Moment) {
+        self.pace.rest_until(moment);
     }
 
     /// When the next one may be sent.

@@ -33,6 +33,8 @@ struct Plan {
     missing: bool,
     /// There was no notifier that would have followed the transaction.
     unfollowed: bool,
+    /// Something is to be broadcast that has no room in the table: the notifier has to look.
+    untold: bool,
 }
 
 struct Mark {
@@ -133,7 +135,10 @@ fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
                     let ids = tally.ids;
                     plan.marks.push(Mark { claim, key, messages, ids, visible_at, moved, is_said });
                 }
-                Err(Full) if tally.count > 0 => rest.push(plan.keys[key].into()),
+                Err(Full) if tally.count > 0 => {
+                    plan.untold |= route.options().broadcasts;
+                    rest.push(plan.keys[key].into());
+                }
                 // Nobody can be told when the messages come back.
                 Err(Full) => {}
             }
@@ -196,6 +201,11 @@ fn find_or_take(
     Ok(new)
 }
 
+/// Whether a notifier can run here.
+pub(super) fn is_possible() -> bool {
+    here().is_some()
+}
+
 /// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
 /// NOTIFY is no way there.
 pub(super) fn is_reachable() -> bool {
@@ -211,7 +221,7 @@ pub(super) fn set_aside() {
 /// the callbacks).
 pub(super) fn committed() {
     with_plan(|plan| {
-        if plan.marks.is_empty() && !plan.missing && !plan.unfollowed {
+        if plan.marks.is_empty() && !plan.missing && !plan.unfollowed && !plan.untold {
             return;
         }
         let Some((shared, database)) = here() else {
@@ -222,7 +232,7 @@ pub(super) fn committed() {
         {
             ring_if_there(database);
         }
-        let mut must_ring = false;
+        let mut must_ring = plan.untold && database.tell(News::EVERYTHING);
         let mut is_said = false;
         for mark in &plan.marks {
             is_said |= mark.is_said;
@@ -370,6 +380,7 @@ pub(super) fn end() {
         plan.prepared = false;
         plan.missing = false;
         plan.unfollowed = false;
+        plan.untold = false;
     });
 }
 

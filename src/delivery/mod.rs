@@ -27,9 +27,9 @@ pub(crate) fn follows_time() -> bool {
     shared::get().is_some()
 }
 
-/// Whether a notifier can run for this session's queues.
+/// Whether a notifier can run for this database, even if this session's transactions notify themselves.
 pub(crate) fn has_notifier() -> bool {
-    by_notifier::is_reachable()
+    by_notifier::is_possible()
 }
 
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.

@@ -21,9 +21,10 @@ pub(super) type Queues = HashMap<Box<[u8]>, Tables>;
 /// Two tables may carry the same route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
+    /// In which messages wait.
     pub(super) oids: Vec<pg_sys::Oid>,
-    /// The route is of what befalls messages later: no message waits there.
-    pub(super) is_event: bool,
+    /// That only tell what befalls messages later. Anybody can make such a trigger on a table of his, with any route.
+    pub(super) of_events: Vec<pg_sys::Oid>,
 }
 
 /// The catalogs only: no table of a user's, not even pgmq's list of queues. Triggers as
@@ -69,12 +70,14 @@ pub(super) fn realtime() -> Queues {
         let bytes = Route::from_key(&key).map_or(0, |route| route.channel.count_bytes());
         if bytes > 0 && bytes <= CHANNEL_MAX_BYTES {
             let tables = queues.entry(key.into_boxed_slice()).or_default();
-            tables.oids.push(table);
-            tables.is_event = is_event;
+            if is_event { tables.of_events.push(table) } else { tables.oids.push(table) }
         }
     }
     // So that the same tables are the same.
-    queues.values_mut().for_each(|it| it.oids.sort_unstable_by_key(|table| table.to_u32()));
+    for tables in queues.values_mut() {
+        tables.oids.sort_unstable_by_key(|table| table.to_u32());
+        tables.of_events.sort_unstable_by_key(|table| table.to_u32());
+    }
     queues
 }
 

@@ -47,6 +47,7 @@ pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     ffi::handle_signals();
+    sinks::init();
     let oid = pg_sys::Oid::from(argument.value() as u32);
     let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
@@ -196,11 +197,18 @@ impl Worker {
         // It asks the next database now.
         launcher::ring(shared);
         let now = Instant::now();
+        let mut notifier = Notifier::default();
+        if database.calling.swap(0, Ordering::SeqCst) != 0 {
+            pgrx::log!(
+                "aimq notifier: the last one ended in a call of realtime.send; nothing is broadcast for a minute"
+            );
+            notifier.sinks.rest_until(60_000_000);
+        }
         Some(Self {
             shared,
             oid,
             database,
-            notifier: Notifier::default(),
+            notifier,
             queues,
             origin: now,
             // What happened before we began, nobody told us.
@@ -298,7 +306,8 @@ impl Worker {
             || news.has(News::FINISHED)
             || (news.has(News::PREPARED) && nobody_tells);
         for (key, tables) in &found {
-            if tables.is_event {
+            if tables.oids.is_empty() {
+                // No message waits there.
             } else if everything || self.queues.get(key) != found.get(key) {
                 self.notifier.look_at(key, Timestamp::NEG_INFINITY);
             }

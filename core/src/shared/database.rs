@@ -67,6 +67,8 @@ pub struct Database {
     closed: AtomicU32,
     /// The notifier's process; 0 for none.
     pub pid: AtomicU32,
+    /// Not 0 while it calls somebody else's function: should it end in there, the next one is careful.
+    pub calling: AtomicU32,
     /// When it started.
     pub started_at: AtomicI64,
     /// How often it was started.
@@ -95,6 +97,7 @@ impl Database {
             bell: AtomicU64::new(0),
             closed: AtomicU32::new(0),
             pid: AtomicU32::new(0),
+            calling: AtomicU32::new(0),
             started_at: AtomicI64::new(0),
             starts: AtomicU64::new(0),
             wake_ups: AtomicU64::new(0),
@@ -288,6 +291,7 @@ impl<'a> Databases<'a> {
                 counter.store(0, Relaxed);
             }
             entry.last_error.store(0, Relaxed);
+            entry.calling.store(0, Relaxed);
             entry.oid.store(0, SeqCst);
         })
         .is_some()

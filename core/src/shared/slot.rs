@@ -52,7 +52,7 @@ fn to_time(word: u64) -> Timestamp {
 }
 
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
-/// sweep reads.
+/// sweep reads, but where sessions wait or ids are asked for.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Slot {

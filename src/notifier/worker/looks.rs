@@ -43,7 +43,7 @@ impl Worker {
 
     fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
         match self.queues.get(&key) {
-            Some(tables) if tables.is_event => return,
+            Some(tables) if tables.oids.is_empty() => return,
             Some(_) => {}
             None => {
                 // If it is realtime since we asked, it is looked at then.
@@ -91,9 +91,8 @@ impl Worker {
         let may_wait = !self.locked.contains(key);
         let mut all = Vec::new();
         for table in tables {
-            let look =
-                || ffi::within(EACH_LOCK, A_LOOK, || queues::look(table, from, count, may_wait));
-            match process::transaction(look) {
+            let look = || queues::look(table, from, count, may_wait);
+            match ffi::within(EACH_LOCK, A_LOOK, || process::transaction(look)) {
                 Ok(seen) => all.push(seen),
                 Err(failure)
                     if failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32 =>

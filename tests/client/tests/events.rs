@@ -1,5 +1,7 @@
 //! What befalls a message after it was enqueued, as a page that shows jobs hears of it.
 
+use std::time::Instant;
+
 use aimq_client_tests::*;
 use aimq_core::payload::Payload;
 use postgres::Client;
@@ -75,8 +77,43 @@ fn a_transaction_is_one_of_each() {
     assert_eq!(next(&mut listener), said("job_deleted", &[3]));
     run(&mut client, "BEGIN; SELECT pgmq.read('a', 60, 3); SELECT pgmq.pop('a'); ROLLBACK");
     // What comes back is announced as it always is; nothing was started or deleted.
+    run(&mut client, "SELECT pgmq.archive('a', 4)");
+    let mut told = next(&mut listener);
+    while told.0 == "job_enqueued" {
+        told = next(&mut listener);
+    }
+    assert_eq!(told, said("job_archived", &[4]));
+}
+
+/// Where archiving is not asked for, a message that is archived is gone from the queue all the same.
+#[test]
+fn without_job_archived_it_is_deleted() {
+    let (database, mut client, _listener) = started(&["a"]);
+    run(&mut client, "SELECT aimq.enable_realtime('a', events => '{job_enqueued,job_deleted}')");
+    wait_until_settled(&mut client, 2);
+    let mut listener = database.listen(CHANNEL);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(next(&mut listener).0, "job_enqueued");
-    assert!(listener.raw().is_empty());
+    run(&mut client, "SELECT pgmq.archive('a', 1)");
+    assert_eq!(next(&mut listener).0, "job_deleted");
+}
+
+/// Anybody may attach the event trigger to a table of his, with any route: that changes nothing for whose it is.
+#[test]
+fn a_strangers_trigger_takes_nothing_from_a_queue() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    run(
+        &mut client,
+        "CREATE TABLE other (msg_id bigint);
+         CREATE TRIGGER x BEFORE DELETE ON other FOR EACH ROW
+         EXECUTE FUNCTION aimq.event_trigger('aimq:jobs', 'job_enqueued', 'a')",
+    );
+    run(&mut client, "SELECT aimq.create_queue('b')");
+    wait_until_settled(&mut client, 2);
+    listener.raw();
+    // Found by a look.
+    run(&mut client, "SELECT pgmq.send('a', '{}', clock_timestamp() + interval '100 ms')");
+    listener.wait_for_count("a", 1);
 }
 
 #[test]
@@ -84,6 +121,7 @@ fn many_reads_are_counted_together() {
     let (database, mut client, mut listener) = started_telling("");
     run(&mut client, "SELECT pgmq.send('a', '{}') FROM generate_series(1, 400)");
     assert_eq!(listener.wait_for_count("a", 400).0, 400);
+    let begun = Instant::now();
     let workers: Vec<_> = (0..4)
         .map(|_| {
             let mut session = database.connect();
@@ -95,6 +133,7 @@ fn many_reads_are_counted_together() {
         })
         .collect();
     workers.into_iter().for_each(|worker| worker.join().expect("a worker"));
+    let took = begun.elapsed();
     let (mut count, mut notifications) = (0, 0);
     while count < 400 {
         let (event, some, ids, more) = next(&mut listener);
@@ -107,7 +146,9 @@ fn many_reads_are_counted_together() {
         notifications += 1;
     }
     assert_eq!(count, 400);
-    assert!(notifications <= 200, "{notifications}");
+    // One an interval, which is 10 ms.
+    let most = took.as_millis() / 10 + 2;
+    assert!(notifications <= most, "{notifications} in {took:?}");
 }
 
 /// In place: what is not asked for any more goes, and a queue that tells only of enqueues has no trigger more than ever.

@@ -63,14 +63,7 @@ fn failures(client: &mut Client) -> i64 {
 #[test]
 fn a_message_is_broadcast_as_upstream_does() {
     let (_database, mut client, mut listener) = started_sending(&["a"], "supabase");
-    let owner = database_role(&mut client);
-    run(
-        &mut client,
-        &format!(
-            "ALTER TABLE realtime.stand_in OWNER TO {owner}; GRANT ALL ON SCHEMA realtime TO {owner}"
-        ),
-    );
-    run(&mut client, &format!("ALTER FUNCTION realtime.send OWNER TO {owner}"));
+    let owner = queue_owner(&mut client);
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(wait_for(&mut client, "a", 1), r#"{"count": 1, "queue": "a", "job_id": 1}"#);
     let how = "SELECT concat_ws(' ', who, event, topic, private) FROM realtime.stand_in";
@@ -94,10 +87,18 @@ fn a_message_is_broadcast_as_upstream_does() {
     assert!(listener.raw().is_empty(), "still nothing is notified");
 }
 
-/// A role of this test, that goes with its database.
-fn database_role(client: &mut Client) -> String {
-    let name: String = value(client, "SELECT current_database() || '_sender'");
-    run(client, &format!("CREATE ROLE {name}"));
+/// Gives the table of queue `a` to a role of this test, which may broadcast. It goes with its database.
+fn queue_owner(client: &mut Client) -> String {
+    let name: String = value(client, "SELECT current_database() || '_owner'");
+    run(
+        client,
+        &format!(
+            "CREATE ROLE {name}; GRANT USAGE ON SCHEMA pgmq, realtime TO {name};
+             GRANT ALL ON ALL TABLES IN SCHEMA realtime TO {name};
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA realtime TO {name};
+             ALTER TABLE pgmq.q_a OWNER TO {name}"
+        ),
+    );
     name
 }
 
@@ -151,11 +152,9 @@ fn a_burst_is_few_broadcasts() {
         wait_for(&mut client, queue, newest);
     }
     let took = begun.elapsed();
-    let told: i64 = value(
-        &mut client,
-        "SELECT sum((payload->>'count')::bigint)::bigint FROM realtime.stand_in",
-    );
-    assert!(told >= MESSAGES, "{told}");
+    // The newest may be told of with an earlier mark than its own.
+    let told = "SELECT sum((payload->>'count')::bigint)::bigint FROM realtime.stand_in";
+    wait_until("all to be counted", || value::<i64>(&mut client, told) >= MESSAGES);
     let calls = sent(&mut client);
     let most = 3.0 * (took.as_secs_f64() / 0.01 + 2.0);
     println!("{calls} calls for {MESSAGES} messages in {took:?}; at most {most:.0}");
@@ -181,7 +180,20 @@ fn broken(how: &str, mend: &str, code: &str) {
         })
     };
     wait_until("failures", || failures(&mut client) >= 3);
-    // Notifications go on meanwhile.
+    // Notifications go on meanwhile: a queue that is not broadcast is announced as ever.
+    run(&mut client, "SELECT aimq.create_queue('plain', channel => 'plain')");
+    let mut plain = database.listen("plain");
+    let mut latencies: Vec<_> = (0..21)
+        .map(|_| {
+            let begun = Instant::now();
+            run(&mut client, "SELECT pgmq.send('plain', '{}')");
+            plain.wait_for_count("plain", 1);
+            begun.elapsed()
+        })
+        .collect();
+    latencies.sort_unstable();
+    println!("{how}: woken after {:?}, at most {:?}", latencies[10], latencies[20]);
+    assert!(latencies[10] < Duration::from_millis(100), "{how}: {latencies:?}");
     listener.wait_for_count("a", 20);
     assert_eq!(sent(&mut database.connect()), 0, "{how}");
     assert_eq!(
@@ -245,26 +257,78 @@ fn one_that_is_slow_harms_nobody() {
 #[test]
 fn one_that_the_owner_may_not_call_is_not_called() {
     let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
-    let owner = database_role(&mut client);
-    run(
-        &mut client,
-        &format!(
-            "REVOKE EXECUTE ON FUNCTION realtime.send FROM PUBLIC; GRANT USAGE ON SCHEMA pgmq TO {owner}"
-        ),
-    );
-    run(&mut client, &format!("ALTER TABLE pgmq.q_a OWNER TO {owner}"));
+    let owner = queue_owner(&mut client);
+    run(&mut client, "REVOKE EXECUTE ON FUNCTION realtime.send FROM PUBLIC");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     wait_until("a failure", || failures(&mut client) > 0);
     assert_eq!(sent(&mut client), 0);
-    let code = "SELECT last_error FROM aimq.notifiers WHERE database = current_database()";
-    assert_eq!(value::<String>(&mut client, code), "42501");
+    assert_eq!(last_error(&mut client), "42501");
+    run(&mut client, &format!("GRANT EXECUTE ON FUNCTION realtime.send TO {owner}"));
+    wait_for(&mut client, "a", 1);
+}
+
+/// Whoever may create a schema may create such a function. What it is to run as would be for him to choose.
+#[test]
+fn a_strangers_function_is_not_called() {
+    let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
+    let stranger: String = value(&mut client, "SELECT current_database() || '_stranger'");
     run(
         &mut client,
-        &format!(
-            "GRANT USAGE ON SCHEMA realtime TO {owner}; GRANT EXECUTE ON FUNCTION realtime.send TO {owner}"
-        ),
+        &format!("CREATE ROLE {stranger}; GRANT CREATE ON SCHEMA realtime TO {stranger}"),
     );
+    run(&mut client, &format!("ALTER FUNCTION realtime.send OWNER TO {stranger}"));
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_until("a failure", || failures(&mut client) > 0);
+    assert_eq!((sent(&mut client), last_error(&mut client).as_str()), (0, "42501"));
+    assert!(boolean(&mut client, "SELECT bool_or(problem ~ 'belongs neither') FROM aimq.doctor()"));
+    run(&mut client, "ALTER FUNCTION realtime.send OWNER TO postgres");
     wait_for(&mut client, "a", 1);
+}
+
+/// It takes no notice of a cancel: the notifier ends with it, and the next one leaves it alone for a while.
+#[test]
+fn one_that_never_ends_harms_nobody_for_long() {
+    let (_database, mut client, mut listener) = started_sending(&["a"], "both");
+    run(
+        &mut client,
+        "CREATE OR REPLACE FUNCTION realtime.send(payload jsonb, event text, topic text, private boolean DEFAULT true)
+         RETURNS void LANGUAGE plpgsql AS $$
+         BEGIN
+             LOOP
+                 BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END;
+             END LOOP;
+         END $$",
+    );
+    let starts = "SELECT starts FROM aimq.notifiers WHERE database = current_database()";
+    let before: i64 = value(&mut client, starts);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    listener.wait_for_count("a", 1);
+    wait_until("another notifier", || value::<i64>(&mut client, starts) > before);
+    wait_until_running(&mut client);
+    // It announces what there is, and then goes on as ever.
+    for _ in 0..3 {
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+        listener.wait_for_count("a", 1);
+    }
+    assert_eq!(value::<i64>(&mut client, starts), before + 1);
+}
+
+#[test]
+fn what_it_takes_and_sets_does_not_stay() {
+    let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
+    run(
+        &mut client,
+        "CREATE FUNCTION realtime.hold() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN PERFORM pg_advisory_lock(7), set_config(''lock_timeout'', ''1'', false); RETURN NEW; END';
+         CREATE TRIGGER hold BEFORE INSERT ON realtime.stand_in FOR EACH ROW EXECUTE FUNCTION realtime.hold()",
+    );
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_for(&mut client, "a", 1);
+    run(&mut client, "SET lock_timeout = '10 s'; SELECT pg_advisory_lock(7)");
+}
+
+fn last_error(client: &mut Client) -> String {
+    value(client, "SELECT last_error FROM aimq.notifiers WHERE database = current_database()")
 }
 
 /// A lock on the table that Supabase's function writes into: a partition is made, for instance.
@@ -310,13 +374,21 @@ fn who_asks_for_broadcasts_hears_what_is_missing() {
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].message().contains("realtime.send"));
-    run(&mut client, STAND_IN);
+    // Whoever may not look into the schema hears no error.
+    let role = database.role("maker");
     run(
         &mut client,
-        "SET aimq.delivery = transaction; SELECT aimq.enable_realtime('a', sink => 'both')",
+        &format!(
+            "CREATE SCHEMA realtime; GRANT USAGE ON SCHEMA pgmq TO {role}; GRANT SELECT ON pgmq.meta TO {role};
+             GRANT SELECT, TRIGGER ON pgmq.q_a TO {role}"
+        ),
     );
-    let warnings = heard.warnings();
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].message().contains("without a notifier"));
+    let mut maker = database.connect_as(&role);
+    assert!(boolean(&mut maker, "SELECT aimq.enable_realtime('a', sink => 'both')"));
+    assert!(value::<i64>(&mut maker, "SELECT count(*) FROM aimq.doctor()") > 0);
     assert_eq!(value::<String>(&mut client, "SELECT sink FROM aimq.queues"), "both");
+    let event = "e".repeat(250);
+    let too_long = format!("SELECT aimq.enable_realtime('a', event => '{event}', sink => 'both')");
+    let error = failure(&mut client, &too_long);
+    assert_eq!(error.code().code(), "54000", "{error}");
 }
