@@ -48,6 +48,7 @@ extension_sql_file!(
         waiting::_waiters
     ]
 );
+extension_sql_file!("../sql/ping.sql", name = "ping", requires = ["views"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 /// Runs once in each backend that loads the library, or once in the postmaster where it is
