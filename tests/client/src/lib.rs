@@ -3,6 +3,7 @@
 
 pub mod blocking;
 pub mod programs;
+pub mod relay;
 pub mod servers;
 
 use std::collections::BTreeMap;

@@ -54,12 +54,17 @@ pub const PROGRAMS: [Program; 5] = [
 impl Program {
     /// Starts it; `folder` has the socket. It ends with this thread at the latest.
     pub fn start(self, folder: &Path) -> Running {
+        self.start_at(&format!("host={}", folder.display()))
+    }
+
+    /// Starts it; `place` is the end of its address.
+    pub fn start_at(self, place: &str) -> Running {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig=KILL", "--"]);
         let target = aimq_lab::shell::target().display().to_string();
         command.args(self.command.iter().map(|word| word.replace("{}", &target)));
         command.env("PYTHONPATH", drivers::python_packages());
-        let url = format!("postgresql://postgres@/{}?host={}", self.name, folder.display());
+        let url = format!("postgresql://postgres@/{}?{place}", self.name);
         command.env("DATABASE_URL", url);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect(self.name);
@@ -194,36 +199,46 @@ pub fn server_for_all(settings: &[&str]) -> Cluster {
 }
 
 impl Stage {
+    /// A server with a pooler, on which nothing runs yet.
+    pub fn empty(cluster: Cluster) -> Self {
+        let pooler = Pgbouncer::start(cluster.folder(), 5).expect("pgbouncer");
+        Self { running: Vec::new(), pooler, cluster }
+    }
+
     /// Starts all programs on a server.
     pub fn start(cluster: Cluster) -> Self {
-        let pooler = Pgbouncer::start(cluster.folder(), 5).expect("pgbouncer");
-        let mut stage = Self { running: Vec::new(), pooler, cluster };
+        let mut stage = Self::empty(cluster);
         stage.restart();
         stage
     }
 
     /// Starts all programs anew.
     pub fn restart(&mut self) {
-        let start = |program: Program| {
-            program.start(if program.listens {
-                self.cluster.folder()
-            } else {
-                self.pooler.folder()
-            })
-        };
-        self.running = PROGRAMS.map(start).into();
+        self.running = PROGRAMS.map(|program| program.start(self.folder_for(program))).into();
+    }
+
+    /// The folder with the socket that is for a program.
+    pub fn folder_for(&self, program: Program) -> &Path {
+        if program.listens { self.cluster.folder() } else { self.pooler.folder() }
     }
 
     /// The same, and waits until each has had its first message and waits for more.
     pub fn at_work(cluster: Cluster) -> Self {
-        for client in &mut clients(&cluster) {
+        let mut stage = Self::empty(cluster);
+        stage.set_to_work(Self::restart);
+        stage
+    }
+
+    /// The same for programs that are started in a way of the caller's.
+    pub fn set_to_work(&mut self, start: impl FnOnce(&mut Self)) {
+        let mut clients = self.clients();
+        for client in &mut clients {
             run(client, "SELECT pgmq.send('emails', '{}')");
         }
-        let stage = Self::start(cluster);
-        for (client, program) in clients(&stage.cluster).iter_mut().zip(PROGRAMS) {
+        start(self);
+        for (client, program) in clients.iter_mut().zip(PROGRAMS) {
             wait_until_idle(client, program);
         }
-        stage
     }
 
     /// Waits until the pooler has tried in vain to connect to the server, with a worker waiting for it.
