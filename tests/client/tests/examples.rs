@@ -106,7 +106,7 @@ fn a_standby_is_promoted_under_them() {
 }
 
 /// The messages of a burst, for each program.
-const BURST: i64 = 2000;
+const BURST: i64 = 1500;
 
 /// Enqueues half of a burst: by turns one, and a batch of up to 20.
 fn produce(mut client: Client) {
@@ -209,6 +209,7 @@ fn they_work_when_woken_and_only_then() {
     a_connection_that_goes_deaf_is_noticed(&relays);
     each_read_finds_a_message_or_was_called_for(&mut clients, &mut count);
     what_means_others_brings_no_read_about(&stage, &mut clients, &mut count);
+    what_is_notified_during_a_read_is_kept(&stage, &mut clients);
     a_job_that_fails_comes_back_when_its_visibility_timeout_ends(&stage, &mut clients);
 }
 
@@ -318,6 +319,34 @@ fn assert_answered(stage: &Stage) {
               WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> 'lab'",
         );
         assert_eq!(pong, json!({"event": "pong", "pid": pid, "queues": ["emails"]}), "{program:?}");
+    }
+}
+
+/// A read that has found nothing is held up. Meanwhile a message comes, and its notification, which the server passes on at the
+/// end of the read.
+fn what_is_notified_during_a_read_is_kept(stage: &Stage, clients: &mut [Client]) {
+    for (client, program) in clients.iter_mut().zip(PROGRAMS).filter(|(_, it)| it.listens) {
+        run(
+            client,
+            "CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql
+                AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+             CREATE TRIGGER hold_up AFTER UPDATE ON pgmq.q_emails FOR EACH STATEMENT EXECUTE FUNCTION hold_up()",
+        );
+        let mut holder = stage.cluster.connect(program.name).expect("connect");
+        run(&mut holder, "SELECT pg_advisory_lock(1)");
+        run(client, "NOTIFY \"aimq:jobs\", 'look'");
+        wait_until("a read to be held up", || {
+            boolean(
+                client,
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory')",
+            )
+        });
+        let notified = "SELECT notifications FROM aimq.stats";
+        let before: i64 = value(client, notified);
+        run(client, "SELECT pgmq.send('emails', '{}')");
+        wait_until("the notification", || value::<i64>(client, notified) > before);
+        drop(holder);
+        wait_until_empty(client, program);
     }
 }
 
