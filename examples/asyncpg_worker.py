@@ -1,8 +1,7 @@
 """A worker on the queue `emails`, woken by aimq: Python with asyncpg. It never polls while it is connected.
 
-One direct connection listens and reads: asyncpg takes notifications also during a query and hands them to a callback,
-which keeps them, so nothing is missed between a read and the wait; and a connection that can read is known to be one that
-listens.
+One direct connection listens and reads. Its callback keeps what is notified, during a query too, so nothing is missed
+between a read and the wait; and a connection that can read is known to be one that listens.
 """
 
 import asyncio
@@ -86,7 +85,7 @@ async def main():
                                          command_timeout=10, server_settings={"statement_timeout": "5s"})
             heard = []
             conn.add_termination_listener(lambda _: wake.set())
-            await conn.add_listener("aimq:jobs", lambda _conn, _pid, _channel, payload: (heard.append(payload), wake.set()))
+            await conn.add_listener("aimq:jobs", lambda *note: (heard.append(note[-1]), wake.set()))
             awake = True  # the first read finds what came while nobody listened
             while not stopping.is_set():
                 wake.clear()  # before it looks at what there is
@@ -97,7 +96,7 @@ async def main():
                     await wake.wait()
                 while heard:
                     awake |= await hear(conn, heard.pop(0))
-        except (OSError, TimeoutError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             pause = delay * random.uniform(0.5, 1)
             print(f"connection lost: {error!r}; again in {pause:.1f} s", flush=True)
             delay = min(delay * 1.5, 30)

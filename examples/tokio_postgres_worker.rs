@@ -1,8 +1,7 @@
 //! A worker on the queue `emails`, woken by aimq: Rust with tokio-postgres. It never polls while it is connected.
 //!
-//! One direct connection listens and reads: a task of its own drives it and puts what is notified into a channel, also
-//! during a query, so nothing is missed between a read and the wait; and a connection that can read is known to be one that
-//! listens.
+//! One direct connection listens and reads. A task drives it and keeps what is notified, during a query too, so nothing
+//! is missed between a read and the wait; and a connection that can read is known to be one that listens.
 
 use std::error::Error;
 use std::time::Duration;
@@ -21,7 +20,8 @@ const PONG: &str = "SELECT pg_notify($1::text, json_build_object(
 const FIRST_DELAY: f64 = 0.5;
 
 /// The job itself. This one takes as long as the message says, and fails where it says so.
-async fn work(message: &Value) -> Result<(), Box<dyn Error>> {
+async fn work(message: &str) -> Result<(), Box<dyn Error>> {
+    let message: Value = serde_json::from_str(message)?;
     let seconds = message["seconds"].as_f64().unwrap_or(0.0);
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     message.get("error").map_or(Ok(()), |error| Err(error.to_string().into()))
@@ -37,7 +37,7 @@ async fn read(client: &Client, stop: &watch::Receiver<bool>) -> Result<bool, Box
             continue;
         }
         println!("job {id} {text}");
-        match work(&serde_json::from_str(&text)?).await {
+        match work(&text).await {
             Ok(()) => drop(client.execute(ARCHIVE, &[&id]).await?),
             // It can be read again when vt is over, and is announced then.
             Err(error) => println!("failed: {id} {error}"),
