@@ -51,6 +51,7 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["stats"]);
+extension_sql_file!("../sql/ping.sql", name = "ping", requires = ["views"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 
 /// Runs once in each backend that loads the library, or once in the postmaster where it is

@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod debs;
+pub mod drivers;
 pub mod pgbouncer;
 pub mod progress;
 pub mod setup;

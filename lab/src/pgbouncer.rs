@@ -43,6 +43,7 @@ impl Pgbouncer {
                  pool_mode = transaction\n\
                  default_pool_size = {pool}\n\
                  max_client_conn = 1000\n\
+                 server_login_retry = 1\n\
                  auth_type = any\n\
                  admin_users = postgres\n\
                  listen_addr =\n\

@@ -407,35 +407,6 @@ pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> 
     step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
 }
 
-/// Where the Python packages are that the README's worker and its test need.
-pub fn python_packages() -> PathBuf {
-    target().join("python")
-}
-
-/// psycopg 3, pinned, in a folder of its own: nothing is installed into the system's Python.
-pub fn python() -> Result<()> {
-    let folder = python_packages();
-    if folder.join("psycopg").exists() {
-        return Ok(());
-    }
-    step(
-        "download psycopg",
-        Command::new("python3")
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--no-cache-dir",
-                "--disable-pip-version-check",
-                "--only-binary=:all:",
-            ])
-            .args(["psycopg[binary]==3.3.9", "--target"])
-            .arg(&folder),
-    )
-    .map(drop)
-}
-
 /// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
 pub fn old_pgmq_stand_in(major: Major) -> Result<()> {
     let script = major.extensions().join("pgmq--1.5.2.sql");

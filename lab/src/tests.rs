@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aimq_lab::cluster::Cluster;
 use aimq_lab::progress::step;
 use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major, Profile};
-use aimq_lab::{debs, shell};
+use aimq_lab::{debs, drivers, shell};
 
 /// What the tests need of the server: prepared transactions, and a NOTIFY queue that can be filled
 /// where its size can be set (PostgreSQL 17 and later).
@@ -67,7 +67,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     }
     debs::partman(majors)?;
     debs::pgbouncer()?;
-    setup::python()?;
+    drivers::python()?;
 
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
@@ -148,10 +148,6 @@ pub(crate) fn lint() -> Result<()> {
 fn client_tests(major: Major, title: &str) -> Result<Count> {
     setup::install(major, Profile::Debug, &[])?;
     setup::old_pgmq_stand_in(major)?;
-    // A worker of the README, which a test runs: where tests are named, cargo builds no examples by itself.
-    let mut worker = setup::cargo_command()?;
-    worker.args(["build", "-p", "aimq-client-tests", "--example", "worker"]);
-    step("build the README's worker", &mut worker)?;
     let mut all = Count::default();
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
@@ -179,6 +175,15 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     ];
     if major.0 >= 17 {
         rounds.push((" of the notifier, not preloaded", by_registry, "registry", &by_notifier));
+    }
+    if major == DEFAULT_MAJOR {
+        // What they do depends on their drivers, not on the major.
+        drivers::node()?;
+        // Where tests are named, cargo builds no examples by itself.
+        let mut example = setup::cargo_command()?;
+        example.args(["build", "-p", "aimq-client-tests", "--examples"]);
+        step("build the example in Rust", &mut example)?;
+        rounds.push((" of the examples", &["examples"], "preloaded", &preloaded));
     }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;
@@ -210,8 +215,7 @@ fn round(
         .env("AIMQ_TEST_SHARED", shared)
         .env("AIMQ_TEST_SOCKET", cluster.folder())
         .env("AIMQ_TEST_MAJOR", major.0.to_string())
-        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?)
-        .env("AIMQ_TEST_PYTHONPATH", setup::python_packages());
+        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?);
     tests.arg("--");
     if major.0 < 17 {
         tests.args(["--skip", "from_17_"]);

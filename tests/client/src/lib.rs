@@ -2,6 +2,8 @@
 //! listener in a connection of its own, and waiting for conditions with a deadline.
 
 pub mod blocking;
+pub mod programs;
+pub mod relay;
 pub mod servers;
 
 use std::collections::BTreeMap;

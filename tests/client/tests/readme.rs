@@ -45,11 +45,10 @@ fn the_payload_is_one() {
 }
 
 #[test]
-fn the_workers_are_the_files_of_the_examples() {
-    for (language, file) in [("python", "worker.py"), ("rust", "worker.rs")] {
-        let text = std::fs::read_to_string(root().join("examples").join(file)).expect(file);
-        assert_eq!(blocks(language), [text], "README.md and examples/{file} differ");
-    }
+fn the_worker_is_the_file_of_the_examples() {
+    let file = "examples/psycopg_worker.py";
+    let text = std::fs::read_to_string(root().join(file)).expect(file);
+    assert_eq!(blocks("python"), [text], "README.md and {file} differ");
 }
 
 /// A worker's process, ended with it.
@@ -62,7 +61,7 @@ impl Drop for Worker {
     }
 }
 
-/// Its backstop is a minute, and what it must do is waited for half a minute: so it was woken.
+/// It never polls: what it does, it was woken for.
 fn works(command: &mut Command) {
     let database = Database::new();
     let mut client = database.connect();
@@ -96,18 +95,9 @@ fn works(command: &mut Command) {
 #[test]
 fn the_python_worker_works() {
     let mut command = Command::new("python3");
-    command.arg(root().join("examples/worker.py"));
-    command.env("PYTHONPATH", std::env::var_os("AIMQ_TEST_PYTHONPATH").expect("psycopg"));
+    command.arg(root().join("examples/psycopg_worker.py"));
+    command.env("PYTHONPATH", aimq_lab::drivers::python_packages());
     works(&mut command);
-}
-
-#[test]
-fn the_rust_worker_works() {
-    // Built beside this test: target/debug/deps/readme-… and target/debug/examples/worker.
-    let mut program = std::env::current_exe().expect("a path");
-    program.pop();
-    program.pop();
-    works(&mut Command::new(program.join("examples/worker")));
 }
 
 #[test]

@@ -1,0 +1,92 @@
+"""A worker on the queue `emails`, woken by aimq: Python with psycopg 3. It never polls while it is connected.
+
+One direct connection listens and reads. psycopg keeps what is notified during a query, so nothing is missed between a
+read and the wait; and a connection that can read is known to be one that listens.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+
+import psycopg
+
+READ = "SELECT msg_id, message FROM pgmq.read('emails', vt => 30, qty => 10)"
+GIVE_BACK = "SELECT pgmq.set_vt('emails', %s::bigint, 0)"
+PONG = """SELECT pg_notify(%(to)s::text, json_build_object(
+                     'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)
+           WHERE octet_length(%(to)s::text) BETWEEN 1 AND 63"""
+# A connection that went deaf is noticed after 25 s, and a statement or a connect that hangs after 5.
+OPTIONS = dict(autocommit=True, connect_timeout=5, options="-c statement_timeout=5s",
+               keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=25000)
+
+stopping = False
+
+
+def stop(*_):
+    global stopping
+    stopping = True
+
+
+def work(message):
+    """The job itself. This one takes as long as the message says, and fails where it says so."""
+    time.sleep(message.get("seconds", 0))
+    if "error" in message:
+        raise RuntimeError(message["error"])
+
+
+def read(conn):
+    """Reads once and works off what there is. True if there was something: then there may be more."""
+    jobs = conn.execute(READ).fetchall()
+    for msg_id, message in jobs:
+        if stopping:
+            conn.execute(GIVE_BACK, [msg_id])
+            continue
+        print("job", msg_id, json.dumps(message), flush=True)
+        try:
+            work(message)
+        except Exception as error:  # it can be read again when vt is over, and is announced then
+            print("failed:", msg_id, error, flush=True)
+        else:
+            conn.execute("SELECT pgmq.archive('emails', %s::bigint)", [msg_id])
+    return bool(jobs)
+
+
+def hear(conn, timeout):
+    """Takes what has been notified, or waits for it; answers pings. True if there may be something to read."""
+    awake = False
+    for note in list(conn.notifies(timeout=timeout, stop_after=1)):
+        try:
+            news = json.loads(note.payload)
+        except ValueError:
+            news = None
+        news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
+        if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
+            conn.execute(PONG, {"to": news["reply_to"]})
+        else:
+            queues = news.get("queues")
+            awake |= not isinstance(queues, dict) or "emails" in queues
+    return awake
+
+
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, stop)
+delay = 0.5
+while not stopping:
+    try:
+        with psycopg.connect(os.environ["DATABASE_URL"], **OPTIONS) as conn:
+            conn.execute('LISTEN "aimq:jobs"')
+            awake = True  # the first read finds what came while nobody listened
+            while not stopping:
+                if awake:
+                    awake = read(conn)
+                    delay = 0.5
+                # Without a job it waits, in slices only to see that it shall stop: they send nothing.
+                awake |= hear(conn, timeout=0 if awake else 0.5)
+    except psycopg.Error as error:
+        pause = delay * random.uniform(0.5, 1)
+        print(f"connection lost: {error}; again in {pause:.1f} s".replace("\n", " "), flush=True)
+        again, delay = time.monotonic() + pause, min(delay * 1.5, 30)
+        while not stopping and time.monotonic() < again:
+            time.sleep(0.1)
