@@ -16,6 +16,8 @@ import asyncpg
 READ = "SELECT msg_id, message FROM pgmq.read('emails', vt => 30, qty => 10)"
 GIVE_BACK = "SELECT pgmq.set_vt('emails', $1::bigint, 0)"
 ARCHIVE = "SELECT pgmq.archive('emails', $1::bigint)"
+# What becomes of jobs later is for pages that show them: there is nothing to read.
+LATER = ("job_started", "job_archived", "job_deleted")
 PONG = """SELECT pg_notify($1::text, json_build_object(
                      'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)
            WHERE octet_length($1::text) BETWEEN 1 AND 63"""
@@ -66,6 +68,8 @@ async def hear(conn, payload):
     news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
     if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
         await conn.execute(PONG, news["reply_to"])
+        return False
+    if news.get("event") in LATER:
         return False
     queues = news.get("queues")
     return not isinstance(queues, dict) or "emails" in queues

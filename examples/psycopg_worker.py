@@ -21,6 +21,9 @@ PONG = """SELECT pg_notify(%(to)s::text, json_build_object(
 OPTIONS = dict(autocommit=True, connect_timeout=5, options="-c statement_timeout=5s",
                keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=25000)
 
+# What becomes of jobs later is for pages that show them: there is nothing to read.
+LATER = ("job_started", "job_archived", "job_deleted")
+
 stopping = False
 
 
@@ -64,7 +67,7 @@ def hear(conn, timeout):
         news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
         if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
             conn.execute(PONG, {"to": news["reply_to"]})
-        else:
+        elif news.get("event") not in LATER:
             queues = news.get("queues")
             awake |= not isinstance(queues, dict) or "emails" in queues
     return awake

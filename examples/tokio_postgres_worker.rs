@@ -14,6 +14,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 const READ: &str = "SELECT msg_id, message::text FROM pgmq.read('emails', vt => 30, qty => 10)";
 const GIVE_BACK: &str = "SELECT pgmq.set_vt('emails', $1::bigint, 0)";
 const ARCHIVE: &str = "SELECT pgmq.archive('emails', $1::bigint)";
+/// What becomes of jobs later is for pages that show them: there is nothing to read.
+const LATER: [&str; 3] = ["job_started", "job_archived", "job_deleted"];
 const PONG: &str = "SELECT pg_notify($1::text, json_build_object(
                             'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)
                      WHERE octet_length($1::text) BETWEEN 1 AND 63";
@@ -51,6 +53,9 @@ async fn hear(client: &Client, payload: &str) -> Result<bool, Box<dyn Error>> {
     let news: Value = serde_json::from_str(payload).unwrap_or_default(); // not aimq's: may mean anything
     if let ("ping", Some(to)) = (news["event"].as_str().unwrap_or(""), news["reply_to"].as_str()) {
         client.execute(PONG, &[&to]).await?;
+        return Ok(false);
+    }
+    if news["event"].as_str().is_some_and(|event| LATER.contains(&event)) {
         return Ok(false);
     }
     Ok(news["queues"].as_object().is_none_or(|queues| queues.contains_key("emails")))
