@@ -407,33 +407,47 @@ pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> 
     step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
 }
 
-/// Where the Python packages are that the README's worker and its test need.
+/// Where the Python packages are that the README's worker and the tests of other people's clients need.
 pub fn python_packages() -> PathBuf {
     target().join("python")
 }
 
-/// psycopg 3, pinned, in a folder of its own: nothing is installed into the system's Python.
+/// What the Python programs of the tests import, pinned, and what that needs; see `python`.
+const PYTHON: [&str; 5] = [
+    "psycopg[binary]==3.3.9",
+    "psycopg-pool==3.3.3",
+    "orjson==3.13.0",
+    "pydantic==2.14.3",
+    "pydantic-settings==2.16.3",
+];
+
+/// Clients whose own code is tested, without what else they need: for `aimq` that is torch, and much more.
+const PYTHON_ALONE: [&str; 2] = ["aimq==0.1.2", "pgmq==1.1.4"];
+
+/// Python packages in a folder of their own: nothing is installed into the system's Python.
 pub fn python() -> Result<()> {
     let folder = python_packages();
-    if folder.join("psycopg").exists() {
+    let (done, wanted) =
+        (folder.join(".installed"), [&PYTHON[..], &PYTHON_ALONE].concat().join("\n"));
+    if std::fs::read_to_string(&done).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
-    step(
-        "download psycopg",
-        Command::new("python3")
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--no-cache-dir",
-                "--disable-pip-version-check",
-                "--only-binary=:all:",
-            ])
-            .args(["psycopg[binary]==3.3.9", "--target"])
-            .arg(&folder),
-    )
-    .map(drop)
+    let _ = std::fs::remove_dir_all(&folder);
+    for (packages, options) in
+        [(&PYTHON[..], &[][..]), (&PYTHON_ALONE, &["--no-deps", "--ignore-requires-python"])]
+    {
+        step(
+            &format!("download {}", packages.join(", ")),
+            Command::new("python3")
+                .args(["-m", "pip", "install", "-q", "--no-cache-dir"])
+                .args(["--disable-pip-version-check", "--only-binary=:all:"])
+                .args(options)
+                .args(packages)
+                .arg("--target")
+                .arg(&folder),
+        )?;
+    }
+    Ok(std::fs::write(done, wanted)?)
 }
 
 /// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
