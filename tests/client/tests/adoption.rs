@@ -327,6 +327,26 @@ fn no_message_is_missed_and_no_enqueue_fails_while_it_runs() {
     }
 }
 
+/// It waits for its lock without holding another on the table, which would be a deadlock here.
+#[test]
+fn whoever_has_looked_at_a_queue_may_still_enqueue_while_it_waits() {
+    let (database, mut client) = supabase();
+    run(&mut client, "SELECT pgmq.create('a')");
+    attach(&mut client, "a", "aimq_notify_a", "aimq:jobs", "job_enqueued");
+    let mut worker = database.connect();
+    run(&mut worker, "BEGIN; SELECT count(*) FROM pgmq.q_a");
+    let waiting = pid(&mut client);
+    let thread = std::thread::spawn(move || {
+        run(&mut client, &migration());
+        old_triggers(&mut client)
+    });
+    wait_until_blocked(&database, waiting);
+    run(&mut worker, "SELECT pgmq.send('a', '{}'); COMMIT");
+    assert_eq!(thread.join().expect("it applies"), [""; 0]);
+    let said = "SELECT count(*) FROM realtime.said WHERE NOT payload ? 'count'";
+    assert_eq!(value::<i64>(&mut worker, said), 1, "by the old trigger");
+}
+
 /// What a role may call.
 fn allowed(client: &mut Client, role: &str) -> Vec<String> {
     names(
@@ -403,4 +423,42 @@ fn it_applies_where_supabase_never_was() {
     run(&mut client, &migration());
     assert_eq!(ask(&mut client, "create_queue('a')")["success"], json!(true));
     assert_eq!(realtime(&mut client), ["a aimq:jobs job_enqueued supabase {} f"]);
+}
+
+/// What Supabase brings for messages, and whom it lets at pgmq.
+const WRAPPERS: &str = "
+    -- stand-ins for Supabase's functions
+    CREATE FUNCTION pgmq_public.send(queue_name text, message jsonb, sleep_seconds integer DEFAULT 0) RETURNS SETOF bigint
+        LANGUAGE sql AS 'SELECT pgmq.send($1, $2, $3)';
+    CREATE FUNCTION pgmq_public.send_batch(queue_name text, messages jsonb[], sleep_seconds integer DEFAULT 0) RETURNS SETOF bigint
+        LANGUAGE sql AS 'SELECT pgmq.send_batch($1, $2, $3)';
+    CREATE FUNCTION pgmq_public.read(queue_name text, sleep_seconds integer, n integer) RETURNS SETOF pgmq.message_record
+        LANGUAGE sql AS 'SELECT * FROM pgmq.read($1, $2, $3)';
+    CREATE FUNCTION pgmq_public.pop(queue_name text) RETURNS SETOF pgmq.message_record
+        LANGUAGE sql AS 'SELECT * FROM pgmq.pop($1)';
+    CREATE FUNCTION pgmq_public.archive(queue_name text, message_id bigint) RETURNS boolean
+        LANGUAGE sql AS 'SELECT pgmq.archive($1, $2)';
+    CREATE FUNCTION pgmq_public.delete(queue_name text, message_id bigint) RETURNS boolean
+        LANGUAGE sql AS 'SELECT pgmq.delete($1, $2)';
+    GRANT USAGE ON SCHEMA pgmq TO service_role;
+    ALTER DEFAULT PRIVILEGES IN SCHEMA pgmq GRANT ALL ON TABLES TO service_role;
+    ALTER DEFAULT PRIVILEGES IN SCHEMA pgmq GRANT ALL ON SEQUENCES TO service_role;";
+
+/// The provider of the package `aimq`, its HTTP call replaced by one in SQL.
+#[test]
+fn package_aimqs_own_provider_works() {
+    let (database, mut client) = supabase();
+    run(&mut client, WRAPPERS);
+    run(&mut client, &migration());
+    let socket = std::env::var("AIMQ_TEST_SOCKET").expect("a server");
+    let output = std::process::Command::new("python3")
+        .arg(root().join("tests/client/python/aimq_provider.py"))
+        .env("PYTHONPATH", std::env::var_os("AIMQ_TEST_PYTHONPATH").expect("its packages"))
+        .env("DATABASE_URL", format!("host={socket} user=postgres dbname={}", database.name))
+        .current_dir("/")
+        .output()
+        .expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Its workers heard of all that can be read.
+    wait_for_broadcasts(&mut client, "jobs", 4);
 }
