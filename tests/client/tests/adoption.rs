@@ -412,6 +412,35 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
     run(&mut client, "RESET ROLE");
 }
 
+/// As on Supabase: a superuser creates the extension, and who owns the queues applies the rest.
+#[test]
+fn the_owner_of_the_queues_may_apply_it_once_the_extension_is_there() {
+    let (database, mut client) = supabase();
+    let owner = database.role("owner");
+    run(&mut client, "CREATE EXTENSION aimq; SELECT pgmq.create('a')");
+    attach(&mut client, "a", "aimq_notify_a", "aimq:jobs", "job_enqueued");
+    run(
+        &mut client,
+        &format!(
+            "GRANT CREATE ON DATABASE {} TO {owner}; GRANT ALL ON SCHEMA pgmq, realtime TO {owner};
+             ALTER SCHEMA pgmq_public OWNER TO {owner}; ALTER FUNCTION pgmq_public.create_queue OWNER TO {owner};
+             ALTER TABLE pgmq.meta OWNER TO {owner}; ALTER TABLE pgmq.q_a OWNER TO {owner}",
+            database.name
+        ),
+    );
+    let mut user = database.connect_as(&owner);
+    for _ in 0..2 {
+        run(&mut user, &migration());
+        assert_eq!(old_triggers(&mut client), [""; 0]);
+    }
+    run(&mut client, "SET ROLE service_role");
+    assert_eq!(ask(&mut client, "create_queue('b')")["success"], json!(true));
+    run(&mut client, "RESET ROLE; SELECT pgmq.send('a', '{}'), pgmq.send('b', '{}')");
+    for queue in ["a", "b"] {
+        wait_for_broadcasts(&mut client, queue, 1);
+    }
+}
+
 /// A Postgres without any of Supabase's roles and schemas.
 #[test]
 fn it_applies_where_supabase_never_was() {
