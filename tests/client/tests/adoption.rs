@@ -275,6 +275,10 @@ fn what_works_is_not_given_up_for_what_cannot() {
     wait_for_broadcasts(&mut client, "a", 1);
 }
 
+fn sent(client: &mut Client, queue: &str) -> i64 {
+    value(client, &format!("SELECT count(*) FROM pgmq.q_{queue}"))
+}
+
 /// Producers enqueue all the time. Each message is announced by the old trigger or marked by the new one, and none twice.
 #[test]
 fn no_message_is_missed_and_no_enqueue_fails_while_it_runs() {
@@ -298,30 +302,27 @@ fn no_message_is_missed_and_no_enqueue_fails_while_it_runs() {
             })
         })
         .collect();
-    let sent = |client: &mut Client| -> i64 {
-        value(client, "SELECT (SELECT count(*) FROM pgmq.q_a) + (SELECT count(*) FROM pgmq.q_b)")
-    };
-    wait_until("producers to be at it", || sent(&mut client) > 50);
+    let sent_to = |client: &mut Client| ["a", "b"].map(|queue| sent(client, queue));
+    wait_until("producers to be at it", || sent_to(&mut client).iter().all(|sent| *sent > 20));
     run(&mut client, &migration());
-    let before = sent(&mut client);
-    wait_until("as many afterwards", || sent(&mut client) > before + 50);
+    let before = sent_to(&mut client);
+    wait_until("as many afterwards", || {
+        sent_to(&mut client).iter().zip(before).all(|(sent, before)| *sent > before + 20)
+    });
     is_over.store(true, Ordering::Relaxed);
     producers.into_iter().for_each(|producer| producer.join().expect("no enqueue fails"));
 
     // The old ones have no count.
     let accounted = "SELECT (SELECT count(*) FROM realtime.said WHERE NOT payload ? 'count')
                           + (SELECT sum(messages) FROM aimq.stats)::bigint";
-    let all = sent(&mut client);
+    let all = sent_to(&mut client).iter().sum::<i64>();
     wait_until("all to be marked", || value::<i64>(&mut client, accounted) == all);
     for queue in ["a", "b"] {
         let by_old = format!(
             "SELECT count(*) FROM pgmq.q_{queue} q JOIN realtime.said s ON (s.payload ->> 'job_id')::bigint = q.msg_id
               WHERE s.payload ->> 'queue' = '{queue}' AND NOT s.payload ? 'count'"
         );
-        let (old, whole): (i64, i64) = (
-            value(&mut client, &by_old),
-            value(&mut client, &format!("SELECT count(*) FROM pgmq.q_{queue}")),
-        );
+        let (old, whole): (i64, i64) = (value(&mut client, &by_old), sent(&mut client, queue));
         assert!(old > 0 && old < whole, "both ways were used: {old} of {whole}");
         wait_for_broadcasts(&mut client, queue, whole);
     }
