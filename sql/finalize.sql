@@ -23,6 +23,11 @@ COMMENT ON FUNCTION aimq.enable_realtime_all(text, text, text, text[], boolean) 
     'aimq.enable_realtime for every queue; returns those that changed';
 COMMENT ON FUNCTION aimq.disable_realtime_all() IS
     'aimq.disable_realtime for every queue; returns those that changed';
+COMMENT ON FUNCTION aimq.adopt_pgmq_notify(text) IS
+    'Makes a queue realtime that pgmq announces (pgmq.enable_notify_insert), on the channel that its listeners wait on, and drops pgmq''s trigger. True if there was one. Needs ownership of the queue''s table; takes ACCESS EXCLUSIVE on it until commit if there was one';
+COMMENT ON FUNCTION aimq.adopt_pgmq_notify_all() IS
+    'aimq.adopt_pgmq_notify for every queue; returns those that were announced by pgmq';
+COMMENT ON FUNCTION aimq._has_notifier() IS 'Whether a notifier can run for this session''s queues. Internal';
 
 GRANT SELECT ON aimq.waiters TO PUBLIC;
 COMMENT ON FUNCTION aimq.read(text, integer, integer, interval, jsonb) IS

@@ -120,7 +120,7 @@ fn _check_pgmq() -> Result<(), ErrorReport> {
     Ok(pgmq::check_version()?)
 }
 
-fn changed(
+pub(crate) fn changed(
     change: impl Fn(&Queue) -> Result<bool, Error>,
 ) -> Result<SetOfIterator<'static, String>, Error> {
     let mut changed = Vec::new();
@@ -135,7 +135,10 @@ fn changed(
     Ok(SetOfIterator::new(changed))
 }
 
-fn present<'a>(argument: &'static str, value: Option<&'a str>) -> Result<&'a str, Error> {
+pub(crate) fn present<'a>(
+    argument: &'static str,
+    value: Option<&'a str>,
+) -> Result<&'a str, Error> {
     match value {
         None => Err(Error::NullArgument { argument }),
         Some("") => Err(Error::EmptyArgument { argument }),
@@ -144,7 +147,7 @@ fn present<'a>(argument: &'static str, value: Option<&'a str>) -> Result<&'a str
 }
 
 /// What a queue is to tell, and where.
-struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     channel: &'a str,
     event: &'a str,
     options: Options,
@@ -153,6 +156,14 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
+    /// Nothing but the enqueue, by NOTIFY.
+    pub(crate) fn plain(channel: &'a str, event: &'a str) -> Result<Self, Error> {
+        if channel.len() > CHANNEL_MAX_BYTES {
+            return Err(Error::ChannelTooLong { bytes: channel.len() });
+        }
+        Ok(Self { channel, event, options: Options::default(), events: Vec::new() })
+    }
+
     fn checked(
         channel: Option<&'a str>,
         event: Option<&'a str>,
@@ -254,7 +265,7 @@ fn changes(queue: &Queue, wanted: &Wanted<'_>) -> Result<Vec<Change>, Error> {
         .collect())
 }
 
-fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
+pub(crate) fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
     // So that the commit can ask for a notifier.
     delivery::prepare();
     let found = changes(queue, wanted)?;

@@ -123,7 +123,39 @@ pub(crate) struct Attached {
 /// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
 /// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
 pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<Attached>>> {
-    let functions: Vec<_> = kinds.iter().map(|kind| function(kind.function)).collect();
+    let functions: Vec<_> = kinds.iter().map(|kind| function(c"aimq", kind.function)).collect();
+    with_triggers(table, |triggers| {
+        let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
+            let trigger = triggers.iter().find(|it| has_name(it, kind.name.as_bytes()))?;
+            let is_ours =
+                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
+            // SAFETY: a trigger of an open relation.
+            let setting = unsafe { trigger_route(trigger) };
+            Some(Attached {
+                setting: setting.filter(|_| is_ours).map(Setting::from),
+                enabled: trigger.tgenabled.cast_unsigned(),
+            })
+        });
+        attached.collect()
+    })
+}
+
+/// Whether a table carries a trigger of this name and function now, and it is not disabled. Takes ACCESS SHARE.
+pub(crate) fn has_trigger(table: pg_sys::Oid, name: &CStr, schema: &CStr, of: &CStr) -> bool {
+    let of = function(schema, of);
+    let is_it = |it: &pg_sys::Trigger| {
+        has_name(it, name.to_bytes()) && it.tgfoid == of && it.tgenabled.cast_unsigned() != b'D'
+    };
+    with_triggers(table, |triggers| triggers.iter().any(is_it)) == Some(true)
+}
+
+fn has_name(trigger: &pg_sys::Trigger, name: &[u8]) -> bool {
+    // SAFETY: a trigger of an open relation.
+    unsafe { CStr::from_ptr(trigger.tgname).to_bytes() == name }
+}
+
+/// What `look` finds among the triggers of a table. `None` if the table has gone.
+fn with_triggers<T>(table: pg_sys::Oid, look: impl FnOnce(&[pg_sys::Trigger]) -> T) -> Option<T> {
     // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
     // nothing in between keeps a pointer into it.
     unsafe {
@@ -138,30 +170,18 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
             let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
             std::slice::from_raw_parts((*descriptor).triggers, count)
         };
-        let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
-            let has_name = |trigger: &&pg_sys::Trigger| {
-                CStr::from_ptr(trigger.tgname).to_bytes() == kind.name.as_bytes()
-            };
-            let trigger = triggers.iter().find(has_name)?;
-            let is_ours =
-                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
-            Some(Attached {
-                setting: trigger_route(trigger).filter(|_| is_ours).map(Setting::from),
-                enabled: trigger.tgenabled.cast_unsigned(),
-            })
-        });
-        let attached = attached.collect();
+        let found = look(triggers);
         pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
-        Some(attached)
+        Some(found)
     }
 }
 
-/// The OID of a trigger function of aimq's, from the catalog caches.
-fn function(name: &CStr) -> pg_sys::Oid {
+/// The OID of a trigger function, from the catalog caches.
+fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
     // SAFETY: a list of two strings, both copied, in the memory of the current call.
     unsafe {
         let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
-        let schema = pg_sys::lappend(std::ptr::null_mut(), part(c"aimq"));
+        let schema = pg_sys::lappend(std::ptr::null_mut(), part(schema));
         pg_sys::LookupFuncName(pg_sys::lappend(schema, part(name)), 0, std::ptr::null(), true)
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum Error {
     ChannelTooLong { bytes: usize },
     /// 54000
     EventTooLong { bytes: usize },
+    /// 55000
+    RealtimeElsewhere { queue: String, own: String, channel: String },
     /// 42501
     NoTriggerPrivilege { table: String, role: String },
     /// 42501
@@ -110,7 +112,7 @@ impl Error {
             }
             Self::OldSnapshot { .. } => Code::ERRCODE_INVALID_TRANSACTION_STATE,
             Self::InTransaction { .. } => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::WaitsAlready | Self::PgmqMissing => {
+            Self::RealtimeElsewhere { .. } | Self::WaitsAlready | Self::PgmqMissing => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Self::PgmqTooOld { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -184,6 +186,14 @@ impl Error {
                     "It has {bytes} bytes; with it, a notification of one queue would not fit into the {PAYLOAD_MAX_BYTES} bytes of a payload."
                 ),
                 "Choose a shorter event.".into(),
+            ),
+            Self::RealtimeElsewhere { queue, own, channel } => (
+                format!("queue \"{queue}\" is realtime elsewhere"),
+                match own.as_str() {
+                    "" => format!("It does not notify, and pgmq's listeners wait on channel \"{channel}\"."),
+                    own => format!("It notifies on channel \"{own}\", and pgmq's listeners wait on \"{channel}\". A queue has one channel."),
+                },
+                "Run SELECT aimq.disable_realtime(…) first if nobody listens there any more, else SELECT pgmq.disable_notify_insert(…) once nobody listens to pgmq.".into(),
             ),
             Self::NoTriggerPrivilege { table, role } => (
                 format!("permission denied to make queue table {table} realtime"),

@@ -6,6 +6,7 @@
 
 #![deny(ffi_unwind_calls)]
 
+mod adopt;
 mod api;
 mod attached;
 mod delivery;

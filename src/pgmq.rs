@@ -6,7 +6,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::attached::{Attached, TRIGGERS, attached};
+use crate::attached::{Attached, TRIGGERS, attached, has_trigger};
 use crate::error::{Error, PGMQ_MIN};
 
 /// A queue of `pgmq.meta` and its table.
@@ -205,6 +205,38 @@ impl Queue {
         Ok(both
             .map(|((kind, own), archive)| if kind.is_of_archive { archive } else { own })
             .collect())
+    }
+}
+
+/// pgmq's own notifications (`pgmq.enable_notify_insert`).
+impl Queue {
+    /// Whether pgmq announces it now: from the relation cache, as [`Queue::attached`].
+    pub(crate) fn has_notify_trigger(&self) -> bool {
+        let name = c"trigger_notify_queue_insert_listeners";
+        has_trigger(self.oid, name, c"pgmq", c"notify_queue_listeners")
+    }
+
+    /// The channel that pgmq's listeners wait on. For a partitioned queue that of the parent, although pgmq's trigger
+    /// says the partition's: no client of pgmq's knows those.
+    pub(crate) fn notify_channel(&self) -> String {
+        let sql = "SELECT format('pgmq.%s.INSERT', aimq._table($1))";
+        ask(sql, &[self.name.as_str().into()]).unwrap_or_default()
+    }
+
+    /// By pgmq's own function, which forgets the throttle too, where there is one. It wants the name as it was spelt when
+    /// the throttle was set: each that pgmq.meta has for this table.
+    pub(crate) fn drop_notify_trigger(&self) {
+        let sql = "SELECT to_regprocedure('pgmq.disable_notify_insert(text)') IS NOT NULL";
+        if ask(sql, &[]) == Some(true) {
+            let sql =
+                "SELECT pgmq.disable_notify_insert(queue) FROM aimq._queues() WHERE relation = $1";
+            report(Spi::run_with_args(sql, &[self.oid.into()]));
+        } else {
+            let table = &self.table;
+            report(Spi::run(&format!(
+                "DROP TRIGGER trigger_notify_queue_insert_listeners ON {table}"
+            )));
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the examples in Python and TypeScript need: drivers, pinned, each below target/; nothing is installed into the system's
+//! What the examples in Python and TypeScript, and the tests in Python, need: packages, pinned, each below target/; nothing is installed into the system's
 //! Python or Node. (Those in Rust are in Cargo.lock.)
 
 use std::path::PathBuf;
@@ -10,9 +10,18 @@ use crate::progress::step;
 use crate::setup::packages;
 use crate::shell::{self, root, target};
 
-/// A module and what pip knows it as.
-const PYTHON: [(&str, &str); 2] =
-    [("psycopg", "psycopg[binary]==3.3.9"), ("asyncpg", "asyncpg==0.32.0")];
+/// What the examples and the tests' own Python programs import, pinned.
+const PYTHON: [&str; 6] = [
+    "psycopg[binary]==3.3.9",
+    "asyncpg==0.32.0",
+    "psycopg-pool==3.3.3",
+    "orjson==3.13.0",
+    "pydantic==2.14.3",
+    "pydantic-settings==2.16.3",
+];
+
+/// Clients whose own code is tested, without what else they need: for `aimq` that is torch, and much more.
+const PYTHON_ALONE: [&str; 2] = ["aimq==0.1.2", "pgmq==1.1.4"];
 
 /// Where the Python packages are.
 pub fn python_packages() -> PathBuf {
@@ -22,16 +31,21 @@ pub fn python_packages() -> PathBuf {
 /// The Python packages.
 pub fn python() -> Result<()> {
     let folder = python_packages();
-    for (module, package) in PYTHON {
-        if folder.join(module).exists() {
-            continue;
-        }
+    let (done, wanted) =
+        (folder.join(".installed"), [&PYTHON[..], &PYTHON_ALONE].concat().join("\n"));
+    if std::fs::read_to_string(&done).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+    for (packages, options) in
+        [(&PYTHON[..], &[][..]), (&PYTHON_ALONE, &["--no-deps", "--ignore-requires-python"])]
+    {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "-q", "--no-cache-dir", "--disable-pip-version-check"]);
-        pip.args(["--only-binary=:all:", package, "--target"]).arg(&folder);
-        step(&format!("download {module}"), &mut pip)?;
+        pip.arg("--only-binary=:all:").args(options).args(packages).arg("--target").arg(&folder);
+        step(&format!("download {}", packages.join(", ")), &mut pip)?;
     }
-    Ok(())
+    Ok(std::fs::write(done, wanted)?)
 }
 
 /// Where the example in TypeScript is built.

@@ -320,6 +320,32 @@ pub fn wait_until_blocked(database: &Database, pid: i32) {
     });
 }
 
+/// Has each enqueue to a queue write down which of `old` and aimq's trigger the queue's table had then: the lock that
+/// an INSERT holds keeps them from being changed meanwhile.
+pub fn probe_triggers(client: &mut Client, queue: &str, old: &str) {
+    run(
+        client,
+        &format!(
+            "CREATE TABLE public.met_{queue} (msg_id bigint, had name[]);
+             CREATE FUNCTION public.probe_{queue}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO public.met_{queue}
+                 SELECT NEW.msg_id, array_agg(tgname ORDER BY tgname) FROM pg_trigger
+                  WHERE tgrelid = TG_RELID AND tgname IN ('aimq_realtime', '{old}');
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER probe AFTER INSERT ON pgmq.q_{queue} FOR EACH ROW EXECUTE FUNCTION public.probe_{queue}()"
+        ),
+    );
+}
+
+/// What [`probe_triggers`] saw.
+pub fn probed_triggers(client: &mut Client, queue: &str) -> Vec<String> {
+    names(
+        client,
+        &format!("SELECT DISTINCT coalesce(had::text, 'none') FROM met_{queue} ORDER BY 1"),
+    )
+}
+
 /// The session's process.
 pub fn pid(client: &mut Client) -> i32 {
     client.query_one("SELECT pg_backend_pid()", &[]).expect("query").get(0)
