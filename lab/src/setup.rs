@@ -436,6 +436,39 @@ pub fn python() -> Result<()> {
     .map(drop)
 }
 
+/// Where the live page of the examples is run from: beside the packages that it needs.
+pub fn live_page() -> PathBuf {
+    target().join("live")
+}
+
+/// The live page with its npm packages, pinned, and the browser that its test drives. The checkout gets no node_modules.
+pub fn browser() -> Result<()> {
+    let why = "the test of the live page";
+    if !Path::new("/usr/bin/chromium").exists() {
+        packages(&["chromium"], why)?;
+    }
+    let has = |program: &str| shell::output(Command::new(program).arg("--version")).is_ok();
+    if !has("node") || !has("npm") {
+        packages(&["nodejs", "npm"], why)?;
+    }
+    let (from, folder) = (shell::root().join("examples/live"), live_page());
+    std::fs::create_dir_all(&folder)?;
+    for file in ["server.mjs", "index.html", "package.json"] {
+        std::fs::copy(from.join(file), folder.join(file))?;
+    }
+    let (wanted, found) = (from.join("package-lock.json"), folder.join("package-lock.json"));
+    let text = std::fs::read_to_string(wanted)?;
+    // What npm writes last of all.
+    let is_complete = folder.join("node_modules/.package-lock.json").exists();
+    if is_complete && std::fs::read_to_string(&found).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    std::fs::write(&found, text)?;
+    let mut npm = Command::new("npm");
+    npm.current_dir(&folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    step("download the live page's packages", &mut npm).map(drop)
+}
+
 /// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
 pub fn old_pgmq_stand_in(major: Major) -> Result<()> {
     let script = major.extensions().join("pgmq--1.5.2.sql");

@@ -178,6 +178,11 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
     if major.0 >= 17 {
         rounds.push((" of the notifier, not preloaded", by_registry, "registry", &by_notifier));
     }
+    // What a browser shows differs by no major.
+    if major == DEFAULT_MAJOR {
+        setup::browser()?;
+        rounds.push((" of the live page", &["live"], "preloaded", &preloaded));
+    }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;
         all.add(&count);
