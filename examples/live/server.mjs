@@ -258,7 +258,8 @@ async function connect() {
 function message(isWhole, names) {
   const all = names.map((name) => queues.get(name)).filter(Boolean).map(({ name, depth, told, jobs }) => ({
     name, depth, told,
-    jobs: isWhole ? [...jobs].map(([id, job]) => ({ id, ...job })) : [...changed.get(name).values()],
+    // Those that went just now are not held, and fade.
+    jobs: [...isWhole ? [...jobs].map(([id, job]) => ({ id, ...job })) : [], ...changed.get(name)?.values() ?? []],
   }));
   return `data: ${JSON.stringify({ isWhole, isLive, now: Date.now(), queues: all })}\n\n`;
 }

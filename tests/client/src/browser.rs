@@ -128,8 +128,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // It ends all its processes, and only then its own.
-        self.session.clear();
-        let _ = self.to.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        let id = self.calls + 1;
+        let close = json!({ "id": id, "method": "Browser.close" });
+        let _ = self.to.write_all(format!("{close}\0").as_bytes());
         let deadline = Instant::now() + std::time::Duration::from_secs(5);
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(10));
