@@ -453,7 +453,7 @@ pub fn browser() -> Result<()> {
     }
     let (from, folder) = (shell::root().join("examples/live"), live_page());
     std::fs::create_dir_all(&folder)?;
-    for file in ["server.mjs", "index.html", "package.json"] {
+    for file in ["server.mjs", "queues.mjs", "index.html", "package.json"] {
         std::fs::copy(from.join(file), folder.join(file))?;
     }
     let (wanted, found) = (from.join("package-lock.json"), folder.join("package-lock.json"));

@@ -58,6 +58,14 @@ impl Drop for Page {
     }
 }
 
+/// What it looks like: docs/pictures/live.png is the first.
+fn picture(browser: &mut Browser) {
+    let folder = root().join("target/lab");
+    browser.picture(&folder.join("live.png"), 960, 620, "light");
+    browser.picture(&folder.join("live-dark.png"), 960, 620, "dark");
+    browser.picture(&folder.join("live-phone.png"), 360, 740, "light");
+}
+
 /// Ended from the first to the last.
 struct Live {
     browser: Browser,
@@ -195,6 +203,7 @@ fn several_queues_are_shown() {
     let text = text.as_str().expect("a text");
     assert!(text.contains("\"waiting\":3,\"working\":2"), "{text}");
     assert!(!text.contains("secret"), "{text}");
+    picture(&mut live.browser);
     // A queue that is made meanwhile; one that is purged; a message that comes due; one whose worker is slow.
     run(
         &mut live.client,
