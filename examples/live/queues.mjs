@@ -9,7 +9,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 
-const WANTED = process.env.QUEUES?.split(',').map((name) => name.trim()).filter(Boolean);
+const WANTED = process.env.QUEUES ? process.env.QUEUES.split(',').map((name) => name.trim()) : null; // or all
 const INTERVAL = 50; // milliseconds: the least time between two pushes, or two re-reads
 const HELD = 100; // jobs that are held and shown of each queue: those in work, then the newest
 const REMEMBERED = 5000; // ids of each queue that are known to be gone

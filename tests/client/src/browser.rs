@@ -112,6 +112,7 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", size);
         let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
         self.call("Emulation.setEmulatedMedia", scheme);
+        self.call("Emulation.setScrollbarsHidden", json!({ "hidden": true }));
         let shot = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         let decoded = Command::new("base64")
             .arg("-d")

@@ -21,6 +21,11 @@ struct Page {
 impl Page {
     /// Starts it, on any port if that is 0.
     fn serve(cluster: &Cluster, port: &str) -> Self {
+        Self::serve_only("", cluster, port)
+    }
+
+    /// That shows these queues; all where that is empty.
+    fn serve_only(queues: &str, cluster: &Cluster, port: &str) -> Self {
         let folder = aimq_lab::setup::live_page();
         let socket = cluster.folder().display();
         let mut process = Command::new("node")
@@ -28,7 +33,7 @@ impl Page {
             .env("DATABASE_URL", format!("postgresql://postgres@/postgres?host={socket}"))
             .env("PORT", port)
             .env_remove("HOST")
-            .env_remove("QUEUES")
+            .env("QUEUES", queues)
             .stdout(Stdio::piped())
             .spawn()
             .expect("node");
@@ -173,10 +178,10 @@ fn a_job_is_seen_at_once_and_changes_and_goes() {
 /// Names are text. What is told at first, what only a re-read tells, and what comes due.
 #[test]
 fn several_queues_are_shown() {
-    let mut live = live(&["Emails", "<b>bold & co</b>"]);
+    let mut live = live(&["Emails", "<b>bold & co</b>", "reports"]);
     assert_eq!(live.browser.value("document.querySelectorAll('b').length"), 0);
     let names = live.browser.value("[...document.querySelectorAll('h2')].map(it => it.innerText)");
-    assert_eq!(names, serde_json::json!(["<b>bold & co</b>", "Emails", "a"]));
+    assert_eq!(names, serde_json::json!(["<b>bold & co</b>", "Emails", "a", "reports"]));
     run(
         &mut live.client,
         "SELECT pgmq.send_batch('Emails', array_fill('{\"secret\":\"x\"}'::jsonb, '{5}'))",
@@ -203,7 +208,6 @@ fn several_queues_are_shown() {
     let text = text.as_str().expect("a text");
     assert!(text.contains("\"waiting\":3,\"working\":2"), "{text}");
     assert!(!text.contains("secret"), "{text}");
-    picture(&mut live.browser);
     // A queue that is made meanwhile; one that is purged; a message that comes due; one whose worker is slow.
     run(
         &mut live.client,
@@ -218,6 +222,24 @@ fn several_queues_are_shown() {
     run(&mut live.client, "SELECT pgmq.read('a', 1, 1)");
     live.wait_for_count("a", "working", "1");
     live.wait_for_count("a", "waiting", "1");
+
+    // Another page, of some of them: the one that is painted.
+    live.page = Page::serve_only("reports, Emails", &live.cluster, "0");
+    live.browser.call("Page.navigate", serde_json::json!({ "url": live.page.address }));
+    live.wait_for_count("reports", "waiting", "0");
+    run(&mut live.client, "SELECT pgmq.send('a', '{}')");
+    run(&mut live.client, "SELECT pgmq.send('reports', '{}') FROM generate_series(1, 1200)");
+    run(&mut live.client, "SELECT pgmq.read('reports', 60, 260)");
+    live.wait_for_count("reports", "waiting", "940");
+    run(&mut live.client, "SELECT pgmq.send('Emails', '{}') FROM generate_series(1, 9)");
+    run(&mut live.client, "SELECT pgmq.read('Emails', 60, 5)");
+    live.wait_for_count("Emails", "working", "5");
+    run(&mut live.client, "SELECT pgmq.archive('Emails', 6), pgmq.delete('Emails', 7)");
+    live.wait_for_count("Emails", "job_deleted", "1");
+    live.wait_for_count("Emails", "job_archived", "1");
+    picture(&mut live.browser);
+    let cards = live.browser.value("document.querySelectorAll('[data-queue]').length");
+    assert_eq!(cards, 2);
 }
 
 /// Ten thousand jobs in one transaction, then four workers at full speed.
