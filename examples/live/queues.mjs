@@ -96,23 +96,25 @@ function hear(queue, event, id) {
 
 function notified({ payload }) {
   if (kept) return kept.push({ payload });
-  let news = {};
   try {
-    news = JSON.parse(payload) ?? {};
-  } catch {} // a wake-up for everything
-  if (!news.queues) isAllStale = true;
-  for (const [name, { count, ids = [], more, visible_at }] of Object.entries(news.queues ?? {})) {
-    const queue = queues.get(name);
-    if (!queue) {
-      isAllStale ||= !WANTED || WANTED.includes(name); // a new one
-      continue;
+    const { event, queues: news } = JSON.parse(payload);
+    for (const [name, { count, ids = [], more, visible_at }] of Object.entries(news)) {
+      // Any role may notify.
+      if (![count, ...ids].every(Number.isSafeInteger)) throw new TypeError('not a number');
+      const queue = queues.get(name);
+      if (!queue) {
+        isAllStale ||= !WANTED || WANTED.includes(name); // a new one
+        continue;
+      }
+      // An enqueue's event may have another name.
+      queue.told[EVENTS.includes(event) ? event : EVENTS[0]] += count;
+      touch(queue);
+      const isClear = !visible_at && ids.map((id) => hear(queue, event, id)).every(Boolean);
+      if (more || ids.length < count || !isClear) stale.add(name);
+      prune(queue);
     }
-    // An enqueue's event may have another name.
-    queue.told[EVENTS.includes(news.event) ? news.event : EVENTS[0]] += count;
-    touch(queue);
-    const isClear = !visible_at && ids.map((id) => hear(queue, news.event, id)).every(Boolean);
-    if (more || ids.length < count || !isClear) stale.add(name);
-    prune(queue);
+  } catch {
+    isAllStale = true; // one without queues, or none of aimq's: it may mean anything
   }
   push();
   if (isAllStale || stale.size) reload();

@@ -219,6 +219,24 @@ fn several_queues_are_shown() {
     let text = text.as_str().expect("a text");
     assert!(text.contains("\"waiting\":3,\"working\":2"), "{text}");
     assert!(!text.contains("secret"), "{text}");
+    // Any role may notify, of anything: that ends nothing, and makes it read again what nobody told of.
+    run(&mut live.client, "SET aimq.enabled = off");
+    for (count, payload) in [
+        "no JSON",
+        "null",
+        r#"{"event":"job_enqueued"}"#,
+        r#"{"event":"job_started","queues":{"reports":null}}"#,
+        r#"{"event":"job_started","queues":{"reports":{"count":1,"ids":["x"]}}}"#,
+        r#"{"event":"job_started","queues":{"reports":{"count":1,"ids":5}}}"#,
+    ]
+    .iter()
+    .enumerate()
+    {
+        run(&mut live.client, "SELECT pgmq.send('reports', '{}')");
+        run(&mut live.client, &format!("NOTIFY \"aimq:jobs\", '{payload}'"));
+        live.wait_for_count("reports", "waiting", &(count + 1).to_string());
+    }
+    run(&mut live.client, "SELECT pgmq.purge_queue('reports'); RESET aimq.enabled");
     // A queue that is made meanwhile; one that is purged; a message that comes due; one whose worker is slow.
     run(&mut live.client, "SELECT aimq.create_queue('later'); SELECT pgmq.send('later', '{}')");
     live.wait_for_count("later", "waiting", "1");
