@@ -1,7 +1,7 @@
 //! What the examples in Python and TypeScript, and the tests in Python, need: packages, pinned, each below target/; nothing is installed into the system's
 //! Python or Node. (Those in Rust are in Cargo.lock.)
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -55,10 +55,7 @@ pub fn node_folder() -> PathBuf {
 
 /// Node, and the example in TypeScript, compiled beside its packages: a copy, for npm would put them into the checkout.
 pub fn node() -> Result<()> {
-    let lacks = |program: &str| shell::output(Command::new(program).arg("--version")).is_err();
-    if lacks("node") || lacks("npm") {
-        packages(&["nodejs", "npm"], "the example in TypeScript")?;
-    }
+    node_itself("the example in TypeScript")?;
     let folder = node_folder();
     std::fs::create_dir_all(&folder)?;
     // What differs from the copy, which is made when the step that uses it has been done.
@@ -97,4 +94,42 @@ pub fn node() -> Result<()> {
         compiled?;
     }
     Ok(())
+}
+
+fn node_itself(why: &str) -> Result<()> {
+    let lacks = |program: &str| shell::output(Command::new(program).arg("--version")).is_err();
+    if lacks("node") || lacks("npm") {
+        packages(&["nodejs", "npm"], why)?;
+    }
+    Ok(())
+}
+
+/// Where the live page of the examples is run from: beside the packages that it needs.
+pub fn live_page() -> PathBuf {
+    target().join("live")
+}
+
+/// The live page with its npm packages, pinned, and the browser that its test drives. The checkout gets no node_modules.
+pub fn browser() -> Result<()> {
+    let why = "the test of the live page";
+    if !Path::new("/usr/bin/chromium").exists() {
+        packages(&["chromium"], why)?;
+    }
+    node_itself(why)?;
+    let (from, folder) = (root().join("examples/live"), live_page());
+    std::fs::create_dir_all(&folder)?;
+    for file in ["server.mjs", "queues.mjs", "index.html", "package.json"] {
+        std::fs::copy(from.join(file), folder.join(file))?;
+    }
+    let (wanted, found) = (from.join("package-lock.json"), folder.join("package-lock.json"));
+    let text = std::fs::read_to_string(wanted)?;
+    // What npm writes last of all.
+    let is_complete = folder.join("node_modules/.package-lock.json").exists();
+    if is_complete && std::fs::read_to_string(&found).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    std::fs::write(&found, text)?;
+    let mut npm = Command::new("npm");
+    npm.current_dir(&folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    step("download the live page's packages", &mut npm).map(drop)
 }

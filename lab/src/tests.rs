@@ -164,13 +164,14 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
         rounds.push((" of the notifier, not preloaded", &NOTIFIER_TESTS, "registry", &by_notifier));
     }
     if major == DEFAULT_MAJOR {
-        // What they do depends on their drivers, not on the major.
+        // What they do depends on their drivers, or on a browser, not on the major.
         drivers::node()?;
         // Where tests are named, cargo builds no examples by itself.
         let mut example = setup::cargo_command()?;
         example.args(["build", "-p", "aimq-client-tests", "--examples"]);
         step("build the example in Rust", &mut example)?;
-        rounds.push((" of the examples", &["examples"], "preloaded", &preloaded));
+        drivers::browser()?;
+        rounds.push((" of the examples", &["examples", "live"], "preloaded", &preloaded));
     }
     for (what, which, shared, settings) in rounds {
         let count = round(major, &format!("{title}{what}"), which, shared, settings)?;

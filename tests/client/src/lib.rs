@@ -2,6 +2,7 @@
 //! listener in a connection of its own, and waiting for conditions with a deadline.
 
 pub mod blocking;
+pub mod browser;
 pub mod programs;
 pub mod relay;
 pub mod servers;
