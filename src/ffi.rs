@@ -129,20 +129,32 @@ pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce()
 
 /// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, for others may give its
 /// name to something else meanwhile. In a transaction, with a snapshot. Raises what it raises.
+#[allow(ffi_unwind_calls, reason = "under a guard of its own")]
 pub(crate) fn call_send(function: pg_sys::Oid, payload: &CStr, event: &CStr, topic: &CStr) {
-    // SAFETY: the strings outlive the calls, which copy them; the arguments are of the types that the function has.
+    use pg_sys::{Datum, FunctionCallInfoBaseData, NullableDatum};
+    // SAFETY: the strings outlive the calls, which copy them; the arguments are of the types that the function has. Not by
+    // OidFunctionCall4, which raises for null, and null is what some return for void.
     unsafe {
-        let text = |part: &CStr| pg_sys::Datum::from(pg_sys::cstring_to_text(part.as_ptr()));
-        let json = pg_sys::Datum::from(payload.as_ptr());
-        let json = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(json)]);
-        pg_sys::OidFunctionCall4Coll(
-            function,
-            pg_sys::DEFAULT_COLLATION_OID,
-            json.unwrap_or(pg_sys::Datum::null()),
-            text(event),
-            text(topic),
-            pg_sys::Datum::from(false),
-        );
+        let text = |part: &CStr| Datum::from(pg_sys::cstring_to_text(part.as_ptr()));
+        let json = [Some(Datum::from(payload.as_ptr()))];
+        let json = pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &json);
+        let arguments =
+            [json.unwrap_or(Datum::null()), text(event), text(topic), Datum::from(false)];
+        let mut info: pg_sys::FmgrInfo = std::mem::zeroed();
+        pg_sys::fmgr_info(function, &mut info);
+        let size =
+            size_of::<FunctionCallInfoBaseData>() + arguments.len() * size_of::<NullableDatum>();
+        let call = pg_sys::palloc0(size).cast::<FunctionCallInfoBaseData>();
+        (*call).flinfo = &raw mut info;
+        (*call).fncollation = pg_sys::DEFAULT_COLLATION_OID;
+        (*call).nargs = arguments.len() as i16;
+        let places = (*call).args.as_mut_slice(arguments.len());
+        for (place, value) in places.iter_mut().zip(arguments) {
+            place.value = value;
+        }
+        if let Some(address) = info.fn_addr {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| address(call));
+        }
     }
 }
 

@@ -255,12 +255,7 @@ fn what_works_is_not_given_up_for_what_cannot() {
         let extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'aimq'";
         assert_eq!(value::<i64>(client, extensions), 0, "nothing changed");
     };
-    // Broadcasts are the notifier's.
-    run(&mut client, "LOAD 'aimq'; SET aimq.delivery = transaction");
-    let message = "nobody would be woken: aimq has no notifier on this server";
-    fails(&mut client, "55000", message, "shared_preload_libraries");
-    run(&mut client, "RESET aimq.delivery");
-    // Which asks for the owner's privileges.
+    // Broadcasts are the notifier's, which asks for the owner's privileges.
     run(&mut client, "ALTER TABLE pgmq.q_a OWNER TO service_role");
     let message = "nobody would be woken: the owner of pgmq.q_a may not call realtime.send";
     fails(&mut client, "42501", message, "TO service_role; and apply this again.");

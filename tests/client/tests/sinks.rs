@@ -102,6 +102,20 @@ fn queue_owner(client: &mut Client) -> String {
     name
 }
 
+/// A function in SQL returns null for void, one in PL/pgSQL does not.
+#[test]
+fn what_it_returns_does_not_matter() {
+    let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
+    run(
+        &mut client,
+        "CREATE OR REPLACE FUNCTION realtime.send(payload jsonb, event text, topic text, private boolean DEFAULT true)
+         RETURNS void LANGUAGE sql AS 'INSERT INTO realtime.stand_in (payload) VALUES ($1)'",
+    );
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_for(&mut client, "a", 1);
+    assert_eq!(failures(&mut client), 0);
+}
+
 #[test]
 fn both_are_notified_and_broadcast_with_ids_if_asked_for() {
     let (_database, mut client, mut listener) = started_sending(&[], "both");
