@@ -30,12 +30,18 @@ AS $$
       FROM queues q WHERE q.relation IS NULL
     UNION ALL
     SELECT 'error', queue, format('the trigger %s is disabled', tgname),
-           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', queue)
+           format('Run ALTER TABLE %s ENABLE TRIGGER %I, which keeps what it says.', tgrelid::regclass, tgname)
       FROM triggers
      WHERE tgenabled = 'D'
        AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
     UNION ALL
-    SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the queue was made realtime by a former release',
+    SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and others of aimq''s are there: nobody is woken for what is enqueued',
+           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', q.queue)
+      FROM queues q
+     WHERE EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname ^@ 'aimq_realtime_')
+       AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime')
+    UNION ALL
+    SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the trigger aimq_realtime_vt is missing, which a former release did not have',
            format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', q.queue)
       FROM queues q
      WHERE q.realtime AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime_vt')
@@ -48,13 +54,16 @@ AS $$
             SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
              WHERE i.indrelid = q.relation AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'vt')
     UNION ALL
-    SELECT 'warning', queue, 'pgmq''s own trigger notifies too: it drops wake-ups, or has producers wait for each other',
-           format('Run SELECT aimq.adopt_pgmq_notify(%L), or SELECT pgmq.disable_notify_insert(%1$L).', queue)
-      FROM triggers WHERE tgname = 'trigger_notify_queue_insert_listeners'
+    SELECT 'warning', queue, 'pgmq''s own trigger notifies: it drops wake-ups, or has producers wait for each other',
+           CASE WHEN realtime THEN format('Once nobody listens to that any more, run SELECT pgmq.disable_notify_insert(%L).', queue)
+                ELSE format('Run SELECT aimq.adopt_pgmq_notify(%L), which serves its listeners.', queue) END
+      FROM triggers WHERE tgname = 'trigger_notify_queue_insert_listeners' AND tgenabled <> 'D'
     UNION ALL
     SELECT 'warning', queue, format('AIMQ''s former trigger %s broadcasts each message within the enqueue', tgname),
-           'Run the migration of docs/adoption.md.'
-      FROM triggers WHERE tgfoid = to_regprocedure('aimq.pgmq_notify_job_enqueued()')
+           format('Run the migration of docs/adoption.md; or, once nobody listens to that any more, DROP TRIGGER %I ON %s.',
+                  tgname, tgrelid::regclass)
+      FROM triggers
+     WHERE tgfoid = to_regprocedure('aimq.pgmq_notify_job_enqueued()') AND tgenabled <> 'D'
     UNION ALL
     SELECT 'error', queue, 'it is to be broadcast, and there is no function realtime.send(jsonb, text, text, boolean)',
            'Enable Supabase Realtime in this database, or choose the sink "notify".'
@@ -68,17 +77,25 @@ AS $$
            'Find out whose function that is: the notifier does not call a stranger''s.'
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
-    SELECT 'warning', s.queue, format('%s broadcasts failed since the server started, %s did not; each was or will be tried again', s.failed_broadcasts, s.broadcasts),
+    -- What goes on to fail is tried at least each 5 s.
+    SELECT CASE WHEN n.last_error_at > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, s.queue,
+           format('%s broadcasts failed, %s did not; each was or will be tried again', s.failed_broadcasts, s.broadcasts),
            format('The last failure of the notifier is of %s, its SQLSTATE %s; the server''s log has the message.', n.last_error_at, n.last_error)
-      FROM aimq.stats s CROSS JOIN notifier n WHERE s.failed_broadcasts > 0
+      FROM aimq.stats s CROSS JOIN notifier n
+     WHERE s.failed_broadcasts > 0 AND n.last_error_at > now() - interval '1 hour'
+    UNION ALL
+    SELECT 'error', queue, 'it is not broadcast: no notifier runs for this database', 'See the subject notifier.'
+      FROM broadcast WHERE NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
     UNION ALL
     SELECT 'warning', 'notifier', format('none runs for this database (%s): transactions notify themselves, and nobody is woken for messages that become readable later',
                                          coalesce((SELECT state FROM notifier), 'none')),
-           'Add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.'
+           CASE (SELECT state FROM notifier) WHEN 'no slot' THEN 'Raise max_worker_processes and restart the server.'
+                ELSE 'Add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.' END
      WHERE EXISTS (SELECT FROM queues WHERE realtime)
        AND NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
     UNION ALL
-    SELECT 'warning', 'notifier', format('%s failures, the last one of %s with SQLSTATE %s; each was tried again', errors, last_error_at, last_error),
+    SELECT CASE WHEN last_error_at > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, 'notifier',
+           format('%s failures, the last one of %s with SQLSTATE %s; each was tried again', errors, last_error_at, last_error),
            'The server''s log has the messages.'
       FROM notifier WHERE errors > 0 AND last_error_at > now() - interval '1 hour'
     UNION ALL

@@ -24,6 +24,7 @@ let tell = () => {}; // whoever is told of changes
 const stale = new Set(); // names of queues to be read again
 let isAllStale = false; // and which there are
 let kept = null; // what is heard during a re-read
+const leftOut = new Set(); // names of queues that can't be shown, and of which that was said
 let isWhole = false; // what is told next is all
 const changed = new Map(); // since that was told last: name → id → the job
 
@@ -163,12 +164,20 @@ async function readQueue(client, queue) {
 // Which queues there are, and where to listen.
 async function readList(client) {
   await client.query('LISTEN "aimq:jobs"'); // for queues to come, before anything is read
-  const { rows } = await client.query(
-    `SELECT queue AS name, channel, events @> $1 AND ids AS "tellsAll",
-            format('pgmq.%I', pgmq.format_table_name(queue, 'q')) AS table,
-            format('pgmq.%I', pgmq.format_table_name(queue, 'a')) AS archive
-       FROM aimq.queues WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
+  const { rows: all } = await client.query(
+    `SELECT queue AS name, channel, events @> $1 AND ids AS "tellsAll", q.table, q.archive,
+            sink <> 'supabase' AND coalesce(has_table_privilege(to_regclass(q.table), 'SELECT')
+                                            AND has_table_privilege(to_regclass(q.archive), 'SELECT'), false) AS "canBeShown"
+       FROM aimq.queues, LATERAL (SELECT format('pgmq.%I', pgmq.format_table_name(queue, 'q')) AS table,
+                                         format('pgmq.%I', pgmq.format_table_name(queue, 'a')) AS archive) q
+      WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
     [EVENTS.slice(1), WANTED]);
+  // One that this role may not read takes none of the others with it.
+  for (const { name } of all.filter((row) => !row.canBeShown && !leftOut.has(row.name))) {
+    console.error(`queue ${name} is left out: its tables may not be read, or it does not notify (sink "supabase")`);
+    leftOut.add(name);
+  }
+  const rows = all.filter((row) => row.canBeShown);
   const channels = new Set(rows.map((row) => row.channel));
   for (const channel of channels) await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`);
   const known = new Map(queues);

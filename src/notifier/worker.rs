@@ -29,8 +29,10 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// have set.
 const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
-/// After looking at everything, not again before this many times the time that it took.
+/// After looking at everything, not again before this many times the processor time that it took; and how long
+/// that is at most.
 const LOOK_SHARE: u32 = 10;
+const LOOK_REST: Duration = Duration::from_secs(5);
 
 /// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
 /// tells.
@@ -124,8 +126,8 @@ struct Worker {
     news: News,
     /// When the news may be attended to.
     news_due: Instant,
-    /// When the last news were attended to, until all is looked at.
-    looking_since: Option<Instant>,
+    /// From when on of the processor's time the last news were attended to, until all is looked at.
+    looking_since: Option<u64>,
     /// When tables that were locked, or a look at which failed, are looked at again, and from which visibility
     /// time on.
     look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
@@ -262,7 +264,9 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         if let Some(since) = self.looking_since.take() {
-            self.news_due = Instant::now() + since.elapsed() * LOOK_SHARE;
+            let took = process::processor_time().saturating_sub(since);
+            let rest = Duration::from_micros(took).saturating_mul(LOOK_SHARE);
+            self.news_due = Instant::now() + rest.min(LOOK_REST);
         }
         if self.queues.is_empty() && self.is_free() {
             self.leave();
@@ -287,7 +291,7 @@ impl Worker {
     }
 
     fn attend_to_news(&mut self) {
-        let begun = Instant::now();
+        let begun = process::processor_time();
         let news = std::mem::replace(&mut self.news, News(0));
         process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking for realtime queues"));
         let found = process::transaction(|| (queues::realtime(), queues::prepared()));

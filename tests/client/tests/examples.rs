@@ -324,7 +324,12 @@ fn assert_answered(stage: &Stage) {
         let mut listener = Listener::over(client, "pongs");
         // Nobody can answer those, and nobody must mind.
         for reply_to in ["''", "repeat('x', 64)"] {
-            run(listener.client(), &format!("SELECT aimq.ping({reply_to})"));
+            let ping = format!(
+                "SELECT pg_notify('aimq:jobs', json_build_object('event', 'ping', 'reply_to', {reply_to})::text)"
+            );
+            run(listener.client(), &ping);
+            let error = failure(listener.client(), &format!("SELECT aimq.ping({reply_to})"));
+            assert_eq!(error.code().code(), "42602");
         }
         run(listener.client(), "SELECT aimq.ping('pongs')");
         let pong: serde_json::Value = serde_json::from_str(&listener.wait_for_one()).expect("JSON");
