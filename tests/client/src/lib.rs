@@ -303,7 +303,7 @@ pub fn started(queues: &[&str]) -> (Database, Client, Listener) {
 /// notifier sleeps.
 pub fn wait_until_settled(client: &mut Client, queues: usize) {
     let sql = format!(
-        "SELECT (SELECT count(*) FROM aimq._queue_counters()) = {queues}
+        "SELECT (SELECT count(*) FROM aimq._queue_counters()) >= {queues}
             AND EXISTS (SELECT FROM pg_stat_activity a JOIN aimq.notifiers n USING (pid)
                          WHERE n.database = current_database() AND a.state = 'idle')"
     );
