@@ -185,16 +185,9 @@ pub(crate) fn committed() {
     let Some(shared) = shared::get() else {
         return;
     };
-    // Only a queue that becomes realtime is reason enough to take an entry. Others take theirs in no time, but nobody
-    // would start a notifier if we came just then.
+    // Only a queue that becomes realtime is reason enough to take an entry.
     let database = match done.made {
-        Some(_) => (0..100).find_map(|_| {
-            let own = shared.own_database();
-            if own.is_none() {
-                std::thread::yield_now();
-            }
-            own
-        }),
+        Some(_) => shared.wait_for_own_database(),
         None => shared.databases.find(shared::own_oid()),
     };
     let Some(database) = database else {
@@ -223,7 +216,7 @@ pub(crate) fn prepared() {
     let done = DONE.get();
     if done.made.is_some()
         && let Some(shared) = shared::get()
-        && let Some(database) = shared.own_database()
+        && let Some(database) = shared.wait_for_own_database()
         && database.tell(News::PREPARED)
     {
         delivery::ring(shared, database);

@@ -44,7 +44,13 @@ impl Ids {
     /// Without these.
     pub fn remove(&mut self, others: &Self) {
         self.some.retain(|id| !others.some.contains(id));
-        self.newest = self.some.iter().copied().max().unwrap_or(0);
+        self.newest = self.greatest();
+    }
+
+    /// The greatest of those that are listed; 0 if none is.
+    #[must_use]
+    pub fn greatest(&self) -> i64 {
+        self.some.iter().copied().max().unwrap_or(0)
     }
 }
 

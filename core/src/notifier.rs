@@ -231,7 +231,7 @@ impl Notifier {
                     let mut ids = table.take_ids(claim);
                     if known.is_later {
                         // Of these the newest is one that something befell, not one that was enqueued.
-                        ids.newest = ids.some.iter().copied().max().unwrap_or(0);
+                        ids.newest = ids.greatest();
                     }
                     if options.broadcasts {
                         self.sinks.add(&known.key, Some(claim), drained.messages, &ids);

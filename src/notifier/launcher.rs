@@ -273,10 +273,15 @@ impl Launcher {
 
     /// Gives back what databases have in the shared memory that are gone, and had no notifier by then.
     fn forget_dropped(&self) {
+        let is_idle = |oid: &u32| *oid != 0 && !self.jobs.contains_key(oid);
+        // Before it is asked which databases there are: one that is made meanwhile is not among those.
+        let idle: Vec<_> = (self.shared.databases.all.iter())
+            .map(|entry| (entry.oid(), entry))
+            .filter(|(oid, _)| is_idle(oid))
+            .collect();
         let there = databases_that(is_whole);
-        for entry in self.shared.databases.all {
-            let oid = entry.oid();
-            if oid != 0 && !self.jobs.contains_key(&oid) && !there.contains(&oid) {
+        for (oid, entry) in idle {
+            if !there.contains(&oid) {
                 forget(self.shared, oid, entry);
             }
         }

@@ -162,7 +162,7 @@ impl Worker {
             // For whom COMMIT PREPARED of a queue's own making is to find it.
             let entry = match prepared.is_empty() {
                 true => shared.databases.find(oid),
-                false => shared.databases.claim(oid),
+                false => shared.wait_for_own_database(),
             };
             if let Some(database) = entry
                 && process::take_place(&database.pid)
@@ -177,12 +177,7 @@ impl Worker {
             shared.launcher.probed.store(oid, Ordering::SeqCst);
             return None;
         }
-        // Others take entries in no time.
-        let claimed = (0..1000).find_map(|_| {
-            std::thread::yield_now();
-            shared.databases.claim(oid)
-        });
-        let Some(database) = claimed else {
+        let Some(database) = shared.wait_for_own_database() else {
             pgrx::log!(
                 "aimq notifier: no room for this database; consider raising aimq.max_queues"
             );

@@ -6,8 +6,9 @@ mod source;
 use std::cell::Cell;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use aimq_core::shared::{Database, Databases, Slot, Table, Waiter, Waiters, words};
+use aimq_core::shared::{Database, Databases, NoEntry, Slot, Table, Waiter, Waiters, words};
 use pgrx::pg_sys;
 
 use crate::settings;
@@ -17,6 +18,9 @@ pub(crate) use source::{init, is_preloaded, prepare};
 /// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
 /// a server runs on with a former library's memory, a newer library leaves it alone.
 const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x05");
+
+/// As long as a process that has just begun to take an entry may be kept from a processor.
+const ENTRY_IS_TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
 /// The beginning of the memory; the entries of the databases, the slots, the waiters' places and their bits
 /// follow.
@@ -151,9 +155,24 @@ impl Shared {
         }
         // An entry is given to another database only when its own is gone; look all the same.
         if OWN.get().is_none_or(|own| own.oid() != own_oid()) {
-            OWN.set(self.databases.claim(own_oid()));
+            OWN.set(self.databases.claim(own_oid()).ok());
         }
         OWN.get()
+    }
+
+    /// The same for who would not come again: waits for somebody else who takes one, for a moment at most. Not for
+    /// producers.
+    pub(crate) fn wait_for_own_database(&self) -> Option<&'static Database> {
+        let begun = Instant::now();
+        loop {
+            match self.databases.claim(own_oid()) {
+                Ok(database) => return Some(database),
+                Err(NoEntry::Busy) if begun.elapsed() < ENTRY_IS_TAKEN_WITHIN => {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                Err(_) => return None,
+            }
+        }
     }
 }
 

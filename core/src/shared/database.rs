@@ -265,18 +265,17 @@ impl<'a> Databases<'a> {
         self.all.iter().find(|entry| entry.oid.load(SeqCst) == oid)
     }
 
-    /// Finds the entry of a database, or takes one for it. `None` if there is no more, or if somebody
-    /// else is taking one at this moment.
-    #[must_use]
-    pub fn claim(&self, oid: u32) -> Option<&'a Database> {
-        self.find(oid).or_else(|| {
-            self.locked(|| {
-                let entry = self.find(oid).or_else(|| self.find(0))?;
-                entry.oid.store(oid, SeqCst);
-                Some(entry)
-            })
-            .flatten()
-        })
+    /// Finds the entry of a database, or takes one for it. Never waits.
+    pub fn claim(&self, oid: u32) -> Result<&'a Database, NoEntry> {
+        if let Some(entry) = self.find(oid) {
+            return Ok(entry);
+        }
+        let taken = self.locked(|| {
+            let entry = self.find(oid).or_else(|| self.find(0))?;
+            entry.oid.store(oid, SeqCst);
+            Some(entry)
+        });
+        taken.ok_or(NoEntry::Busy)?.ok_or(NoEntry::Full)
     }
 
     /// Gives the entry of a database that is gone back. False if somebody else is taking one at this
@@ -309,6 +308,15 @@ impl Default for Database {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Why a database gets no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoEntry {
+    /// There is no more.
+    Full,
+    /// Somebody else takes one, or gives one back, at this moment.
+    Busy,
 }
 
 /// The slot is another queue's by now.

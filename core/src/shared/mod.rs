@@ -9,7 +9,7 @@ mod ids;
 mod slot;
 mod waiters;
 
-pub use database::{Database, Databases, News, Stale, State};
+pub use database::{Database, Databases, News, NoEntry, Stale, State};
 pub use slot::{Claim, Counters, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
 pub use waiters::{Call, SLOTS_MOST, Seen, Session, Waiter, Waiters, words};
 

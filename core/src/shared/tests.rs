@@ -128,11 +128,11 @@ fn entries_of_databases_are_taken_once_and_given_back() {
     let one = databases.claim(7).unwrap();
     assert!(std::ptr::eq(one, databases.claim(7).unwrap()));
     databases.claim(8).unwrap();
-    assert!(databases.claim(9).is_none());
+    assert_eq!(databases.claim(9).err(), Some(NoEntry::Full));
     assert!(one.tell(News::QUEUES), "the first to tell wakes the notifier");
     assert!(!one.tell(News::QUEUES));
     assert!(databases.release(one));
     assert_eq!(databases.claim(9).unwrap().news(), News(0));
     lock.store(1, crate::sync::Ordering::SeqCst);
-    assert!(databases.claim(10).is_none(), "busy: nobody waits");
+    assert_eq!(databases.claim(10).err(), Some(NoEntry::Busy), "nobody waits");
 }

@@ -307,7 +307,18 @@ pub fn wait_until_settled(client: &mut Client, queues: usize) {
             AND EXISTS (SELECT FROM pg_stat_activity a JOIN aimq.notifiers n USING (pid)
                          WHERE n.database = current_database() AND a.state = 'idle')"
     );
-    wait_until("the notifier to know the queues and sleep", || boolean(client, &sql));
+    let deadline = Instant::now() + DEADLINE;
+    while !boolean(client, &sql) {
+        if Instant::now() > deadline {
+            let seen = names(
+                client,
+                "SELECT n::text FROM aimq.notifiers n UNION ALL SELECT c::text FROM aimq._queue_counters() c
+                 UNION ALL SELECT a::text FROM pg_stat_activity a WHERE backend_type ^@ 'aimq'",
+            );
+            panic!("the notifier does not know the queues and sleep: {seen:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Waits until a session of this database waits for a lock.
