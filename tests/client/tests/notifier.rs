@@ -39,6 +39,26 @@ fn the_first_enable_starts_a_notifier_and_a_send_wakes() {
     });
 }
 
+/// They all want an entry at the same moment, which only one at a time can take: when the others went without, this
+/// failed about one time in ten.
+#[test]
+fn queues_of_several_databases_become_realtime_at_once() {
+    let databases: Vec<_> = (0..4).map(|_| Database::new()).collect();
+    let start = std::sync::Barrier::new(databases.len());
+    std::thread::scope(|threads| {
+        for database in &databases {
+            threads.spawn(|| {
+                let mut client = database.connect();
+                run(&mut client, "BEGIN");
+                run(&mut client, "SELECT aimq.create_queue('a')");
+                start.wait();
+                run(&mut client, "COMMIT");
+                wait_until_settled(&mut client, 1);
+            });
+        }
+    });
+}
+
 #[test]
 fn the_notifier_is_to_be_seen_in_pg_stat_activity() {
     let (_database, mut client, _listener) = started(&["a"]);
