@@ -11,7 +11,7 @@ help: ## Show this list
 demo: ## See a worker being woken, on a throw-away server (PG=17)
 	@$(LAB) demo $(MAJOR)
 
-test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|server|commands, TEST=name)
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
 
 bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)

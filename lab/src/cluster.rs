@@ -22,7 +22,7 @@ static RUNNING: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 struct Server {
     folder: PathBuf,
-    /// `None` before it runs, and where somebody else starts it.
+    /// `None` before it runs.
     postmaster: Option<Child>,
 }
 
@@ -30,25 +30,17 @@ struct Server {
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
-    /// What it was started with; `None` where somebody else starts servers.
-    how: Option<(Major, Vec<String>)>,
+    major: Major,
+    settings: Vec<String>,
 }
 
 impl Cluster {
-    /// A folder in which somebody else makes and starts servers: they are stopped with it.
-    pub fn adopt(folder: PathBuf) -> Self {
-        Self::register(folder)
-    }
-
-    fn register(folder: PathBuf) -> Self {
-        running().push(Server { folder: folder.clone(), postmaster: None });
-        Self { folder, how: None }
-    }
-
-    fn folder_of_its_own() -> Result<Self> {
+    /// A folder for a server.
+    fn prepare(major: Major, settings: Vec<String>) -> Result<Self> {
         // A short path: a unix socket's has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-        let made = Self::register(folder.clone());
+        running().push(Server { folder: folder.clone(), postmaster: None });
+        let made = Self { folder: folder.clone(), major, settings };
         if shell::is_root() {
             std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         }
@@ -62,30 +54,28 @@ impl Cluster {
 
     /// The same, run by another program, such as valgrind: its words, in which `{}` is the server's folder.
     pub fn start_under(major: Major, settings: &[&str], under: &[&str]) -> Result<Self> {
-        let mut made = Self::folder_of_its_own()?;
+        let settings = settings.iter().map(ToString::to_string).collect();
+        let made = Self::prepare(major, settings)?;
         let data = made.data();
         shell::output(
             shell::unprivileged(&major.program("initdb"))
                 .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
                 .arg(&data),
         )?;
-        made.how = Some((major, settings.iter().map(ToString::to_string).collect()));
         made.run_under(under)?;
         Ok(made)
     }
 
     /// A standby of this server: a copy that follows it.
     pub fn standby(&self) -> Result<Self> {
-        let (major, settings) = self.how.clone().context("not a server of ours")?;
-        let mut made = Self::folder_of_its_own()?;
+        let made = Self::prepare(self.major, self.settings.clone())?;
         shell::output(
-            shell::unprivileged(&major.program("pg_basebackup"))
+            shell::unprivileged(&self.major.program("pg_basebackup"))
                 .args(["-R", "--checkpoint=fast", "--no-sync", "-U", "postgres", "-h"])
                 .arg(&self.folder)
                 .arg("-D")
                 .arg(made.data()),
         )?;
-        made.how = Some((major, settings));
         made.run()?;
         Ok(made)
     }
@@ -100,10 +90,9 @@ impl Cluster {
     }
 
     fn run_under(&self, under: &[&str]) -> Result<()> {
-        let (major, settings) = self.how.as_ref().context("not a server of ours")?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log())?;
         let here = self.folder.display().to_string();
-        let postgres = major.program("postgres");
+        let postgres = self.major.program("postgres");
         let mut server = match under {
             [] => shell::unprivileged(&postgres),
             [program, words @ ..] => {
@@ -114,7 +103,7 @@ impl Cluster {
         };
         server.arg("-D").arg(self.data()).args(["-c", "listen_addresses="]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
-        for setting in settings {
+        for setting in &self.settings {
             server.args(["-c", setting]);
         }
         let postmaster =
@@ -144,8 +133,7 @@ impl Cluster {
     }
 
     fn control(&self, arguments: &[&str]) -> Result<()> {
-        let (major, _) = self.how.as_ref().context("not a server of ours")?;
-        let mut control = shell::unprivileged(&major.program("pg_ctl"));
+        let mut control = shell::unprivileged(&self.major.program("pg_ctl"));
         shell::output(control.args(arguments).args(["-w", "-D"]).arg(self.data()))?;
         Ok(())
     }
@@ -216,20 +204,6 @@ impl Server {
         if let Some(postmaster) = &mut self.postmaster {
             quit(&postmaster.id().to_string());
             let _ = postmaster.wait();
-        }
-        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let file = entry.path().join("postmaster.pid");
-            let Ok(text) = std::fs::read_to_string(file) else {
-                continue;
-            };
-            let Some(pid) = text.lines().next() else {
-                continue;
-            };
-            quit(pid);
-            let deadline = Instant::now() + PATIENCE;
-            while Path::new("/proc").join(pid).exists() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(20));
-            }
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }

@@ -11,7 +11,7 @@ Usage: lab COMMAND
 
   setup [--pg MAJOR]...      make everything ready: PostgreSQL, pgmq, aimq
   demo [--pg MAJOR]          show a worker being woken
-  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, server, commands; on all
+  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, commands; on all
                              majors or those named
   install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
   lint                       formatting, clippy, documentation

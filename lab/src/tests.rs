@@ -1,6 +1,5 @@
 //! `make test`: every test on every major, with a count at the end.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -30,7 +29,7 @@ fn settings(major: Major) -> Vec<&'static str> {
 }
 
 /// The kinds of tests; docs/design/testing.md says which is for what.
-const KINDS: [&str; 4] = ["unit", "client", "server", "commands"];
+const KINDS: [&str; 3] = ["unit", "client", "commands"];
 
 /// Tests that passed and failed.
 #[derive(Clone, Debug, Default)]
@@ -86,11 +85,6 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
             let title = format!("PostgreSQL {}: client tests", major.0);
             note(title.clone(), client_tests(*major, &title)?);
         }
-        if wanted("server") {
-            // After the client tests: the harness installs a build of its own over ours.
-            let title = format!("PostgreSQL {}: tests in the server", major.0);
-            note(title.clone(), server_tests(*major, &title)?);
-        }
     }
 
     if wanted("commands") {
@@ -123,7 +117,7 @@ pub(crate) fn lint() -> Result<()> {
         Ok(command)
     };
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
-    let features = format!("{feature},pg_test,bench_shapes");
+    let features = format!("{feature},bench_shapes");
     let clippy = ["clippy", "--workspace", "--all-targets", "--no-default-features", "--features"];
     step("clippy", cargo(&clippy)?.args([&features, "--", "-D", "warnings"]))?;
     let doc = [
@@ -181,8 +175,8 @@ fn client_tests(major: Major, title: &str) -> Result<Count> {
 }
 
 /// The tests that run on a server whose delivery is `transaction`.
-const TRANSACTION_TESTS: [&str; 7] =
-    ["control", "delivery", "lifecycle", "misuse", "overload", "privileges", "readme"];
+const TRANSACTION_TESTS: [&str; 8] =
+    ["catalog", "control", "delivery", "lifecycle", "misuse", "overload", "privileges", "readme"];
 
 /// Those of the notifier, however it came to be there.
 const NOTIFIER_TESTS: [&str; 4] = ["notifier", "visibility", "waiting", "blocking"];
@@ -270,58 +264,6 @@ fn servers() -> Result<Vec<std::ffi::OsString>> {
     let mut ours: Vec<_> = all.filter(|name| name.to_string_lossy().starts_with("aimq-")).collect();
     ours.sort();
     Ok(ours)
-}
-
-/// `#[pg_test]`, through cargo-pgrx's own harness. It runs servers by `sudo -u`, which a bare Debian
-/// lacks and root has no need of: where we are root, a `sudo` of ours stands in front of the PATH.
-fn server_tests(major: Major, title: &str) -> Result<Count> {
-    let folder = tempfile::Builder::new().prefix("aimq-").tempdir()?.keep();
-    // The harness starts servers in there and stops them, unless we are interrupted.
-    let servers = Cluster::adopt(folder.clone());
-    let mut tests = setup::cargo_command()?;
-    tests.args(["pgrx", "test", &major.feature(), "--no-default-features"]);
-    tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
-    // As where aimq is installed: else pgrx would be compiled anew, here and then there.
-    tests.env("PGRX_PG_CONFIG_PATH", major.program("pg_config"));
-    if shell::is_root() {
-        std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
-        let bin = shell::target().join("lab/bin");
-        stand_in_sudo(&bin)?;
-        let mut path = bin.into_os_string();
-        path.push(":");
-        path.push(shell::target().join("tools/bin"));
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
-        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody", "--pgdata"]);
-        tests.arg(&folder);
-    } else {
-        tests.arg("--pgdata").arg(&folder);
-        if std::env::var_os("USER").is_none() {
-            tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
-        }
-    }
-    let count = cargo_test(title, &mut tests);
-    drop(servers);
-    count
-}
-
-fn stand_in_sudo(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(folder)?;
-    let file = folder.join("sudo");
-    let keep_reading = shell::KEEP_READING.join(" ");
-    let text = format!(
-        "#!/bin/sh\n\
-         # Stands in for sudo where cargo-pgrx's test harness calls it as root: `sudo -u nobody …` and `sudo …`.\n\
-         if [ \"$1\" = -u ]; then\n\
-         \tshift 2\n\
-         \texec setpriv --reuid=65534 --regid=65534 {keep_reading} env \"$@\"\n\
-         fi\n\
-         exec env \"$@\"\n"
-    );
-    std::fs::write(&file, text)?;
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
 }
 
 /// Runs tests, shows those that failed, and counts. A build that fails is an error.

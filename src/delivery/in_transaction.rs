@@ -36,14 +36,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const ASK_EVERY: Duration = Duration::from_millis(10);
 const FAR_FROM_FULL: f64 = 0.25;
 
-/// Whether so full a queue takes one more of ours.
-pub(crate) fn has_room(usage: f64) -> bool {
-    usage < FULL
-}
-
 /// Whether a notification may be added now. Called in a transaction.
 pub(crate) fn may_notify() -> bool {
-    has_room(usage())
+    usage() < FULL
 }
 
 /// Announces the whole batch, or only the routes that are named.

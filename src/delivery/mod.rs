@@ -11,8 +11,6 @@ use aimq_core::batch::Batch;
 use crate::shared;
 
 pub(crate) use by_notifier::{claim_to_wait, ring};
-#[cfg(any(test, feature = "pg_test"))]
-pub(crate) use in_transaction::has_room;
 pub(crate) use in_transaction::may_notify;
 
 /// Gets ready for a transaction that enqueues, or that makes a queue realtime: what may take a moment or

@@ -30,6 +30,13 @@ fn enabling_says_whether_something_changed() {
     assert!(!boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(on.raw(), [""; 0]);
+    // A statement sees what an earlier one of its transaction did.
+    run(&mut client, "BEGIN");
+    assert!(boolean(&mut client, "SELECT aimq.enable_realtime('a')"));
+    assert!(!boolean(&mut client, "SELECT aimq.enable_realtime('a')"));
+    assert!(boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
+    assert!(!boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
+    run(&mut client, "COMMIT");
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! What the extension puts into the catalogs: triggers, functions, views, settings.
+
+use aimq_client_tests::*;
+
+#[test]
+fn the_trigger_is_what_the_documents_say() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SELECT aimq.create_queue('Emails', channel => 'it''s', event => 'e')");
+    assert_eq!(
+        names(
+            &mut client,
+            "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'aimq_realtime'"
+        ),
+        ["CREATE TRIGGER aimq_realtime BEFORE INSERT ON pgmq.q_emails FOR EACH ROW \
+          EXECUTE FUNCTION aimq.realtime_trigger('it''s', 'e', 'Emails')"]
+    );
+}
+
+#[test]
+fn queue_names_that_look_like_sql_are_names() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SELECT aimq.create_queue('x (vt) FOR EACH ROW \", drop')");
+    assert!(boolean(&mut client, "SELECT realtime FROM aimq.queues"));
+}
+
+#[test]
+fn every_function_and_view_and_its_columns_are_described() {
+    let database = Database::new();
+    let bare = names(
+        &mut database.connect(),
+        "SELECT p.proname || '()' FROM pg_proc p
+          WHERE p.pronamespace = 'aimq'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
+         UNION ALL
+         SELECT c.relname || '.' || coalesce(a.attname, '')
+           FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+          WHERE c.relnamespace = 'aimq'::regnamespace
+            AND (coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type')) IS NULL
+                 OR col_description(c.oid, a.attnum) IS NULL)",
+    );
+    assert_eq!(bare, [""; 0]);
+}
+
+/// But those that run no SQL; and those that call pgmq's functions, and so the triggers of users, who expect the
+/// caller's path. (A procedure with a path of its own could not commit.)
+#[test]
+fn the_functions_run_as_their_caller_with_a_path_of_their_own() {
+    let database = Database::new();
+    let odd = names(
+        &mut database.connect(),
+        "SELECT proname::text FROM pg_proc
+          WHERE pronamespace = 'aimq'::regnamespace
+            AND (prosecdef
+                 OR 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(proconfig, '{}'))
+                    AND proname NOT IN ('realtime_trigger', 'event_trigger', '_sleep', '_doze', '_is_called', '_leave',
+                                        'read', 'read_for', 'wait', 'wait_for'))",
+    );
+    assert_eq!(odd, [""; 0]);
+}
+
+#[test]
+fn settings_have_their_defaults_and_a_mistyped_one_is_refused() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "LOAD 'aimq'");
+    assert_eq!(
+        names(
+            &mut client,
+            "SELECT name || ' ' || boot_val FROM pg_settings WHERE name ^@ 'aimq.' ORDER BY 1"
+        ),
+        [
+            "aimq.delivery auto",
+            "aimq.enabled on",
+            "aimq.max_queues 1024",
+            "aimq.max_waiters 1024",
+            "aimq.notify_interval 10"
+        ]
+    );
+    // PostgreSQL 14 knows no reserved prefixes: it only warns of those that are there already.
+    let refused = client.batch_execute("SET aimq.enabeld = off").is_err();
+    assert_eq!(refused, major() > 14);
+}
