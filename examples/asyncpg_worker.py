@@ -63,11 +63,12 @@ async def hear(conn, payload):
     """Answers a ping. True if there may be something to read."""
     try:
         news = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         news = None
     news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
     if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
-        await conn.execute(PONG, news["reply_to"])
+        if news["reply_to"].isprintable():  # what is not may be what can't be sent
+            await conn.execute(PONG, news["reply_to"])
         return False
     if news.get("event") in LATER:
         return False

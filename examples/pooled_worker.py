@@ -14,6 +14,7 @@ import psycopg
 
 READ = "SELECT msg_id, message FROM aimq.read('emails', vt => 30, qty => 10, max_wait => '20 s')"
 GIVE_BACK = "SELECT pgmq.set_vt('emails', %s::bigint, 0)"
+ARCHIVE = "SELECT pgmq.archive('emails', %s::bigint)"
 # Each statement may be run by another connection to the server, so none is prepared. A connection to the pooler that
 # went deaf is noticed after 25 s.
 OPTIONS = dict(autocommit=True, prepare_threshold=None, connect_timeout=5,
@@ -32,8 +33,16 @@ def stop(*_):
 
 
 def give_up(*_):
-    if blocked:
-        raise TimeoutError("not cancelled")
+    raise TimeoutError("no answer")
+
+
+def finish(conn, sql, msg_id):
+    """A short statement. The pooler keeps no statement_timeout of ours: should it hang, it is given up after 5 s."""
+    signal.alarm(5)
+    try:
+        conn.execute(sql, [msg_id])
+    finally:
+        signal.alarm(0)
 
 
 def work(message):
@@ -51,9 +60,10 @@ def read(conn):
         jobs = [] if stopping else conn.execute(READ).fetchall()
     finally:
         blocked = None
+        signal.alarm(0)
     for msg_id, message in jobs:
         if stopping:
-            conn.execute(GIVE_BACK, [msg_id])
+            finish(conn, GIVE_BACK, msg_id)
             continue
         print("job", msg_id, json.dumps(message), flush=True)
         try:
@@ -61,7 +71,7 @@ def read(conn):
         except Exception as error:  # it can be read again when vt is over, and somebody is called then
             print("failed:", msg_id, error, flush=True)
         else:
-            conn.execute("SELECT pgmq.archive('emails', %s::bigint)", [msg_id])
+            finish(conn, ARCHIVE, msg_id)
 
 
 signal.signal(signal.SIGTERM, stop)

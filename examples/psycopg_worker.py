@@ -62,11 +62,12 @@ def hear(conn, timeout):
     for note in list(conn.notifies(timeout=timeout, stop_after=1)):
         try:
             news = json.loads(note.payload)
-        except ValueError:
+        except (ValueError, RecursionError):
             news = None
         news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
         if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
-            conn.execute(PONG, {"to": news["reply_to"]})
+            if news["reply_to"].isprintable():  # what is not may be what can't be sent
+                conn.execute(PONG, {"to": news["reply_to"]})
         elif news.get("event") not in LATER:
             queues = news.get("queues")
             awake |= not isinstance(queues, dict) or "emails" in queues

@@ -14,11 +14,12 @@ AS $$
     send AS (SELECT aimq._realtime_send() AS oid),
     broadcast AS (
         SELECT q.queue, send.oid IS NOT NULL AS is_there,
-               f.rolsuper OR p.proowner = d.datdba AS is_trusted,
+               f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper AS is_trusted,
                has_function_privilege(c.relowner, send.oid, 'EXECUTE')
                AND has_schema_privilege(c.relowner, p.pronamespace, 'USAGE') AS is_allowed
           FROM queues q
           JOIN pg_class c ON c.oid = q.relation
+          JOIN pg_roles o ON o.oid = c.relowner
          CROSS JOIN send
           JOIN pg_database d ON d.datname = current_database()
           LEFT JOIN pg_proc p ON p.oid = send.oid
@@ -26,7 +27,7 @@ AS $$
          WHERE q.sink <> 'notify'
     )
     SELECT 'error', q.queue, 'the queue has no table',
-           format('If it was dropped by hand, run SELECT pgmq.drop_queue(%L).', q.queue)
+           format('If it was renamed, give it back its name. Else make it anew with SELECT pgmq.create(%1$L), and if the queue is to be gone, run SELECT pgmq.drop_queue(%1$L) after that.', q.queue)
       FROM queues q WHERE q.relation IS NULL
     UNION ALL
     SELECT 'error', queue, format('the trigger %s is disabled', tgname),
@@ -73,16 +74,16 @@ AS $$
            'Grant the owner USAGE on the schema realtime and EXECUTE on the function.'
       FROM broadcast WHERE is_there AND NOT is_allowed
     UNION ALL
-    SELECT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database',
+    SELECT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while the queue''s table is a superuser''s',
            'Find out whose function that is: the notifier does not call a stranger''s.'
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
     -- What goes on to fail is tried at least each 5 s.
-    SELECT CASE WHEN n.last_error_at > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, s.queue,
-           format('%s broadcasts failed, %s did not; each was or will be tried again', s.failed_broadcasts, s.broadcasts),
-           format('The last failure of the notifier is of %s, its SQLSTATE %s; the server''s log has the message.', n.last_error_at, n.last_error)
-      FROM aimq.stats s CROSS JOIN notifier n
-     WHERE s.failed_broadcasts > 0 AND n.last_error_at > now() - interval '1 hour'
+    SELECT CASE WHEN last_failed_broadcast > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, queue,
+           format('%s broadcasts failed, the last one of %s, and %s did not; each was or will be tried again',
+                  failed_broadcasts, last_failed_broadcast, broadcasts),
+           'The server''s log has the messages.'
+      FROM aimq.stats WHERE last_failed_broadcast > now() - interval '1 hour'
     UNION ALL
     SELECT 'error', queue, 'it is not broadcast: no notifier runs for this database', 'See the subject notifier.'
       FROM broadcast WHERE NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
@@ -112,6 +113,11 @@ AS $$
      WHERE (s.setdatabase = 0 OR d.datname = current_database())
        AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
        AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
+    UNION ALL
+    SELECT 'warning', 'server', format('it has %s=%s: what is enqueued wakes nobody, or in another way', name, setting),
+           format('It comes from the %s. Reset it there, if that is not meant.', source)
+      FROM pg_settings
+     WHERE name IN ('aimq.enabled', 'aimq.delivery') AND source IN ('configuration file', 'command line') AND setting <> boot_val
 $$;
 COMMENT ON FUNCTION aimq.doctor() IS
     'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. Needs SELECT on pgmq.meta';

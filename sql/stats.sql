@@ -30,7 +30,8 @@ CREATE VIEW aimq.stats AS
            coalesce(n.errors, 0) AS notifier_errors,
            coalesce(sum(c.calls), 0)::bigint AS calls,
            coalesce(sum(c.broadcasts), 0)::bigint AS broadcasts,
-           coalesce(sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts
+           coalesce(sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts,
+           max(c.last_failed_broadcast) AS last_failed_broadcast
       FROM aimq._queues() q
       LEFT JOIN aimq._queue_counters() c
              ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event AND c.options = q.options
@@ -51,4 +52,5 @@ COMMENT ON COLUMN aimq.stats.notifier_started_at IS 'When the notifier started';
 COMMENT ON COLUMN aimq.stats.notifier_errors IS 'Failures of the notifier; each was tried again';
 COMMENT ON COLUMN aimq.stats.broadcasts IS 'Calls of realtime.send that told of what was enqueued';
 COMMENT ON COLUMN aimq.stats.failed_broadcasts IS 'Calls of realtime.send that failed; each was or will be tried again';
+COMMENT ON COLUMN aimq.stats.last_failed_broadcast IS 'When one failed last';
 COMMENT ON COLUMN aimq.stats.calls IS 'Sessions that blocked in aimq.read or aimq.wait and were called to read';

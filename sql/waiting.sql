@@ -3,7 +3,7 @@ SELECT aimq._check_pgmq();
 
 -- Its plans walk the index on vt, also where statistics are of when the queue was empty.
 ALTER FUNCTION aimq._ready(text[], boolean)
-    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off;
+    SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off;
 
 -- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a
 -- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled

@@ -136,7 +136,7 @@ impl Error {
                 format!("queue \"{queue}\" has no table"),
                 format!("There is no table {table}."),
                 format!(
-                    "Create the queue with SELECT aimq.create_queue({}). If there was one: should its table have been renamed, give it back its name; should it have been dropped, run SELECT pgmq.drop_queue(…) first.",
+                    "If it was renamed, give it back its name. Else make it anew with SELECT pgmq.create({0}), and if the queue is to be gone, run SELECT pgmq.drop_queue({0}) after that.",
                     pgrx::spi::quote_literal(queue)
                 ),
             ),

@@ -1,5 +1,6 @@
 //! What a process of Postgres does: transactions, sleeps, its latch, what others see of it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,11 +19,17 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
+thread_local! {
+    /// A transaction has run since this was asked last.
+    static HAD_TRANSACTION: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs `work` in a transaction of its own. An error is caught, and the transaction is aborted. Holds no
-/// snapshot when it returns.
+/// snapshot when it returns. It may have taken a wake-up: see [`had_transaction`].
 pub(crate) fn transaction<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, Failure> {
+    HAD_TRANSACTION.set(true);
     PgTryBuilder::new(move || {
         // SAFETY: no transaction is open, and this one ends below or in the abort.
         unsafe {
@@ -100,6 +107,13 @@ pub(crate) fn nap(limit: Option<Duration>, event: u32) {
         pg_sys::ResetLatch(pg_sys::MyLatch);
         pg_sys::check_for_interrupts!();
     }
+}
+
+/// Whether there was a transaction since the last time that this was asked. What waits in there (for a lock above all: for
+/// that of NOTIFY, it may be long) sleeps on this process's latch and resets it (storage/lmgr/proc.c, ProcSleep), whoever has set
+/// it meanwhile, and for what. So after one a main loop takes another turn before it sleeps.
+pub(crate) fn had_transaction() -> bool {
+    HAD_TRANSACTION.replace(false)
 }
 
 /// To be called first in every turn of a main loop: whoever wants something later sets the latch again.

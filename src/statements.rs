@@ -24,12 +24,14 @@ struct Done {
     made: Option<Level>,
     /// Something was altered or dropped.
     changed: Option<Level>,
+    /// A trigger, anybody's, was enabled.
+    enabled: Option<Level>,
     /// A prepared transaction was ended, which runs in a transaction of its own.
     finished: bool,
 }
 
 thread_local! {
-    static DONE: Cell<Done> = const { Cell::new(Done { made: None, changed: None, finished: false }) };
+    static DONE: Cell<Done> = const { Cell::new(Done { made: None, changed: None, enabled: None, finished: false }) };
     static FORMER: Cell<pg_sys::ProcessUtility_hook_type> = const { Cell::new(None) };
 }
 
@@ -115,9 +117,14 @@ unsafe fn note(node: *mut pg_sys::Node) {
                 }
                 outermost(&mut done.made);
             }
+            Tag::T_AlterTableStmt => {
+                outermost(&mut done.changed);
+                if enables_triggers(&*node.cast::<pg_sys::AlterTableStmt>()) {
+                    outermost(&mut done.enabled);
+                }
+            }
             Tag::T_DropStmt
             | Tag::T_DropOwnedStmt
-            | Tag::T_AlterTableStmt
             | Tag::T_RenameStmt
             | Tag::T_AlterObjectSchemaStmt => outermost(&mut done.changed),
             _ => return,
@@ -148,10 +155,30 @@ fn is_ours(statement: &pg_sys::CreateTrigStmt) -> bool {
     }
 }
 
+fn enables_triggers(statement: &pg_sys::AlterTableStmt) -> bool {
+    use pg_sys::AlterTableType as Type;
+    const ENABLE: [Type::Type; 5] = [
+        Type::AT_EnableTrig,
+        Type::AT_EnableAlwaysTrig,
+        Type::AT_EnableReplicaTrig,
+        Type::AT_EnableTrigAll,
+        Type::AT_EnableTrigUser,
+    ];
+    // SAFETY: a list of AlterTableCmd nodes, as the grammar makes it.
+    unsafe {
+        let commands = statement.cmds;
+        let count = if commands.is_null() { 0 } else { (*commands).length as usize };
+        (0..count).any(|at| {
+            let command = (*(*commands).elements.add(at)).ptr_value.cast::<pg_sys::AlterTableCmd>();
+            ENABLE.contains(&(*command).subtype)
+        })
+    }
+}
+
 /// The savepoint at `level` was released.
 pub(crate) fn release(level: Level) {
     change(|done| {
-        for noted in [&mut done.made, &mut done.changed] {
+        for noted in [&mut done.made, &mut done.changed, &mut done.enabled] {
             *noted = noted.map(|at| at.min(level - 1));
         }
     });
@@ -160,7 +187,7 @@ pub(crate) fn release(level: Level) {
 /// The savepoint at `level` was rolled back.
 pub(crate) fn roll_back(level: Level) {
     change(|done| {
-        for noted in [&mut done.made, &mut done.changed] {
+        for noted in [&mut done.made, &mut done.changed, &mut done.enabled] {
             *noted = noted.filter(|at| *at < level);
         }
     });
@@ -178,6 +205,7 @@ pub(crate) fn committed() {
     if settings::delivery() == Delivery::Transaction {
         // Nobody is to be started for this session's queues.
         done.changed = done.changed.or(done.made.take());
+        done.enabled = None;
     }
     if done.made.is_none() && done.changed.is_none() && !done.finished {
         return;
@@ -205,7 +233,8 @@ pub(crate) fn committed() {
         if database.tell(News::QUEUES) {
             delivery::ring(shared, database);
         }
-    } else if done.made.is_some() {
+    // Of a queue whose trigger was disabled, the entry has stayed.
+    } else if done.made.is_some() || done.enabled.is_some() {
         launcher::want(shared, database);
     }
 }
@@ -227,8 +256,7 @@ pub(crate) fn prepared() {
 /// Cannot raise.
 pub(crate) fn aborted() {
     change(|done| {
-        done.made = None;
-        done.changed = None;
+        (done.made, done.changed, done.enabled) = (None, None, None);
     });
     committed();
 }

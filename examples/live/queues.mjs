@@ -3,14 +3,18 @@
 // What is exact: notifications say which jobs (`ids`), and those are shown at once. Whenever they can't tell all (`more`, no
 // ids, no `queues`, an id that is unknown where not all jobs are held, a delay) the queue is read again, at once
 // or as soon as the throttle allows. So depths can be off for as long as that takes, and are right when it becomes quiet.
-// Two things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until it
-// comes due, and one whose time is moved (pgmq.set_vt). The totals are what was told since this server began: for
+// Some things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until it
+// comes due; one whose time is moved (pgmq.set_vt); a queue that is dropped, not realtime any more, or new on a channel on
+// which no other is. Who opens the page has all read again. The totals are what was told since this server began: for
 // delayed messages and those that come back, "at least one".
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 
 const WANTED = process.env.QUEUES ? process.env.QUEUES.split(',').map((name) => name.trim()) : null; // or all
 const INTERVAL = 50; // milliseconds: the least time between two pushes, or two re-reads
+const LIST_EVERY = 1000; // milliseconds: the least time between two looks for queues that nobody here knows
+const LOCKED_AGAIN = 1000; // milliseconds: when a queue that was locked is read again
+const KEPT = 10_000; // notifications that are kept during a re-read
 const HELD = 100; // jobs that are held and shown of each queue: those in work, then the newest
 const REMEMBERED = 5000; // ids of each queue that are known to be gone
 const EVENTS = ['job_enqueued', 'job_started', 'job_archived', 'job_deleted'];
@@ -23,8 +27,10 @@ let isLive = false; // what is shown is up to date
 let tell = () => {}; // whoever is told of changes
 const stale = new Set(); // names of queues to be read again
 let isAllStale = false; // and which there are
+let listedAt = 0; // when the last time was
+let listing = null; // a timer: it is read again
 let kept = null; // what is heard during a re-read
-const leftOut = new Set(); // names of queues that can't be shown, and of which that was said
+let leftOut = new Set(); // names of queues that can't be shown
 let isWhole = false; // what is told next is all
 const changed = new Map(); // since that was told last: name → id → the job
 
@@ -95,8 +101,20 @@ function hear(queue, event, id) {
   return job || holdsAll;
 }
 
+// Has all read again, soon.
+export function refresh() {
+  listing ??= setTimeout(() => {
+    listing = null;
+    isAllStale = true;
+    reload();
+  }, listedAt + LIST_EVERY - Date.now());
+}
+
 function notified({ payload }) {
-  if (kept) return kept.push({ payload });
+  if (kept) {
+    if (kept.length >= KEPT) kept = [{ payload: '' }]; // which may mean anything
+    return kept.push({ payload });
+  }
   try {
     const { event, queues: news } = JSON.parse(payload);
     for (const [name, { count, ids = [], more, visible_at }] of Object.entries(news)) {
@@ -104,7 +122,8 @@ function notified({ payload }) {
       if (![count, ...ids].every(Number.isSafeInteger)) throw new TypeError('not a number');
       const queue = queues.get(name);
       if (!queue) {
-        isAllStale ||= !WANTED || WANTED.includes(name); // a new one
+        // A new one, or somebody made the name up.
+        if ((!WANTED || WANTED.includes(name)) && !leftOut.has(name)) refresh();
         continue;
       }
       // An enqueue's event may have another name.
@@ -163,6 +182,7 @@ async function readQueue(client, queue) {
 
 // Which queues there are, and where to listen.
 async function readList(client) {
+  listedAt = Date.now();
   await client.query('LISTEN "aimq:jobs"'); // for queues to come, before anything is read
   const { rows: all } = await client.query(
     `SELECT queue AS name, channel, events @> $1 AND ids AS "tellsAll", q.table, q.archive,
@@ -173,10 +193,11 @@ async function readList(client) {
       WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
     [EVENTS.slice(1), WANTED]);
   // One that this role may not read takes none of the others with it.
-  for (const { name } of all.filter((row) => !row.canBeShown && !leftOut.has(row.name))) {
-    console.error(`queue ${name} is left out: its tables may not be read, or it does not notify (sink "supabase")`);
-    leftOut.add(name);
-  }
+  const former = leftOut;
+  leftOut = new Set(all.filter((row) => !row.canBeShown).map((row) => row.name));
+  for (const name of leftOut)
+    if (!former.has(name))
+      console.error(`queue ${name} is left out: its tables may not be read, or it does not notify (sink "supabase")`);
   const rows = all.filter((row) => row.canBeShown);
   const channels = new Set(rows.map((row) => row.channel));
   for (const channel of channels) await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`);
@@ -207,6 +228,11 @@ const reload = throttled(async () => {
     for (const name of names) {
       stale.delete(name);
       if (queues.has(name)) await readQueue(client, queues.get(name)).catch((error) => {
+        if (error.code === '55P03') {
+          // Locked, so nothing happens to it either. The others don't wait for it.
+          setTimeout(() => (stale.add(name), reload()), LOCKED_AGAIN);
+          return;
+        }
         if (error.code !== '42P01') throw error;
         queues.delete(name); // dropped just now
         isWhole = true;
@@ -230,7 +256,12 @@ async function session() {
     connectionString: process.env.DATABASE_URL,
     application_name: 'aimq live page',
     connectionTimeoutMillis: 10_000,
-    keepAlive: true, // a connection that went silent is found to be dead, sooner or later
+    // A connection that went silent is noticed after 20 s, a statement that hangs after 40.
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
+    statement_timeout: 30_000,
+    query_timeout: 40_000,
+    lock_timeout: 200,
   });
   const lost = new Promise((_, reject) => {
     client.on('error', reject);

@@ -64,7 +64,7 @@ async function hear(client: pg.Client, payload: string): Promise<boolean> {
     news = JSON.parse(payload);
   } catch {} // not aimq's: may mean anything
   if (news?.event === "ping" && typeof news.reply_to === "string") {
-    await client.query(PONG, [news.reply_to]);
+    if (!news.reply_to.includes("\0")) await client.query(PONG, [news.reply_to]); // which can't be sent
     return false;
   }
   if (LATER.includes(news?.event)) return false;

@@ -143,24 +143,35 @@ COMMENT ON FUNCTION pgmq_public.list_queues() IS
 -- trigger or fill the disk with queues should be a server.
 DO $$
 DECLARE
-    wanted text[] := string_to_array(replace(current_setting('aimq_migration.grant_to', true), ' ', ''), ',');
-    -- Who owns pgmq's tables may do all of this: on Supabase, less than the superuser who may be applying this.
-    owner regrole := (SELECT relowner FROM pg_catalog.pg_class WHERE oid = 'pgmq.meta'::regclass);
-    of_superuser boolean := (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
-    functions regprocedure[] := ARRAY[
-        'pgmq_public.create_queue(text, boolean, text, text)', 'pgmq_public.list_queues()',
-        'pgmq_public.enable_queue_realtime(text, text, text)', 'pgmq_public.disable_queue_realtime(text)'];
+    path text := pg_catalog.current_setting('search_path');
+    owner regrole;
+    of_superuser boolean;
     function regprocedure;
     role name;
 BEGIN
-    FOREACH function IN ARRAY functions LOOP
+    -- For what is called here too: nothing of anybody else's is to run as who applies this.
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    -- Who owns pgmq's tables may do all of this: on Supabase, less than the superuser who may be applying this.
+    owner := (SELECT relowner FROM pg_class WHERE oid = 'pgmq.meta'::regclass);
+    of_superuser := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
+    FOREACH function IN ARRAY ARRAY[
+        'pgmq_public.create_queue(text, boolean, text, text)', 'pgmq_public.list_queues()',
+        'pgmq_public.enable_queue_realtime(text, text, text)', 'pgmq_public.disable_queue_realtime(text)']::regprocedure[]
+    LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
-        FOR role IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %I', function, role);
+        -- Whoever was granted it: by Supabase's defaults, or when this was applied before.
+        FOR role IN
+            SELECT DISTINCT r.rolname
+              FROM pg_proc p, aclexplode(p.proacl) a, pg_roles r
+             WHERE p.oid = function AND r.oid = a.grantee AND a.grantee <> p.proowner
+        LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %I CASCADE', function, role);
         END LOOP;
         FOR role IN
-            SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('service_role', 'postgres')
-             UNION SELECT one::name FROM unnest(wanted) one WHERE one <> ''
+            SELECT rolname FROM pg_roles WHERE rolname IN ('service_role', 'postgres')
+             UNION SELECT btrim(one)::name
+                     FROM unnest(string_to_array(current_setting('aimq_migration.grant_to', true), ',')) one
+                    WHERE btrim(one) <> ''
         LOOP
             EXECUTE format('GRANT USAGE ON SCHEMA pgmq_public TO %I', role);
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', function, role);
@@ -169,6 +180,7 @@ BEGIN
             EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function, owner);
         END IF;
     END LOOP;
+    PERFORM set_config('search_path', path, true);
 END
 $$;
 
@@ -176,17 +188,20 @@ $$;
 -- the transaction will be by the new one: there is nothing in between.
 DO $$
 DECLARE
+    path text := pg_catalog.current_setting('search_path');
     tables text;
     one record;
     now_is aimq.queues;
+    send record;
     answer jsonb;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     CREATE TEMPORARY VIEW aimq_migration_triggers AS
         SELECT c.relname, c.relowner, t.tgname, substr(c.relname, 3) AS queue,
                convert_from(substring(t.tgargs, 1, channel.length), getdatabaseencoding()) AS channel,
                convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding()) AS event
-          FROM pg_catalog.pg_trigger t
-          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+          FROM pg_trigger t
+          JOIN pg_class c ON c.oid = t.tgrelid
           -- tgargs holds the arguments one after the other, each with a NUL byte behind it.
          CROSS JOIN LATERAL (SELECT position('\x00'::bytea IN t.tgargs) - 1 AS length) channel
          CROSS JOIN LATERAL (
@@ -222,11 +237,24 @@ BEGIN
                                     one.channel, one.event, one.tgname, one.relname);
             CONTINUE;
         END IF;
-        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier asks the owner of the queue's table.
-        IF NOT (SELECT has_schema_privilege(one.relowner, p.pronamespace, 'USAGE')
-                       AND has_function_privilege(one.relowner, p.oid, 'EXECUTE')
-                  FROM pg_catalog.pg_proc p
-                 WHERE p.oid = to_regprocedure('realtime.send(jsonb, text, text, boolean)')) THEN
+        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's table,
+        -- and calls no stranger's function.
+        SELECT f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper AS is_trusted,
+               has_schema_privilege(one.relowner, p.pronamespace, 'USAGE')
+               AND has_function_privilege(one.relowner, p.oid, 'EXECUTE') AS is_allowed
+          INTO send
+          FROM pg_proc p
+          JOIN pg_roles f ON f.oid = p.proowner
+          JOIN pg_database d ON d.datname = current_database()
+          JOIN pg_roles o ON o.oid = one.relowner
+         WHERE p.oid = aimq._realtime_send();
+        IF NOT send.is_trusted THEN
+            RAISE EXCEPTION 'nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while pgmq.% is a superuser''s', one.relname
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'The notifier calls no stranger''s function. Find out whose it is, give it to one of the two, '
+                             'and apply this again.';
+        END IF;
+        IF NOT send.is_allowed THEN
             RAISE EXCEPTION 'nobody would be woken: the owner of pgmq.% may not call realtime.send', one.relname
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = format('GRANT USAGE ON SCHEMA realtime TO %1$s; '
@@ -240,6 +268,7 @@ BEGIN
         EXECUTE format('DROP TRIGGER %I ON pgmq.%I', one.tgname, one.relname);
     END LOOP;
     DROP VIEW aimq_migration_triggers;
+    PERFORM set_config('search_path', path, true);
 END
 $$;
 

@@ -72,7 +72,10 @@ pub(super) fn ring(shared: Shared) {
 fn request(shared: Shared) {
     let (now, last) = (ffi::now().0, shared.launcher.requested_at.load(Ordering::SeqCst));
     // A clock that was set back does not silence us for long either.
-    if (now - last).abs() < REQUEST_EVERY
+    // The postmaster starts none on a standby, but keeps the slot.
+    // SAFETY: reads shared memory.
+    if unsafe { pg_sys::RecoveryInProgress() }
+        || (now - last).abs() < REQUEST_EVERY
         || shared
             .launcher
             .requested_at
@@ -192,9 +195,11 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
             // Not 0: that would be for ever.
             leave(1);
         }
-        process::count(&shared.launcher.wake_ups);
         let next = launcher.turn();
-        process::sleep(next, event);
+        if !process::had_transaction() {
+            process::sleep(next, event);
+            process::count(&shared.launcher.wake_ups);
+        }
     }
 }
 
@@ -224,9 +229,15 @@ struct Launcher {
 impl Launcher {
     /// Does what is to be done now; returns how long there is nothing.
     fn turn(&mut self) -> Option<Duration> {
+        let now = Instant::now();
         for entry in self.shared.databases.all {
+            // Where one is to be started later anyway, the wish stays, so that nobody rings for it once more.
+            let waits = |job: &Job| job.started.is_none() && job.due > now;
+            if entry.oid() == 0 || self.jobs.get(&entry.oid()).is_some_and(waits) {
+                continue;
+            }
             // Taken before the state is looked at: whoever asks later rings again.
-            if entry.oid() != 0 && entry.was_wanted() && entry.state() != State::Running {
+            if entry.was_wanted() && entry.state() != State::Running {
                 self.has_new_jobs |= !self.jobs.contains_key(&entry.oid());
                 let job = self.jobs.entry(entry.oid()).or_insert_with(|| Job::new(false));
                 job.is_probe = false;

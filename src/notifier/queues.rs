@@ -27,7 +27,8 @@ pub(super) struct Tables {
     pub(super) of_events: Vec<pg_sys::Oid>,
 }
 
-/// The catalogs only: no table of a user's, not even pgmq's list of queues. Triggers as
+/// The catalogs only: no table of a user's, not even pgmq's list of queues. Only of tables in pgmq's schema, where not everybody
+/// may make one: else anybody could use the slots up, or have his table looked at. Triggers as
 /// `aimq.enable_realtime` attaches them, under whatever name: others refuse their first row, or may let it
 /// pass. Of a partitioned table, the partitions carry copies of the trigger.
 const QUEUES: &str = "
@@ -46,6 +47,7 @@ const QUEUES: &str = "
        AND t.tgnargs OPERATOR(pg_catalog.=) ANY ('{3,4}'::pg_catalog.int2[])
        AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
        AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+       AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('pgmq')::pg_catalog.oid
        AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
 
 /// Which queues are realtime. In a transaction.

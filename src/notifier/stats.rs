@@ -29,6 +29,7 @@ fn _queue_counters() -> TableIterator<
         name!(broadcasts, i64),
         name!(failed_broadcasts, i64),
         name!(last_wake_up, Option<TimestampWithTimeZone>),
+        name!(last_failed_broadcast, Option<TimestampWithTimeZone>),
     ),
 > {
     shared::prepare();
@@ -54,6 +55,7 @@ fn _queue_counters() -> TableIterator<
                 signed(counters.broadcasts),
                 signed(counters.failed_broadcasts),
                 counters.last_wake_up.and_then(at),
+                counters.last_failed_broadcast.and_then(at),
             ));
         }
     }

@@ -65,6 +65,16 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     // A look must not read a whole table because of old statistics.
     process::set(c"enable_seqscan", c"off");
     process::set(c"default_transaction_isolation", c"read committed");
+    // For a plan that is to avoid a scan of all, it would compile code.
+    process::set(c"jit", c"off");
+    process::set(c"max_parallel_workers_per_gather", c"0");
+    // What a database has set for its sessions is not meant for this one.
+    process::set(c"default_transaction_read_only", c"off");
+    process::set(c"session_replication_role", c"origin");
+    process::set(c"enable_indexscan", c"on");
+    process::set(c"enable_indexonlyscan", c"on");
+    // What Supabase's function says when it fails is a WARNING, which has to be heard.
+    process::set(c"log_min_messages", c"warning");
     let timeouts = [c"lock_timeout", c"statement_timeout", c"idle_in_transaction_session_timeout"];
     timeouts.into_iter().for_each(|timeout| process::set(timeout, c"0"));
     #[cfg(any(feature = "pg17", feature = "pg18"))]
@@ -82,11 +92,11 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
             // Politely: whoever ended us may just want the database for itself.
             leave(0);
         }
-        process::count(&worker.database.wake_ups);
         let limit = worker.turn();
-        if limit.is_none_or(|limit| limit > Duration::ZERO) {
+        if !process::had_transaction() && limit.is_none_or(|limit| limit > Duration::ZERO) {
             worker.rest(limit);
             process::sleep(limit, event);
+            process::count(&worker.database.wake_ups);
         }
     }
 }

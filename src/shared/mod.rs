@@ -17,7 +17,7 @@ pub(crate) use source::{init, is_preloaded, prepare};
 
 /// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
 /// a server runs on with a former library's memory, a newer library leaves it alone.
-const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x05");
+const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x06");
 
 /// As long as a process that has just begun to take an entry may be kept from a processor.
 const ENTRY_IS_TAKEN_WITHIN: Duration = Duration::from_millis(100);

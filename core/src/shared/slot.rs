@@ -79,6 +79,7 @@ pub struct Slot {
     broadcasts: AtomicU64,
     failed_broadcasts: AtomicU64,
     last_wake_up: AtomicI64,
+    last_failed_broadcast: AtomicI64,
     pub(super) ids: Cells,
 }
 
@@ -133,6 +134,8 @@ pub struct Counters {
     pub failed_broadcasts: u64,
     /// When the last of these notifications was sent.
     pub last_wake_up: Option<Timestamp>,
+    /// When a broadcast failed last.
+    pub last_failed_broadcast: Option<Timestamp>,
 }
 
 impl Slot {
@@ -158,6 +161,7 @@ impl Slot {
             broadcasts: AtomicU64::new(0),
             failed_broadcasts: AtomicU64::new(0),
             last_wake_up: AtomicI64::new(0),
+            last_failed_broadcast: AtomicI64::new(0),
             ids: Cells::new(),
         }
     }
@@ -445,11 +449,16 @@ impl Table<'_> {
         slot.last_wake_up.store(at.0, Relaxed);
     }
 
-    /// Counts a broadcast of the queue, or one that failed.
-    pub fn broadcast(&self, claim: Claim, is_sent: bool) {
+    /// Counts a broadcast of the queue.
+    pub fn broadcast(&self, claim: Claim) {
+        self.slot(claim).broadcasts.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one that failed.
+    pub fn broadcast_failed(&self, claim: Claim, at: Timestamp) {
         let slot = self.slot(claim);
-        let counter = if is_sent { &slot.broadcasts } else { &slot.failed_broadcasts };
-        counter.fetch_add(1, Relaxed);
+        slot.failed_broadcasts.fetch_add(1, Relaxed);
+        slot.last_failed_broadcast.store(at.0, Relaxed);
     }
 
     /// Gives a slot back; says whether anything was marked in it.
@@ -474,6 +483,7 @@ impl Table<'_> {
             counter.store(0, Relaxed);
         }
         slot.last_wake_up.store(0, Relaxed);
+        slot.last_failed_broadcast.store(0, Relaxed);
         // Who waits for it is called anyway.
         slot.turns.store(0, SeqCst);
         slot.state.store(FREE, SeqCst);
@@ -484,7 +494,7 @@ impl Table<'_> {
     #[must_use]
     pub fn counters(&self, claim: Claim) -> Counters {
         let slot = self.slot(claim);
-        let last = slot.last_wake_up.load(Relaxed);
+        let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != 0).map(Timestamp);
         Counters {
             transactions: slot.transactions.load(Relaxed),
             messages: slot.messages.load(Relaxed),
@@ -493,7 +503,8 @@ impl Table<'_> {
             calls: slot.calls.load(Relaxed),
             broadcasts: slot.broadcasts.load(Relaxed),
             failed_broadcasts: slot.failed_broadcasts.load(Relaxed),
-            last_wake_up: (last != 0).then_some(Timestamp(last)),
+            last_wake_up: time(&slot.last_wake_up),
+            last_failed_broadcast: time(&slot.last_failed_broadcast),
         }
     }
 }

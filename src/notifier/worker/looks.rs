@@ -15,9 +15,11 @@ use crate::process;
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long a look waits for a lock, and how long it takes at most, in milliseconds.
+/// How long a look waits for a lock, and how long it takes at most, in milliseconds; and when the process ends with it that takes
+/// no notice of that: an index of the table may have code in it.
 const EACH_LOCK: i32 = 20;
 const A_LOOK: i32 = 1000;
+const LAST_RESORT: i32 = 2000;
 
 /// How many tables are looked at, and for how long, before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
@@ -92,7 +94,8 @@ impl Worker {
         let mut all = Vec::new();
         for table in tables {
             let look = || queues::look(table, from, count, may_wait);
-            match ffi::within(EACH_LOCK, A_LOOK, || process::transaction(look)) {
+            let look = || ffi::within(EACH_LOCK, A_LOOK, || process::transaction(look));
+            match ffi::or_end_within(LAST_RESORT, look) {
                 Ok(seen) => all.push(seen),
                 Err(failure)
                     if failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32 =>
@@ -102,10 +105,12 @@ impl Worker {
                 Err(failure) => {
                     let delay = self.failed(&failure, Work::Look);
                     self.look_later.push((Instant::now() + delay, key.into(), from));
-                    return Vec::new();
+                    all.clear();
+                    break;
                 }
             }
         }
+        ffi::release_advisory_locks();
         all
     }
 }

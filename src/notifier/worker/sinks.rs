@@ -2,7 +2,7 @@
 //!
 //! The notifier is a superuser, and whoever may create a schema may create that function, or put triggers on what is behind
 //! it. So it is called as the owner of the queue's table, who asked for it and must be allowed to; and only if it
-//! belongs to a superuser or the database's owner, so that it is no stranger's. Everything else in this process waits for the
+//! belongs to a superuser or the database's owner, so that it is no stranger's, and for a superuser's table only if it belongs to one. Everything else in this process waits for the
 //! call: it has little time, and should it not end, the process does.
 
 use std::cell::{Cell, RefCell};
@@ -79,7 +79,10 @@ impl Worker {
         // The slot may be another queue's by now.
         let claim = pending.claim.filter(|claim| table.is_current(*claim));
         if let (Some(claim), Some(result)) = (claim, &result) {
-            table.broadcast(claim, result.is_ok());
+            match result {
+                Ok(()) => table.broadcast(claim),
+                Err(_) => table.broadcast_failed(claim, ffi::now()),
+            }
         }
         if let Some(Ok(())) = result {
             self.notifier.sinks.sent(key, moment, settings::notify_interval(), cost);
@@ -102,7 +105,7 @@ impl Worker {
 /// others may be anybody's. By names, for to_regprocedure raises where the schema is not to be looked into.
 const FUNCTION: &str = "
     SELECT p.oid, c.relowner,
-           f.rolsuper OR p.proowner OPERATOR(pg_catalog.=) d.datdba,
+           f.rolsuper OR p.proowner OPERATOR(pg_catalog.=) d.datdba AND NOT o.rolsuper,
            pg_catalog.has_schema_privilege(c.relowner, p.pronamespace, 'USAGE')
            AND pg_catalog.has_function_privilege(c.relowner, p.oid, 'EXECUTE')
       FROM pg_catalog.pg_proc p
@@ -111,6 +114,7 @@ const FUNCTION: &str = "
       JOIN pg_catalog.pg_database d ON d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
       JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) ANY ($1)
       JOIN pg_catalog.pg_namespace s ON s.oid OPERATOR(pg_catalog.=) c.relnamespace
+      JOIN pg_catalog.pg_roles o ON o.oid OPERATOR(pg_catalog.=) c.relowner
      WHERE n.nspname OPERATOR(pg_catalog.=) 'realtime'::pg_catalog.name
        AND p.proname OPERATOR(pg_catalog.=) 'send'::pg_catalog.name
        AND p.prokind OPERATOR(pg_catalog.=) 'f'::pg_catalog.\"char\"
@@ -175,7 +179,7 @@ fn function_to_call(tables: Vec<pg_sys::Oid>) -> (pg_sys::Oid, pg_sys::Oid) {
         ),
         Some((_, _, false, _)) => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "realtime.send belongs neither to a superuser nor to the owner of the database",
+            "realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while the queue's table is a superuser's",
         ),
         Some((_, _, _, false)) => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

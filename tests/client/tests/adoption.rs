@@ -260,6 +260,11 @@ fn what_works_is_not_given_up_for_what_cannot() {
     let message = "nobody would be woken: the owner of pgmq.q_a may not call realtime.send";
     fails(&mut client, "42501", message, "TO service_role; and apply this again.");
     run(&mut client, "GRANT USAGE ON SCHEMA realtime TO service_role");
+    const SEND: &str = "ALTER FUNCTION realtime.send(jsonb, text, text, boolean)";
+    run(&mut client, &format!("{SEND} OWNER TO service_role"));
+    let message = "nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while pgmq.q_a is a superuser's";
+    fails(&mut client, "42501", message, "Find out whose it is");
+    run(&mut client, &format!("{SEND} OWNER TO CURRENT_USER"));
     run(&mut client, &migration());
     assert_eq!(old_triggers(&mut client), [""; 0]);
     run(&mut client, "SELECT pgmq.send('a', '{}')");
@@ -355,7 +360,7 @@ fn allowed(client: &mut Client, role: &str) -> Vec<String> {
 fn queues_are_managed_by_servers_unless_somebody_wants_otherwise() {
     const ALL: [&str; 4] =
         ["create_queue", "disable_queue_realtime", "enable_queue_realtime", "list_queues"];
-    let (_database, mut client) = supabase();
+    let (database, mut client) = supabase();
     run(&mut client, &migration());
     for role in ["anon", "authenticated"] {
         assert_eq!(allowed(&mut client, role), [""; 0]);
@@ -374,13 +379,18 @@ fn queues_are_managed_by_servers_unless_somebody_wants_otherwise() {
     ] {
         assert_eq!(ask(&mut client, call)["success"], json!(true), "{call}");
     }
-    run(&mut client, "RESET ROLE; SET aimq_migration.grant_to = 'authenticated, anon'");
+    let others = ["authenticated", "anon", &database.role("dashboard")];
+    run(&mut client, &format!("RESET ROLE; SET aimq_migration.grant_to = '{}'", others.join(", ")));
     run(&mut client, &migration());
-    assert_eq!(allowed(&mut client, "authenticated"), ALL);
-    assert_eq!(allowed(&mut client, "anon"), ALL);
+    for role in others {
+        assert_eq!(allowed(&mut client, role), ALL);
+    }
     run(&mut client, "RESET aimq_migration.grant_to");
     run(&mut client, &migration());
-    assert_eq!(allowed(&mut client, "authenticated"), [""; 0]);
+    for role in others {
+        assert_eq!(allowed(&mut client, role), [""; 0]);
+    }
+    assert_eq!(allowed(&mut client, "service_role"), ALL);
 }
 
 #[test]
@@ -391,7 +401,16 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
         &mut client,
         &format!("ALTER TABLE pgmq.meta OWNER TO {owner}; GRANT ALL ON SCHEMA pgmq TO {owner}"),
     );
-    run(&mut client, &migration());
+    // Nor does the file itself; and it leaves the path as it was.
+    run(&mut client, "SELECT pgmq.create('b')");
+    attach(&mut client, "b", "aimq_notify_b", "aimq:jobs", "job_enqueued");
+    run(
+        &mut client,
+        "CREATE FUNCTION public.substr(name, integer) RETURNS text LANGUAGE plpgsql AS
+         'BEGIN RAISE EXCEPTION ''somebody else''''s function''; END'",
+    );
+    run(&mut client, &format!("{}; CREATE TABLE here ()", migration()));
+    assert!(boolean(&mut client, "SELECT to_regclass('public.here') IS NOT NULL"));
     run(
         &mut client,
         "CREATE SCHEMA evil; CREATE FUNCTION evil.jsonb_build_object(VARIADIC \"any\") RETURNS jsonb LANGUAGE internal AS 'jsonb_build_array';

@@ -35,6 +35,7 @@ fn each_problem_is_found() {
         ("DROP TRIGGER aimq_realtime ON pgmq.q_a", "the trigger aimq_realtime is missing", "SELECT aimq.enable_realtime('a')"),
         ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a RENAME TO q_gone", "error a: the queue has no table", "ALTER TABLE pgmq.q_gone RENAME TO q_a"),
+        ("DROP TABLE pgmq.q_b", "error b: the queue has no table", "SELECT pgmq.create('b'), pgmq.drop_queue('b')"),
         ("DROP INDEX pgmq.q_a_vt_idx", "no index on vt", "CREATE INDEX ON pgmq.q_a (vt)"),
         ("SELECT pgmq.enable_notify_insert('a')", "pgmq's own trigger", "SELECT pgmq.disable_notify_insert('a')"),
         (
@@ -74,6 +75,9 @@ fn broadcasts_that_fail_are_found() {
         let has = |what: &str| found.iter().any(|it| it.starts_with("error") && it.contains(what));
         has("broadcasts failed") && has("SQLSTATE 22012")
     });
+    // One that fails is no other's problem.
+    run(&mut client, "SELECT aimq.create_queue('b', sink => 'both')");
+    assert!(!problems(&mut client).iter().any(|it| it.contains(" b: ")));
     run(
         &mut client,
         &format!("GRANT USAGE ON SCHEMA pgmq TO {owner}; ALTER TABLE pgmq.q_a OWNER TO {owner}"),
@@ -88,4 +92,12 @@ fn a_notifier_that_is_missing_is_found() {
     let mut client = database.connect();
     run(&mut client, "SET aimq.delivery = transaction; SELECT aimq.create_queue('a')");
     only(&mut client, "warning notifier: none runs");
+}
+
+/// On a server of its own, for it concerns all of them.
+#[test]
+fn what_turns_it_off_for_the_whole_server_is_found() {
+    use aimq_client_tests::servers::*;
+    let (_alone, cluster) = server(&["aimq.delivery=notifier"]);
+    only(&mut connect(&cluster), "warning server: it has aimq.delivery=notifier");
 }

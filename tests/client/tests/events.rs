@@ -109,8 +109,8 @@ fn a_strangers_trigger_takes_nothing_from_a_queue() {
     let (_database, mut client, mut listener) = started(&["a"]);
     run(
         &mut client,
-        "CREATE TABLE other (msg_id bigint);
-         CREATE TRIGGER x BEFORE DELETE ON other FOR EACH ROW
+        "CREATE TABLE pgmq.other (msg_id bigint);
+         CREATE TRIGGER x BEFORE DELETE ON pgmq.other FOR EACH ROW
          EXECUTE FUNCTION aimq.event_trigger('aimq:jobs', 'job_enqueued', 'a')",
     );
     run(&mut client, "SELECT aimq.create_queue('b')");

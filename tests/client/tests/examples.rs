@@ -305,7 +305,11 @@ fn what_means_others_brings_no_read_about(stage: &Stage, clients: &mut [Client],
         // One may still have been under way.
         assert!(count(READS)[at] - reads[at] <= 1, "{}", program.name);
     }
-    for text in ["not JSON", r#"{"event":"job_enqueued"}"#, "7"] {
+    // Nobody can answer this one; who can't even read it takes it for news.
+    let half = r#"NOTIFY "aimq:jobs", '{"event":"ping","reply_to":"\ud800"}'"#;
+    clients.iter_mut().for_each(|client| run(client, half));
+    let deep = "[".repeat(7900);
+    for text in ["not JSON", r#"{"event":"job_enqueued"}"#, "7", &deep] {
         for (at, program) in PROGRAMS.iter().enumerate().filter(|(_, it)| it.listens) {
             wait_until_idle(&mut clients[at], *program);
             let reads = count(READS)[at];
@@ -331,6 +335,8 @@ fn assert_answered(stage: &Stage) {
             let error = failure(listener.client(), &format!("SELECT aimq.ping({reply_to})"));
             assert_eq!(error.code().code(), "42602");
         }
+        let nul = r#"NOTIFY "aimq:jobs", '{"event":"ping","reply_to":"\u0000"}'"#;
+        run(listener.client(), nul);
         run(listener.client(), "SELECT aimq.ping('pongs')");
         let pong: serde_json::Value = serde_json::from_str(&listener.wait_for_one()).expect("JSON");
         let pid: i32 = value(

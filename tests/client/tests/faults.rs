@@ -40,6 +40,42 @@ fn every_database_is_found_after_a_restart() {
     });
 }
 
+/// While the notifier waits for a lock, it sleeps on the latch that producers set, and Postgres resets that there.
+#[test]
+fn what_is_marked_while_the_notifier_waits_for_a_lock_is_announced() {
+    let (_alone, cluster) = server(&[
+        "synchronous_standby_names=nobody",
+        "synchronous_commit=local",
+        "deadlock_timeout=10ms",
+        "log_lock_waits=on",
+    ]);
+    let mut client = connect(&cluster);
+    let mut listener = listen(&cluster);
+    // Transactions that notify commit one at a time. This one waits for a standby that there is not.
+    let mut slow = connect(&cluster);
+    let waiting = pid(&mut slow);
+    let slow = std::thread::spawn(move || {
+        run(&mut slow, "SET synchronous_commit = on; CREATE TABLE t (); NOTIFY others")
+    });
+    let waits = |who: &str, event: &str| {
+        wait_until(event, || {
+            let sql = format!(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE {who} AND '{event}' IN (wait_event, wait_event_type))"
+            );
+            boolean(&mut connect(&cluster), &sql)
+        });
+    };
+    waits(&format!("pid = {waiting}"), "SyncRep");
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    // Its search for a deadlock is over too, which would have set the latch once more.
+    wait_until("the notifier to wait", || log_of(&cluster).contains("still waiting for"));
+    waits("backend_type = 'aimq notifier'", "Lock");
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    run(&mut client, &format!("SELECT pg_cancel_backend({waiting})"));
+    assert_eq!(listener.wait_for_count("a", 2).0, 2);
+    slow.join().expect("the slow one");
+}
+
 #[test]
 fn a_notifier_does_not_hold_a_shutdown_up() {
     let (_alone, cluster) = server(&[]);

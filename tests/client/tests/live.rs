@@ -248,6 +248,20 @@ fn several_queues_are_shown() {
     run(&mut live.client, "SELECT pgmq.read('a', 2, 1)");
     live.browser.wait_until("seen['[\"a\",1]working'] > 0");
     live.wait_for_count("a", "waiting", "1");
+    // One that is locked keeps none of the others waiting.
+    let mut ddl = connect(&live.cluster);
+    run(&mut ddl, "BEGIN; LOCK TABLE pgmq.q_reports");
+    run(&mut live.client, "NOTIFY \"aimq:jobs\", 'read all again'");
+    run(&mut live.client, "SELECT pgmq.send('Emails', '{}')");
+    live.wait_for_count("Emails", "waiting", "1");
+    run(&mut ddl, "INSERT INTO pgmq.q_reports (vt, message) VALUES (now(), '{}')");
+    run(&mut ddl, "COMMIT; SELECT pgmq.purge_queue('Emails')");
+    live.wait_for_count("reports", "waiting", "1");
+    run(&mut ddl, "SELECT pgmq.purge_queue('reports')");
+    // One that is dropped is gone when the page is opened again.
+    run(&mut ddl, "SELECT pgmq.drop_queue('later')");
+    live.browser.call("Page.navigate", serde_json::json!({ "url": live.page.address }));
+    live.browser.wait_until("document.querySelectorAll('[data-queue]').length === 4");
 
     // Another page, of some of them: the one that is painted.
     live.page = Page::serve_only("reports, Emails", &live.cluster, "0");

@@ -402,12 +402,15 @@ fn a_delayed_message_beside_a_visible_one_has_its_own_wake_up() {
 #[test]
 fn a_trigger_that_nobody_can_be_told_of_does_not_silence_the_others() {
     let (_database, mut client, mut listener) = started(&["a"]);
-    run(&mut client, "CREATE TABLE mine (vt timestamptz); INSERT INTO mine VALUES (now())");
+    run(
+        &mut client,
+        "CREATE TABLE pgmq.mine (vt timestamptz); INSERT INTO pgmq.mine VALUES (now())",
+    );
     for channel in ["", &"x".repeat(64)] {
         run(
             &mut client,
             &format!(
-                "CREATE OR REPLACE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW
+                "CREATE OR REPLACE TRIGGER mine BEFORE INSERT ON pgmq.mine FOR EACH ROW
                  EXECUTE FUNCTION aimq.realtime_trigger('{channel}', 'e', 'mine')"
             ),
         );
@@ -415,6 +418,33 @@ fn a_trigger_that_nobody_can_be_told_of_does_not_silence_the_others() {
         listener.wait_for_count("a", 1);
     }
     assert_eq!(counter(&mut client, "errors"), 0);
+}
+
+/// Nor does it take room, or is looked at, what is no queue's table: anybody may attach a trigger to his own.
+#[test]
+fn a_trigger_elsewhere_takes_no_room() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    run(
+        &mut client,
+        "CREATE TABLE mine (vt timestamptz); INSERT INTO mine VALUES (now());
+         CREATE TRIGGER mine BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger('c', 'e', 'mine')",
+    );
+    run(&mut client, "SELECT aimq.create_queue('b')");
+    wait_until_settled(&mut client, 2);
+    let queues = "SELECT queue FROM aimq._queue_counters() ORDER BY 1";
+    assert_eq!(names(&mut client, queues), ["a", "b"]);
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    listener.wait_for_count("a", 1);
+}
+
+#[test]
+fn a_trigger_that_is_enabled_again_brings_the_notifier_back() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    run(&mut client, "ALTER TABLE pgmq.q_a DISABLE TRIGGER USER");
+    wait_until("the notifier to leave", || notifier_state(&mut client) == "none");
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    run(&mut client, "ALTER TABLE pgmq.q_a ENABLE TRIGGER USER");
+    listener.wait_for_count("a", 1);
 }
 
 #[test]
