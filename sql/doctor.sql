@@ -27,7 +27,7 @@ AS $$
          WHERE q.sink <> 'notify'
     )
     SELECT 'error', q.queue, 'the queue has no table',
-           format('If it was renamed, give it back its name. Else make it anew with SELECT pgmq.create(%1$L), and if the queue is to be gone, run SELECT pgmq.drop_queue(%1$L) after that.', q.queue)
+           format('Create it with SELECT aimq.create_queue(%1$L). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create(%1$L), pgmq.drop_queue(%1$L).', q.queue)
       FROM queues q WHERE q.relation IS NULL
     UNION ALL
     SELECT 'error', queue, format('the trigger %s is disabled', tgname),

@@ -136,7 +136,7 @@ impl Error {
                 format!("queue \"{queue}\" has no table"),
                 format!("There is no table {table}."),
                 format!(
-                    "If it was renamed, give it back its name. Else make it anew with SELECT pgmq.create({0}), and if the queue is to be gone, run SELECT pgmq.drop_queue({0}) after that.",
+                    "Create it with SELECT aimq.create_queue({0}). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create({0}), pgmq.drop_queue({0}).",
                     pgrx::spi::quote_literal(queue)
                 ),
             ),

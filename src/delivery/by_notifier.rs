@@ -14,6 +14,7 @@ use aimq_core::ids::Ids;
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State};
 use aimq_core::timestamp::Timestamp;
+use pgrx::pg_sys;
 
 use crate::error::Warning;
 use crate::ffi;
@@ -362,10 +363,15 @@ pub(crate) fn ring(shared: Shared, database: &Database) {
 
 /// The transaction with the messages is prepared: the notifier learns how it ends.
 pub(super) fn prepared() {
+    // What applies a subscription may end it, which nobody tells, before the notifier has asked.
+    // SAFETY: a plain variable.
+    let is_replica = unsafe { pg_sys::SessionReplicationRole }
+        == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();
+    let news = if is_replica { News::PREPARED | News::EVERYTHING } else { News::PREPARED };
     with_plan(|plan| {
         if plan.prepared
             && let Some((shared, database)) = here()
-            && (database.tell(News::PREPARED) || database.state() != State::Running)
+            && (database.tell(news) || database.state() != State::Running)
         {
             ring(shared, database);
         }

@@ -14,6 +14,7 @@ use pgrx::prelude::*;
 use crate::ffi;
 use crate::pgmq::report;
 use crate::process::with_snapshot;
+use crate::shared;
 
 /// The realtime queues: the tables by route.
 pub(super) type Queues = HashMap<Box<[u8]>, Tables>;
@@ -189,14 +190,23 @@ pub(super) fn owner() -> pg_sys::Oid {
     owner.unwrap_or(pg_sys::InvalidOid)
 }
 
-/// The prepared transactions of this database. In a transaction.
+/// Whether nobody tells us when one of these prepared transactions has ended. Where the library is in every session, that of
+/// COMMIT PREPARED does; but what applies a subscription runs no such statement (replication/logical/worker.c), and names what it
+/// has prepared `pg_gid_…`.
+pub(super) fn nobody_tells(prepared: &HashSet<String>) -> bool {
+    !shared::is_preloaded() || prepared.iter().any(|name| name.starts_with("pg_gid_"))
+}
+
+/// The prepared transactions of this database: each one's name and, since that may be another's later, number. In a
+/// transaction.
 pub(super) fn prepared() -> HashSet<String> {
     if !ffi::may_prepare_transactions() {
         return HashSet::new();
     }
     with_snapshot(|| {
         report(Spi::connect(|client| {
-            let sql = "SELECT transaction::pg_catalog.text FROM pg_catalog.pg_prepared_xacts
+            let sql =
+                "SELECT pg_catalog.concat(gid, ' ', transaction) FROM pg_catalog.pg_prepared_xacts
                         WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
             let rows = client.select(sql, None, &[])?;
             let ids = rows.map(|row| row.get::<String>(1));

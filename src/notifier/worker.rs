@@ -161,7 +161,7 @@ impl Worker {
             (queues::realtime(), queues::prepared())
         });
         let (queues, prepared) = found.unwrap_or_else(|failure| fail(&failure));
-        let nobody_tells = !shared::is_preloaded();
+        let nobody_tells = queues::nobody_tells(&prepared);
         // Where transactions notify, a notifier is started by who wants it all the same.
         let is_unwanted = is_probe && settings::delivery() == Delivery::Transaction;
         // A mark that was made while the last notifier left is in a slot.
@@ -308,7 +308,7 @@ impl Worker {
                 return;
             }
         };
-        let nobody_tells = !shared::is_preloaded();
+        let nobody_tells = queues::nobody_tells(&self.prepared) || queues::nobody_tells(&prepared);
         let has_ended = nobody_tells && !self.prepared.is_subset(&prepared);
         let everything = has_ended
             || news.has(News::EVERYTHING)

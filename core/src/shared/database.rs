@@ -25,6 +25,14 @@ impl News {
     }
 }
 
+impl std::ops::BitOr for News {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// Whether a database has a notifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -406,8 +406,11 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
     attach(&mut client, "b", "aimq_notify_b", "aimq:jobs", "job_enqueued");
     run(
         &mut client,
-        "CREATE FUNCTION public.substr(name, integer) RETURNS text LANGUAGE plpgsql AS
-         'BEGIN RAISE EXCEPTION ''somebody else''''s function''; END'",
+        &format!(
+            "ALTER TABLE pgmq.q_b OWNER TO {owner}; GRANT USAGE ON SCHEMA realtime TO {owner};
+             CREATE FUNCTION public.substr(name, integer) RETURNS text LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''somebody else''''s function''; END'"
+        ),
     );
     run(&mut client, &format!("{}; CREATE TABLE here ()", migration()));
     assert!(boolean(&mut client, "SELECT to_regclass('public.here') IS NOT NULL"));

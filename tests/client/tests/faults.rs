@@ -424,3 +424,38 @@ fn opened_by(cluster: &Cluster, path: &std::path::Path) -> bool {
         maps.contains(&path.display().to_string())
     })
 }
+
+/// What applies a subscription ends its prepared transactions without a statement that could tell.
+#[test]
+fn from_17_what_a_subscription_prepares_and_commits_is_announced() {
+    let (_alone, cluster) =
+        server(&["wal_level=logical", "max_prepared_transactions=5", "max_wal_senders=5"]);
+    let mut publisher = connect(&cluster);
+    run(&mut publisher, "CREATE PUBLICATION jobs FOR TABLE pgmq.q_a");
+    run(
+        &mut publisher,
+        "SELECT pg_create_logical_replication_slot('jobs', 'pgoutput', false, true)",
+    );
+    run(&mut publisher, "CREATE DATABASE other");
+    let mut client = cluster.connect("other").expect("connect");
+    run(&mut client, "CREATE EXTENSION aimq CASCADE");
+    run(&mut client, "SELECT aimq.create_queue('a')");
+    run(&mut client, "ALTER TABLE pgmq.q_a ENABLE ALWAYS TRIGGER aimq_realtime");
+    let address = format!("host={} user=postgres dbname=postgres", cluster.folder().display());
+    run(
+        &mut client,
+        &format!(
+            "CREATE SUBSCRIPTION jobs CONNECTION '{address}' PUBLICATION jobs
+             WITH (create_slot = false, copy_data = false, two_phase = true)"
+        ),
+    );
+    wait_until_settled(&mut client, 1);
+    let mut listener = Listener::over(cluster.connect("other").expect("connect"), CHANNEL);
+    run(&mut publisher, "BEGIN; SELECT pgmq.send('a', '{}'); PREPARE TRANSACTION 'one'");
+    let prepared = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid ^@ 'pg_gid_')";
+    wait_until("it to be prepared there", || boolean(&mut client, prepared));
+    run(&mut publisher, "COMMIT PREPARED 'one'");
+    listener.wait_for_count("a", 1);
+    // A publisher that is stopped waits for who follows it.
+    run(&mut client, "DROP SUBSCRIPTION jobs");
+}

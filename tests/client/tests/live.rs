@@ -274,7 +274,7 @@ fn several_queues_are_shown() {
     run(&mut live.client, "SELECT pgmq.send('Emails', '{}') FROM generate_series(1, 9)");
     run(&mut live.client, "SELECT pgmq.read('Emails', 60, 5)");
     live.wait_for_count("Emails", "working", "5");
-    run(&mut live.client, "SELECT pgmq.archive('Emails', 6), pgmq.delete('Emails', 7)");
+    run(&mut live.client, "SELECT pgmq.archive('Emails', 7), pgmq.delete('Emails', 8)");
     live.wait_for_count("Emails", "job_deleted", "1");
     live.wait_for_count("Emails", "job_archived", "1");
     picture(&mut live.browser);

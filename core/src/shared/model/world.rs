@@ -210,6 +210,8 @@ pub(super) struct Host {
     queues: BTreeSet<usize>,
     moment: u64,
     timers: Timers,
+    /// Since it asked last.
+    had_transaction: bool,
     /// By queue: what a listener has read.
     seen: [u64; 2],
     read: [u64; 2],
@@ -236,6 +238,7 @@ impl Host {
             queues: BTreeSet::new(),
             moment: 1,
             timers: Timers { interval: Some(1), deadline: None },
+            had_transaction: false,
             seen: [0; 2],
             read: [0; 2],
             counted: [0; 2],
@@ -277,9 +280,21 @@ impl Host {
         }
     }
 
+    /// What waits in a transaction resets the latch, whatever it was set for: so there is another turn.
+    fn transaction(&mut self) {
+        self.take_latch();
+        self.had_transaction = true;
+    }
+
+    /// Sleeps on after a transaction as if nobody could have rung meanwhile. That is wrong.
+    pub(super) fn trust_latch(&mut self) {
+        self.had_transaction = false;
+    }
+
     /// Whether the latch is set, or a timer comes to its end: then it is that late.
     fn wakes(&mut self) -> bool {
-        if self.take_latch() {
+        let had_transaction = std::mem::take(&mut self.had_transaction);
+        if self.take_latch() || had_transaction {
             return true;
         }
         match self.next_timer() {
@@ -314,6 +329,7 @@ impl Host {
 
     /// Asks for the realtime queues, and looks at those that are new to it, or at all.
     pub(super) fn attend_to_news(&mut self) {
+        self.transaction();
         let everything = std::mem::replace(&mut self.news, News(0)).has(News::EVERYTHING);
         for queue in &self.world.queues {
             if everything || !self.queues.contains(queue) {
@@ -350,6 +366,7 @@ impl Host {
             has_looked = true;
             let queue = KEYS.iter().position(|other| **other == *key).unwrap();
             let (seen, read, next) = self.read(queue);
+            self.transaction();
             // What is enqueued has the visibility time of its commit, which is before all moments here.
             let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
@@ -384,6 +401,7 @@ impl Host {
         if sent.is_empty() {
             return;
         }
+        self.transaction();
         if self.failures > 0 {
             self.failures -= 1;
             self.notifier.failed(self.moment, 5);

@@ -14,7 +14,24 @@ fn a_latch_that_is_reset_after_the_sweep() {
         let producer = world.spawn_producer(A, claim);
         host.turn();
         host.turn();
+        host.trust_latch();
         host.take_latch();
+        producer.join().unwrap();
+        host.run();
+        host.assert_all_said();
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: a transaction")]
+fn a_sleep_right_after_a_transaction() {
+    check(|| {
+        let world = World::new([A, A]);
+        let claim = world.claim(A);
+        let mut host = Host::begin(&world, 0);
+        let producer = world.spawn_producer(A, claim);
+        host.turn();
+        host.trust_latch();
         producer.join().unwrap();
         host.run();
         host.assert_all_said();
