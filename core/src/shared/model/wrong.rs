@@ -29,6 +29,8 @@ fn a_sleep_right_after_a_transaction() {
         let world = World::new([A, A]);
         let claim = world.claim(A);
         let mut host = Host::begin(&world, 0);
+        host.run();
+        world.spawn_producer(A, claim).join().unwrap();
         let producer = world.spawn_producer(A, claim);
         host.turn();
         host.trust_latch();
