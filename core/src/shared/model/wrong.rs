@@ -36,6 +36,9 @@ fn a_sleep_right_after_a_transaction() {
         host.trust_latch();
         producer.join().unwrap();
         host.run();
+        // Who was told of the first has read the second as well. But its mark is still there, so nobody rings any more.
+        world.spawn_producer(A, claim).join().unwrap();
+        host.run();
         host.assert_all_said();
     });
 }
