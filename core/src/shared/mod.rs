@@ -4,13 +4,15 @@
 //! valid when zeroed, as shared memory comes. The argument that no wake-up is lost is in
 //! docs/design/notifier.md; the tests under loom check it.
 
+mod counters;
 mod database;
 mod ids;
 mod slot;
 mod waiters;
 
+pub use counters::Counters;
 pub use database::{Database, Databases, News, NoEntry, Stale, State};
-pub use slot::{Claim, Counters, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
+pub use slot::{Claim, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
 pub use waiters::{Call, SLOTS_MOST, Seen, Session, Waiter, Waiters, words};
 
 #[cfg(all(test, not(feature = "loom")))]

@@ -2,9 +2,10 @@
 
 use std::hash::Hasher;
 
-use super::ids::Cells;
+use super::counters::{self, Counters};
+use super::ids;
 use crate::hash::Fnv;
-use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 /// Under loom a key is short: each of its words is a state to explore.
@@ -73,14 +74,8 @@ pub struct Slot {
     /// Messages that are left to them, and that none of them has been called for.
     turns: AtomicU64,
     key: [AtomicU64; KEY_WORDS],
-    notifications: AtomicU64,
-    coalesced: AtomicU64,
-    calls: AtomicU64,
-    broadcasts: AtomicU64,
-    failed_broadcasts: AtomicU64,
-    last_wake_up: AtomicI64,
-    last_failed_broadcast: AtomicI64,
-    pub(super) ids: Cells,
+    counters: counters::Cells,
+    ids: ids::Cells,
 }
 
 /// A slot, as long as it is the same queue's.
@@ -115,29 +110,6 @@ pub struct Drained {
     pub transactions: u64,
 }
 
-/// What `aimq.stats` shows of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Transactions that enqueued, seen by this delivery.
-    pub transactions: u64,
-    /// Messages that they enqueued.
-    pub messages: u64,
-    /// Notifications that named the queue.
-    pub notifications: u64,
-    /// Transactions that shared a notification with an earlier one.
-    pub coalesced: u64,
-    /// Sessions that blocked for the queue and were called to read.
-    pub calls: u64,
-    /// Broadcasts of the queue.
-    pub broadcasts: u64,
-    /// Those that failed, and were or will be tried again.
-    pub failed_broadcasts: u64,
-    /// When the last of these notifications was sent.
-    pub last_wake_up: Option<Timestamp>,
-    /// When a broadcast failed last.
-    pub last_failed_broadcast: Option<Timestamp>,
-}
-
 impl Slot {
     /// An empty slot: what zeroed memory is.
     #[must_use]
@@ -155,14 +127,8 @@ impl Slot {
             waiting: AtomicU32::new(0),
             turns: AtomicU64::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
-            notifications: AtomicU64::new(0),
-            coalesced: AtomicU64::new(0),
-            calls: AtomicU64::new(0),
-            broadcasts: AtomicU64::new(0),
-            failed_broadcasts: AtomicU64::new(0),
-            last_wake_up: AtomicI64::new(0),
-            last_failed_broadcast: AtomicI64::new(0),
-            ids: Cells::new(),
+            counters: counters::Cells::new(),
+            ids: ids::Cells::new(),
         }
     }
 
@@ -277,7 +243,7 @@ impl Table<'_> {
         &self.slots[claim.at as usize]
     }
 
-    pub(super) fn ids(&self, claim: Claim) -> (&Cells, u32) {
+    pub(super) fn ids(&self, claim: Claim) -> (&ids::Cells, u32) {
         (&self.slot(claim).ids, claim.generation)
     }
 
@@ -290,7 +256,7 @@ impl Table<'_> {
     }
 
     pub(super) fn count_call(&self, at: u32) {
-        self.slots[at as usize].calls.fetch_add(1, Relaxed);
+        self.slots[at as usize].counters.called();
     }
 
     /// How many sessions wait for the queue.
@@ -443,22 +409,17 @@ impl Table<'_> {
 
     /// Counts a notification that named the queue, and the transactions that shared it.
     pub fn notified(&self, claim: Claim, coalesced: u64, at: Timestamp) {
-        let slot = self.slot(claim);
-        slot.notifications.fetch_add(1, Relaxed);
-        slot.coalesced.fetch_add(coalesced, Relaxed);
-        slot.last_wake_up.store(at.0, Relaxed);
+        self.slot(claim).counters.notified(coalesced, at);
     }
 
     /// Counts a broadcast of the queue.
     pub fn broadcast(&self, claim: Claim) {
-        self.slot(claim).broadcasts.fetch_add(1, Relaxed);
+        self.slot(claim).counters.broadcast();
     }
 
     /// Counts one that failed.
     pub fn broadcast_failed(&self, claim: Claim, at: Timestamp) {
-        let slot = self.slot(claim);
-        slot.failed_broadcasts.fetch_add(1, Relaxed);
-        slot.last_failed_broadcast.store(at.0, Relaxed);
+        self.slot(claim).counters.broadcast_failed(at);
     }
 
     /// Gives a slot back; says whether anything was marked in it.
@@ -470,20 +431,10 @@ impl Table<'_> {
         let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
         let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
         slot.database.store(0, Relaxed);
-        let counters = [
-            &slot.transactions,
-            &slot.messages,
-            &slot.notifications,
-            &slot.coalesced,
-            &slot.calls,
-            &slot.broadcasts,
-            &slot.failed_broadcasts,
-        ];
-        for counter in counters {
+        for counter in [&slot.transactions, &slot.messages] {
             counter.store(0, Relaxed);
         }
-        slot.last_wake_up.store(0, Relaxed);
-        slot.last_failed_broadcast.store(0, Relaxed);
+        slot.counters.reset();
         // Who waits for it is called anyway.
         slot.turns.store(0, SeqCst);
         slot.state.store(FREE, SeqCst);
@@ -494,17 +445,6 @@ impl Table<'_> {
     #[must_use]
     pub fn counters(&self, claim: Claim) -> Counters {
         let slot = self.slot(claim);
-        let time = |at: &AtomicI64| Some(at.load(Relaxed)).filter(|at| *at != 0).map(Timestamp);
-        Counters {
-            transactions: slot.transactions.load(Relaxed),
-            messages: slot.messages.load(Relaxed),
-            notifications: slot.notifications.load(Relaxed),
-            coalesced: slot.coalesced.load(Relaxed),
-            calls: slot.calls.load(Relaxed),
-            broadcasts: slot.broadcasts.load(Relaxed),
-            failed_broadcasts: slot.failed_broadcasts.load(Relaxed),
-            last_wake_up: time(&slot.last_wake_up),
-            last_failed_broadcast: time(&slot.last_failed_broadcast),
-        }
+        slot.counters.read(slot.transactions.load(Relaxed), slot.messages.load(Relaxed))
     }
 }
