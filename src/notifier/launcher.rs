@@ -70,17 +70,16 @@ pub(super) fn ring(shared: Shared) {
 
 /// Starts a launcher, at most once a second.
 fn request(shared: Shared) {
-    let (now, last) = (ffi::now().0, shared.launcher.requested_at.load(Ordering::SeqCst));
-    // A clock that was set back does not silence us for long either.
     // The postmaster starts none on a standby, but keeps the slot.
     // SAFETY: reads shared memory.
-    if unsafe { pg_sys::RecoveryInProgress() }
-        || (now - last).abs() < REQUEST_EVERY
-        || shared
-            .launcher
-            .requested_at
-            .compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst)
-            .is_err()
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return;
+    }
+    let requested_at = &shared.launcher.requested_at;
+    let (now, last) = (ffi::now().0, requested_at.load(Ordering::SeqCst));
+    // A clock that was set back does not silence us for long either.
+    if (now - last).abs() < REQUEST_EVERY
+        || requested_at.compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst).is_err()
     {
         return;
     }
