@@ -4,7 +4,7 @@ mod looks;
 mod sinks;
 
 use std::collections::HashSet;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,31 @@ const LOOK_REST: Duration = Duration::from_secs(5);
 /// tells.
 const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// What a notifier sets for itself, whatever its database has set for sessions.
+const SETTINGS: &[(&CStr, &CStr)] = &[
+    (c"application_name", c"aimq notifier"),
+    (c"search_path", c"pg_catalog, pg_temp"),
+    // What a notification says is in the queues anyway: after a crash everything is announced again.
+    (c"synchronous_commit", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"session_replication_role", c"origin"),
+    // A look must not read a whole table because of old statistics.
+    (c"enable_seqscan", c"off"),
+    (c"enable_indexscan", c"on"),
+    (c"enable_indexonlyscan", c"on"),
+    (c"max_parallel_workers_per_gather", c"0"),
+    // For a plan that is to avoid a scan of all, it would compile code.
+    (c"jit", c"off"),
+    // What Supabase's function says when it fails is a WARNING, which has to be heard.
+    (c"log_min_messages", c"warning"),
+    (c"lock_timeout", c"0"),
+    (c"statement_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
+];
+
 /// What a notifier is given: the database, and whether it only is to see if there is anything to do.
 pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
     pg_sys::Datum::from(u64::from(oid) | u64::from(is_probe) << 32)
@@ -58,27 +83,9 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
         let flags = if is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
         pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, flags);
     }
-    process::set(c"application_name", c"aimq notifier");
-    process::set(c"search_path", c"pg_catalog, pg_temp");
-    // What a notification says is in the queues anyway: after a crash everything is announced again.
-    process::set(c"synchronous_commit", c"off");
-    // A look must not read a whole table because of old statistics.
-    process::set(c"enable_seqscan", c"off");
-    process::set(c"default_transaction_isolation", c"read committed");
-    // For a plan that is to avoid a scan of all, it would compile code.
-    process::set(c"jit", c"off");
-    process::set(c"max_parallel_workers_per_gather", c"0");
-    // What a database has set for its sessions is not meant for this one.
-    process::set(c"default_transaction_read_only", c"off");
-    process::set(c"session_replication_role", c"origin");
-    process::set(c"enable_indexscan", c"on");
-    process::set(c"enable_indexonlyscan", c"on");
-    // What Supabase's function says when it fails is a WARNING, which has to be heard.
-    process::set(c"log_min_messages", c"warning");
-    let timeouts = [c"lock_timeout", c"statement_timeout", c"idle_in_transaction_session_timeout"];
-    timeouts.into_iter().for_each(|timeout| process::set(timeout, c"0"));
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
-    process::set(c"transaction_timeout", c"0");
+    for (name, value) in SETTINGS {
+        process::set(name, value);
+    }
     let Some(shared) = process::shared_memory() else {
         pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
         leave(0);

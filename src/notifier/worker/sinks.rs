@@ -1,9 +1,9 @@
 //! Broadcasts by Supabase Realtime: `realtime.send`, which is somebody else's function, each call in a transaction of its own.
 //!
 //! The notifier is a superuser, and whoever may create a schema may create that function, or put triggers on what is behind
-//! it. So it is called as the owner of the queue's table, who asked for it and must be allowed to; and only if it
-//! belongs to a superuser or the database's owner, so that it is no stranger's, and for a superuser's table only if it belongs to one. Everything else in this process waits for the
-//! call: it has little time, and should it not end, the process does.
+//! it. So it is called as the owner of the queue's table, who asked for it and must be allowed to; and only if it belongs to
+//! a superuser or the database's owner, so that it is no stranger's, and for a superuser's table only if it belongs to a
+//! superuser. Everything else in this process waits for the call: it has little time, and should it not end, the process does.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
