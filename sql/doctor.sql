@@ -11,20 +11,8 @@ AS $$
         SELECT q.queue, q.realtime, t.*
           FROM queues q JOIN pg_trigger t ON t.tgrelid = q.relation AND NOT t.tgisinternal
     ),
-    send AS (SELECT aimq._realtime_send() AS oid),
     broadcast AS (
-        SELECT q.queue, send.oid IS NOT NULL AS is_there,
-               f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper AS is_trusted,
-               has_function_privilege(c.relowner, send.oid, 'EXECUTE')
-               AND has_schema_privilege(c.relowner, p.pronamespace, 'USAGE') AS is_allowed
-          FROM queues q
-          JOIN pg_class c ON c.oid = q.relation
-          JOIN pg_roles o ON o.oid = c.relowner
-         CROSS JOIN send
-          JOIN pg_database d ON d.datname = current_database()
-          LEFT JOIN pg_proc p ON p.oid = send.oid
-          LEFT JOIN pg_roles f ON f.oid = p.proowner
-         WHERE q.sink <> 'notify'
+        SELECT q.queue, b.* FROM queues q CROSS JOIN LATERAL aimq._broadcast(q.relation) b WHERE q.sink <> 'notify'
     )
     SELECT 'error', q.queue, 'the queue has no table',
            format('Create it with SELECT aimq.create_queue(%1$L). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create(%1$L), pgmq.drop_queue(%1$L).', q.queue)

@@ -27,6 +27,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._realtime_send() IS 'Supabase''s function for broadcasts, if there is one. Internal';
 
+-- Whether the notifier calls that function for the queue with this table: it does so as the table's owner, and calls no
+-- stranger's. The notifier itself trusts no function of a schema, so src/notifier/worker/sinks.rs asks the same once more.
+CREATE FUNCTION aimq._broadcast(relation oid, OUT is_there boolean, OUT is_trusted boolean, OUT is_allowed boolean)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.oid IS NOT NULL,
+           f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper,
+           has_schema_privilege(o.oid, p.pronamespace, 'USAGE') AND has_function_privilege(o.oid, p.oid, 'EXECUTE')
+      FROM pg_class c
+      JOIN pg_roles o ON o.oid = c.relowner
+      JOIN pg_database d ON d.datname = current_database()
+      LEFT JOIN pg_proc p ON p.oid = aimq._realtime_send()
+      LEFT JOIN pg_roles f ON f.oid = p.proowner
+     WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION aimq._broadcast(oid) IS 'Whether the notifier calls Supabase''s function for a queue''s table. Internal';
+
 -- A function under the view, since a function runs with the privileges of who asks, and a view before
 -- PostgreSQL 15 with those of its owner.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (

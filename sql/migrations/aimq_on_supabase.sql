@@ -197,7 +197,7 @@ DECLARE
 BEGIN
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     CREATE TEMPORARY VIEW aimq_migration_triggers AS
-        SELECT c.relname, c.relowner, t.tgname, substr(c.relname, 3) AS queue,
+        SELECT c.oid AS relation, c.relname, c.relowner, t.tgname, substr(c.relname, 3) AS queue,
                convert_from(substring(t.tgargs, 1, channel.length), getdatabaseencoding()) AS channel,
                convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding()) AS event
           FROM pg_trigger t
@@ -239,15 +239,7 @@ BEGIN
         END IF;
         -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's table,
         -- and calls no stranger's function.
-        SELECT f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper AS is_trusted,
-               has_schema_privilege(one.relowner, p.pronamespace, 'USAGE')
-               AND has_function_privilege(one.relowner, p.oid, 'EXECUTE') AS is_allowed
-          INTO send
-          FROM pg_proc p
-          JOIN pg_roles f ON f.oid = p.proowner
-          JOIN pg_database d ON d.datname = current_database()
-          JOIN pg_roles o ON o.oid = one.relowner
-         WHERE p.oid = aimq._realtime_send();
+        SELECT * INTO send FROM aimq._broadcast(one.relation);
         IF NOT send.is_trusted THEN
             RAISE EXCEPTION 'nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while pgmq.% is a superuser''s', one.relname
                 USING ERRCODE = 'insufficient_privilege',
