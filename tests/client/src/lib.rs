@@ -6,6 +6,7 @@ pub mod browser;
 pub mod programs;
 pub mod relay;
 pub mod servers;
+pub mod supabase;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,9 +1,10 @@
-//! AIMQ on Supabase comes over: `sql/migrations/aimq_on_supabase.sql`. There is no Supabase here: its roles, `realtime.send` and
-//! what AIMQ brings along are stand-ins, written for these tests.
+//! AIMQ on Supabase comes over: `sql/migrations/aimq_on_supabase.sql`. There is no Supabase here: what
+//! it and AIMQ bring along are stand-ins.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
 
+use aimq_client_tests::supabase::{attach, supabase};
 use aimq_client_tests::*;
 use postgres::Client;
 use serde_json::{Value, json};
@@ -11,67 +12,6 @@ use serde_json::{Value, json};
 fn migration() -> String {
     let file = root().join("sql/migrations/aimq_on_supabase.sql");
     std::fs::read_to_string(file).expect("the migration")
-}
-
-/// The stand-ins. Broadcasts are rows of `realtime.said`.
-const SUPABASE: &str = "
-    -- stand-in for Supabase's function
-    CREATE SCHEMA realtime;
-    CREATE TABLE realtime.said (at bigint GENERATED ALWAYS AS IDENTITY, payload jsonb, event text, topic text, private boolean);
-    CREATE FUNCTION realtime.send(payload jsonb, event text, topic text, private boolean DEFAULT true) RETURNS void
-        LANGUAGE sql SECURITY DEFINER
-        AS 'INSERT INTO realtime.said (payload, event, topic, private) VALUES ($1, $2, $3, $4)';
-    CREATE EXTENSION pgmq;
-    CREATE SCHEMA pgmq_public;
-    GRANT USAGE ON SCHEMA pgmq_public TO anon, authenticated, service_role;
-    -- stand-in for AIMQ's function of the same name
-    CREATE FUNCTION pgmq_public.create_queue(queue_name text, with_realtime boolean DEFAULT true,
-                                             channel_name text DEFAULT 'worker-wakeup', event_name text DEFAULT 'job_enqueued')
-        RETURNS jsonb LANGUAGE sql SECURITY DEFINER AS $$ SELECT '{}'::jsonb $$;
-    GRANT EXECUTE ON FUNCTION pgmq_public.create_queue TO authenticated, service_role;
-    -- stand-in for AIMQ's trigger
-    CREATE SCHEMA aimq;
-    CREATE FUNCTION aimq.pgmq_notify_job_enqueued() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-    BEGIN
-        PERFORM realtime.send(jsonb_build_object('queue', TG_ARGV[2], 'job_id', NEW.msg_id), TG_ARGV[1], TG_ARGV[0], false);
-        RETURN NEW;
-    END $$;";
-
-/// Supabase's roles are the whole server's: made once, by whichever test comes first.
-fn make_roles() {
-    static MADE: Once = Once::new();
-    MADE.call_once(|| {
-        let database = Database::empty();
-        let mut client = database.connect();
-        for role in ["anon", "authenticated", "service_role"] {
-            run(
-                &mut client,
-                &format!(
-                    "DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-                ),
-            );
-        }
-    });
-}
-
-/// A database as AIMQ leaves it, without a queue.
-fn supabase() -> (Database, Client) {
-    make_roles();
-    let database = Database::empty();
-    let mut client = database.connect();
-    run(&mut client, SUPABASE);
-    (database, client)
-}
-
-fn attach(client: &mut Client, queue: &str, trigger: &str, channel: &str, event: &str) {
-    run(
-        client,
-        &format!(
-            "CREATE TRIGGER {} AFTER INSERT ON pgmq.q_{queue} FOR EACH ROW
-             EXECUTE FUNCTION aimq.pgmq_notify_job_enqueued('{channel}', '{event}', '{queue}')",
-            quoted(trigger)
-        ),
-    );
 }
 
 /// The triggers of AIMQ's that there still are.
