@@ -385,6 +385,8 @@ fn build_cargo_pgrx() -> Result<()> {
             cargo_command()?
                 // Its own target folder would be thrown away; ours would mix two lock files.
                 .env_remove("CARGO_TARGET_DIR")
+                // Nobody debugs it.
+                .env("CARGO_PROFILE_DEV_DEBUG", "false")
                 .args(["install", "cargo-pgrx", "--locked", "--debug", "--force"])
                 .args(["--version", &format!("={PGRX_VERSION}"), "--root"])
                 .arg(&tools),

@@ -114,27 +114,29 @@ pub(crate) fn lint() -> Result<()> {
     let feature = setup::DEFAULT_MAJOR.feature();
     let cargo = |arguments: &[&str]| -> Result<Command> {
         let mut command = setup::cargo_command()?;
-        // The flags that cargo-pgrx builds with: else every crate would be compiled once more.
-        command.args(["--config", setup::PGRX_RUSTFLAGS]).args(arguments);
+        command.args(arguments);
         command.env("PGRX_PG_CONFIG_PATH", setup::DEFAULT_MAJOR.program("pg_config"));
         Ok(command)
     };
+    // The flags that cargo-pgrx builds with: else every crate would be compiled once more. Behind the command's name,
+    // since clippy's passes on only what is there.
+    let all = ["--config", setup::PGRX_RUSTFLAGS, "--workspace", "--no-default-features"];
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
-    let features = format!("{feature},bench_shapes");
-    let clippy = ["clippy", "--workspace", "--all-targets", "--no-default-features", "--features"];
-    step("clippy", cargo(&clippy)?.args([&features, "--", "-D", "warnings"]))?;
-    let doc = [
-        "doc",
-        "--workspace",
-        "--no-deps",
-        "--document-private-items",
-        "--no-default-features",
-        "--features",
-    ];
+    step(
+        "clippy",
+        cargo(&["clippy"])?.args(all).arg("--all-targets").args([
+            "--features",
+            &format!("{feature},bench_shapes"),
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
     step(
         "rustdoc",
-        cargo(&doc)?
-            .arg(&feature)
+        cargo(&["doc"])?
+            .args(all)
+            .args(["--features", &feature, "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     )?;
     Ok(())
