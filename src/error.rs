@@ -348,6 +348,7 @@ pub(crate) enum Notice {
     NoMemory,
     NotRealtime { queue: String },
     NoRoom { setting: &'static str },
+    NoSlot,
 }
 
 impl Notice {
@@ -371,6 +372,10 @@ impl Notice {
             Self::NoRoom { setting } => (
                 format!("There is no room: {setting} is used up."),
                 format!("Raise {setting} and restart the server."),
+            ),
+            Self::NoSlot => (
+                "There is no background worker slot for the notifier of this database.".to_owned(),
+                "Raise max_worker_processes and restart the server.".to_owned(),
             ),
         };
         ErrorReport::new(

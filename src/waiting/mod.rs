@@ -315,11 +315,14 @@ fn sleep(event: u32) -> bool {
 /// Whether somebody calls. Asks for a notifier, where there is none.
 fn has_notifier(shared: Shared) -> bool {
     shared.own_database().is_some_and(|database| {
-        let runs = database.state() == State::Running;
-        if !runs {
+        let state = database.state();
+        if state != State::Running {
             launcher::want(shared, database);
         }
-        runs
+        if state == State::NoSlot {
+            Notice::NoSlot.report();
+        }
+        state == State::Running
     })
 }
 

@@ -45,11 +45,11 @@ pub fn config(folder: &std::path::Path) -> postgres::Config {
 }
 
 /// A session whose warnings and notices are kept.
-pub fn connect_hearing(cluster: &Cluster) -> (Client, Heard) {
+pub fn connect_hearing(cluster: &Cluster, database: &str) -> (Client, Heard) {
     let heard = Heard::default();
     let kept = heard.clone();
     let mut config = config(cluster.folder());
-    config.notice_callback(move |notice| kept.push(notice));
+    config.dbname(database).notice_callback(move |notice| kept.push(notice));
     (config.connect(postgres::NoTls).expect("connect"), heard)
 }
 

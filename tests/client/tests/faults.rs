@@ -164,6 +164,16 @@ fn without_a_slot_transactions_notify_and_with_one_the_notifier_does() {
     let log = log_of(&cluster);
     assert_eq!(log.matches("aimq found no background worker slot for a notifier").count(), 1);
     assert!(log.contains("max_worker_processes"), "{log}");
+    // Who blocks polls, and says why.
+    let (mut blocked, heard) = connect_hearing(&cluster, "other");
+    run(&mut blocked, "SELECT pgmq.purge_queue('b')");
+    for _ in 0..2 {
+        run(&mut blocked, "SELECT aimq.wait('{b}', '100 ms')");
+    }
+    let notices = heard.notices();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].hint().is_some_and(|hint| hint.contains("max_worker_processes")));
+    drop(blocked);
     // A slot becomes free.
     run(&mut first, "SELECT aimq.disable_realtime('a')");
     wait_until_running(&mut client);
@@ -178,7 +188,7 @@ fn a_queue_that_has_no_room_in_the_table_notifies_in_the_transaction_and_says_so
     let (_alone, cluster) = server(&["aimq.max_queues=2"]);
     let mut client = connect(&cluster);
     run(&mut client, "SELECT aimq.create_queue(q) FROM unnest(ARRAY['b', 'c', 'd']) q");
-    let (mut producer, heard) = connect_hearing(&cluster);
+    let (mut producer, heard) = connect_hearing(&cluster, "postgres");
     let mut listener = listen(&cluster);
     for queue in ["a", "b", "c", "d"] {
         run(&mut producer, &format!("SELECT pgmq.send('{queue}', '{{}}')"));
@@ -390,7 +400,7 @@ fn from_17_memory_of_another_release_is_left_alone() {
         }
     }
     assert_eq!(changed, 1);
-    let (mut new, heard) = connect_hearing(&cluster);
+    let (mut new, heard) = connect_hearing(&cluster, "postgres");
     let mut listener = listen(&cluster);
     run(&mut new, "SELECT pgmq.send('a', '{}')");
     listener.wait_for_count("a", 1);
