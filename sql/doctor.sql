@@ -6,10 +6,10 @@ CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, proble
 AS $$
     WITH queues AS (SELECT * FROM aimq._queues()),
     notifier AS (SELECT * FROM aimq.notifiers WHERE database = current_database()),
-    -- Triggers of the queues' tables.
+    -- Triggers of the queues' tables, and of those of archived messages.
     triggers AS (
         SELECT q.queue, q.realtime, t.*
-          FROM queues q JOIN pg_trigger t ON t.tgrelid = q.relation AND NOT t.tgisinternal
+          FROM queues q JOIN pg_trigger t ON t.tgrelid IN (q.relation, q.archive) AND NOT t.tgisinternal
     ),
     broadcast AS (
         SELECT q.queue, b.* FROM queues q CROSS JOIN LATERAL aimq._broadcast(q.relation) b WHERE q.sink <> 'notify'
@@ -76,9 +76,13 @@ AS $$
     SELECT 'error', queue, 'it is not broadcast: no notifier runs for this database', 'See the subject notifier.'
       FROM broadcast WHERE NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
     UNION ALL
-    SELECT 'warning', 'notifier', format('none runs for this database (%s): transactions notify themselves, and nobody is woken for messages that become readable later',
-                                         coalesce((SELECT state FROM notifier), 'none')),
-           CASE (SELECT state FROM notifier) WHEN 'no slot' THEN 'Raise max_worker_processes and restart the server.'
+    SELECT 'warning', 'notifier', format('none runs for this database%s: transactions notify themselves, and nobody is woken for messages that become readable later',
+                                         (SELECT ' (' || state || ')' FROM notifier WHERE state <> 'none')),
+           CASE WHEN (SELECT state FROM notifier) = 'no slot' THEN 'Raise max_worker_processes and restart the server.'
+                WHEN aimq._is_preloaded() THEN
+                    'It begins with the next enqueue or blocking call. If it does not, there may be no slot for it: raise max_worker_processes and restart the server.'
+                WHEN current_setting('server_version_num')::integer >= 170000 THEN
+                    'It begins with the next enqueue or blocking call. For one that is there after each restart, add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.'
                 ELSE 'Add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.' END
      WHERE EXISTS (SELECT FROM queues WHERE realtime)
        AND NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting'))
@@ -92,8 +96,15 @@ AS $$
            'Look for a session that listens and stays idle in a transaction.'
       FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
     UNION ALL
-    SELECT 'warning', coalesce('role ' || r.rolname, 'database ' || d.datname), format('it has %s: what it enqueues wakes nobody, or in another way', setting),
-           'ALTER ROLE or DATABASE … RESET the setting, if that is not meant.'
+    SELECT 'warning', coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles'),
+           CASE WHEN setting ^@ 'aimq.enabled=' THEN format('it has %s: what it enqueues wakes nobody', setting)
+                ELSE format('it has %s: not the default, by which a notifier takes over where there is one', setting) END,
+           format('Run ALTER %s RESET %s, if that is not meant.',
+                  CASE WHEN r.rolname IS NULL AND d.datname IS NULL THEN 'ROLE ALL'
+                       WHEN r.rolname IS NULL THEN format('DATABASE %I', d.datname)
+                       WHEN d.datname IS NULL THEN format('ROLE %I', r.rolname)
+                       ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
+                  split_part(setting, '=', 1))
       FROM pg_db_role_setting s
      CROSS JOIN unnest(s.setconfig) setting
       LEFT JOIN pg_roles r ON r.oid = s.setrole
@@ -102,10 +113,13 @@ AS $$
        AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
        AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
     UNION ALL
-    SELECT 'warning', 'server', format('it has %s=%s: what is enqueued wakes nobody, or in another way', name, setting),
+    SELECT 'warning', CASE WHEN source IN ('client', 'session') THEN 'this session' ELSE 'server' END,
+           CASE WHEN name = 'aimq.enabled' THEN format('it has %s=%s: what is enqueued wakes nobody', name, setting)
+                ELSE format('it has %s=%s: not the default, by which a notifier takes over where there is one', name, setting) END,
            format('It comes from the %s. Reset it there, if that is not meant.', source)
       FROM pg_settings
-     WHERE name IN ('aimq.enabled', 'aimq.delivery') AND source IN ('configuration file', 'command line') AND setting <> boot_val
+     WHERE name IN ('aimq.enabled', 'aimq.delivery') AND setting <> boot_val
+       AND source IN ('configuration file', 'command line', 'environment variable', 'client', 'session')
 $$;
 COMMENT ON FUNCTION aimq.doctor() IS
     'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. Needs SELECT on pgmq.meta';

@@ -7,6 +7,7 @@ GRANT USAGE ON SCHEMA aimq TO PUBLIC;
 GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers TO PUBLIC;
 
 COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
+COMMENT ON FUNCTION aimq._is_preloaded() IS 'Whether the launcher of notifiers comes with the server. Internal';
 COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS

@@ -143,12 +143,20 @@ impl Error {
             Self::NullArgument { argument } => (
                 format!("{argument} must not be null"),
                 String::new(),
-                format!("Leave {argument} out to get its default, where it has one."),
+                match *argument {
+                    "queue" => "Name the queue.".into(),
+                    "queues" => "Name the queues; none of them may be null.".into(),
+                    "vt" => "Say for how many seconds nobody else is to read the messages.".into(),
+                    _ => format!("Leave {argument} out to get its default."),
+                },
             ),
             Self::EmptyArgument { argument } => (
                 format!("{argument} must not be empty"),
                 String::new(),
-                format!("Name the {argument}, or leave it out to get its default, where it has one."),
+                match *argument {
+                    "queue" | "queues" => format!("Name the {argument}."),
+                    _ => format!("Name the {argument}, or leave it out to get its default."),
+                },
             ),
             Self::TooFew { argument } => (
                 format!("{argument} must be at least 1"),
@@ -193,7 +201,10 @@ impl Error {
                     "" => format!("It does not notify, and pgmq's listeners wait on channel \"{channel}\"."),
                     own => format!("It notifies on channel \"{own}\", and pgmq's listeners wait on \"{channel}\". A queue has one channel."),
                 },
-                "Run SELECT aimq.disable_realtime(…) first if nobody listens there any more, else SELECT pgmq.disable_notify_insert(…) once nobody listens to pgmq.".into(),
+                format!(
+                    "Run SELECT aimq.disable_realtime({0}) first if nobody listens there any more, else SELECT pgmq.disable_notify_insert({0}) once nobody listens to pgmq.",
+                    pgrx::spi::quote_literal(queue)
+                ),
             ),
             Self::NoTriggerPrivilege { table, role } => (
                 format!("permission denied to make queue table {table} realtime"),
@@ -302,7 +313,7 @@ impl Warning {
                     "Postgres refuses NOTIFY in a transaction that is prepared. Queues: {}.",
                     queues.join(", ")
                 ),
-                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or let the workers' backstop timeout find the messages.",
+                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers read now and then all the same.",
             ),
             Self::TableFull { queue } => (
                 Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

@@ -51,7 +51,11 @@ extension_sql_file!(
         waiting::_waiters
     ]
 );
-extension_sql_file!("../sql/doctor.sql", name = "doctor", requires = ["stats"]);
+extension_sql_file!(
+    "../sql/doctor.sql",
+    name = "doctor",
+    requires = ["stats", notifier::stats::_is_preloaded]
+);
 extension_sql_file!("../sql/ping.sql", name = "ping", requires = ["views"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 

@@ -30,6 +30,7 @@ let isAllStale = false; // and which there are
 let listedAt = 0; // when the last time was
 let listing = null; // a timer: it is read again
 let kept = null; // what is heard during a re-read
+let missing = new Set(); // names that were asked for, and no realtime queue has
 let leftOut = new Set(); // names of queues that can't be shown
 let isWhole = false; // what is told next is all
 const changed = new Map(); // since that was told last: name → id → the job
@@ -192,6 +193,9 @@ async function readList(client) {
                                          format('pgmq.%I', pgmq.format_table_name(queue, 'a')) AS archive) q
       WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
     [EVENTS.slice(1), WANTED]);
+  for (const name of WANTED ?? [])
+    if (!all.some((row) => row.name === name) && !missing.has(name)) console.error(`queue ${name} is not there, or not realtime`);
+  missing = new Set(WANTED?.filter((name) => !all.some((row) => row.name === name)));
   // One that this role may not read takes none of the others with it.
   const former = leftOut;
   leftOut = new Set(all.filter((row) => !row.canBeShown).map((row) => row.name));

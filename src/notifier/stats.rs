@@ -86,6 +86,13 @@ fn _notifiers() -> TableIterator<
     TableIterator::new(rows)
 }
 
+/// `aimq._is_preloaded()`: whether the launcher comes with the server.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _is_preloaded() -> bool {
+    shared::is_preloaded()
+}
+
 type Row = (
     pg_sys::Oid,
     Option<i32>,

@@ -32,6 +32,13 @@ fn each_problem_is_found() {
     for (how, what, mend) in [
         ("ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime_vt", "is disabled", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime", "error a: the trigger aimq_realtime is disabled", "ALTER TABLE pgmq.q_a ENABLE TRIGGER aimq_realtime"),
+        (
+            "SELECT aimq.enable_realtime('a', events => '{job_enqueued,job_archived}');
+             ALTER TABLE pgmq.a_a DISABLE TRIGGER aimq_realtime_archived",
+            "error a: the trigger aimq_realtime_archived is disabled",
+            "ALTER TABLE pgmq.a_a ENABLE TRIGGER aimq_realtime_archived; SELECT aimq.enable_realtime('a')",
+        ),
+        ("SET aimq.enabled = off", "warning this session: it has aimq.enabled=off: what is enqueued wakes nobody", "RESET aimq.enabled"),
         ("DROP TRIGGER aimq_realtime ON pgmq.q_a", "the trigger aimq_realtime is missing", "SELECT aimq.enable_realtime('a')"),
         ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a RENAME TO q_gone", "error a: the queue has no table", "ALTER TABLE pgmq.q_gone RENAME TO q_a"),
@@ -55,7 +62,11 @@ fn each_problem_is_found() {
     let name = &database.name;
     run(&mut client, &format!("ALTER DATABASE {name} SET aimq.enabled = off"));
     only(&mut client, &format!("database {name}: it has aimq.enabled=off"));
-    run(&mut client, &format!("ALTER DATABASE {name} RESET aimq.enabled"));
+    let reset = format!("ALTER DATABASE {name} RESET aimq.enabled");
+    let hint: String = value(&mut client, "SELECT hint FROM aimq.doctor()");
+    assert_eq!(hint, format!("Run {reset}, if that is not meant."));
+    run(&mut client, &reset);
+    assert!(problems(&mut client).is_empty());
 }
 
 #[test]
@@ -91,7 +102,12 @@ fn a_notifier_that_is_missing_is_found() {
     let database = Database::new();
     let mut client = database.connect();
     run(&mut client, "SET aimq.delivery = transaction; SELECT aimq.create_queue('a')");
-    only(&mut client, "warning notifier: none runs");
+    run(&mut client, "RESET aimq.delivery");
+    only(&mut client, "warning notifier: none runs for this database: ");
+    let hint: String = value(&mut client, "SELECT hint FROM aimq.doctor()");
+    assert!(hint.starts_with("It begins with the next enqueue"), "{hint}");
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_until("all to be well", || problems(&mut client).is_empty());
 }
 
 /// On a server of its own, for it concerns all of them.
