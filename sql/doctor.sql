@@ -13,6 +13,29 @@ AS $$
     ),
     broadcast AS (
         SELECT q.queue, b.* FROM queues q CROSS JOIN LATERAL aimq._broadcast(q.relation) b WHERE q.sink <> 'notify'
+    ),
+    settings AS (
+        SELECT coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles') AS subject,
+               split_part(setting, '=', 1) AS name, split_part(setting, '=', 2) AS value,
+               format('Run ALTER %s RESET %s, if that is not meant.',
+                      CASE WHEN r.rolname IS NULL AND d.datname IS NULL THEN 'ROLE ALL'
+                           WHEN r.rolname IS NULL THEN format('DATABASE %I', d.datname)
+                           WHEN d.datname IS NULL THEN format('ROLE %I', r.rolname)
+                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
+                      split_part(setting, '=', 1)) AS hint
+          FROM pg_db_role_setting s
+         CROSS JOIN unnest(s.setconfig) setting
+          LEFT JOIN pg_roles r ON r.oid = s.setrole
+          LEFT JOIN pg_database d ON d.oid = s.setdatabase
+         WHERE (s.setdatabase = 0 OR d.datname = current_database())
+           AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
+           AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
+         UNION ALL
+        SELECT CASE WHEN source IN ('client', 'session') THEN 'this session' ELSE 'server' END, name, setting,
+               format('It comes from the %s. Reset it there, if that is not meant.', source)
+          FROM pg_settings
+         WHERE name IN ('aimq.enabled', 'aimq.delivery') AND setting <> boot_val
+           AND source IN ('configuration file', 'command line', 'environment variable', 'client', 'session')
     )
     SELECT 'error', q.queue, 'the queue has no table',
            format('Create it with SELECT aimq.create_queue(%1$L). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create(%1$L), pgmq.drop_queue(%1$L).', q.queue)
@@ -96,30 +119,11 @@ AS $$
            'Look for a session that listens and stays idle in a transaction.'
       FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
     UNION ALL
-    SELECT 'warning', coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles'),
-           CASE WHEN setting ^@ 'aimq.enabled=' THEN format('it has %s: what it enqueues wakes nobody', setting)
-                ELSE format('it has %s: not the default, by which a notifier takes over where there is one', setting) END,
-           format('Run ALTER %s RESET %s, if that is not meant.',
-                  CASE WHEN r.rolname IS NULL AND d.datname IS NULL THEN 'ROLE ALL'
-                       WHEN r.rolname IS NULL THEN format('DATABASE %I', d.datname)
-                       WHEN d.datname IS NULL THEN format('ROLE %I', r.rolname)
-                       ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
-                  split_part(setting, '=', 1))
-      FROM pg_db_role_setting s
-     CROSS JOIN unnest(s.setconfig) setting
-      LEFT JOIN pg_roles r ON r.oid = s.setrole
-      LEFT JOIN pg_database d ON d.oid = s.setdatabase
-     WHERE (s.setdatabase = 0 OR d.datname = current_database())
-       AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
-       AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
-    UNION ALL
-    SELECT 'warning', CASE WHEN source IN ('client', 'session') THEN 'this session' ELSE 'server' END,
-           CASE WHEN name = 'aimq.enabled' THEN format('it has %s=%s: what is enqueued wakes nobody', name, setting)
-                ELSE format('it has %s=%s: not the default, by which a notifier takes over where there is one', name, setting) END,
-           format('It comes from the %s. Reset it there, if that is not meant.', source)
-      FROM pg_settings
-     WHERE name IN ('aimq.enabled', 'aimq.delivery') AND setting <> boot_val
-       AND source IN ('configuration file', 'command line', 'environment variable', 'client', 'session')
+    SELECT 'warning', subject,
+           format(CASE name WHEN 'aimq.enabled' THEN 'it has %s=%s: what is enqueued there wakes nobody'
+                  ELSE 'it has %s=%s: not the default, by which a notifier takes over where there is one' END, name, value),
+           hint
+      FROM settings
 $$;
 COMMENT ON FUNCTION aimq.doctor() IS
     'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. Needs SELECT on pgmq.meta';

@@ -193,9 +193,10 @@ async function readList(client) {
                                          format('pgmq.%I', pgmq.format_table_name(queue, 'a')) AS archive) q
       WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
     [EVENTS.slice(1), WANTED]);
-  for (const name of WANTED ?? [])
-    if (!all.some((row) => row.name === name) && !missing.has(name)) console.error(`queue ${name} is not there, or not realtime`);
+  const wereMissing = missing;
   missing = new Set(WANTED?.filter((name) => !all.some((row) => row.name === name)));
+  for (const name of missing)
+    if (!wereMissing.has(name)) console.error(`queue ${name} is not there, or not realtime`);
   // One that this role may not read takes none of the others with it.
   const former = leftOut;
   leftOut = new Set(all.filter((row) => !row.canBeShown).map((row) => row.name));

@@ -38,7 +38,7 @@ fn each_problem_is_found() {
             "error a: the trigger aimq_realtime_archived is disabled",
             "ALTER TABLE pgmq.a_a ENABLE TRIGGER aimq_realtime_archived; SELECT aimq.enable_realtime('a')",
         ),
-        ("SET aimq.enabled = off", "warning this session: it has aimq.enabled=off: what is enqueued wakes nobody", "RESET aimq.enabled"),
+        ("SET aimq.enabled = off", "warning this session: it has aimq.enabled=off: what is enqueued there wakes nobody", "RESET aimq.enabled"),
         ("DROP TRIGGER aimq_realtime ON pgmq.q_a", "the trigger aimq_realtime is missing", "SELECT aimq.enable_realtime('a')"),
         ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a RENAME TO q_gone", "error a: the queue has no table", "ALTER TABLE pgmq.q_gone RENAME TO q_a"),
