@@ -1,9 +1,10 @@
 # Every command of this project. PG chooses the major version of PostgreSQL (14 to 18).
 LAB = sh lab/run.sh aimq-lab
 BENCH = sh lab/run.sh aimq-bench
+HUNT = sh lab/run.sh aimq-hunt
 MAJOR = $(if $(PG),--pg $(PG))
 
-.PHONY: help demo test bench install lint
+.PHONY: help demo test hunt bench install lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -13,6 +14,9 @@ demo: ## See a worker being woken, on a throw-away server (PG=17)
 
 test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
+
+hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)
+	@$(HUNT) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
 
 bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)
 	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(if $(KEEP),--keep) $(MAJOR) $(ARGS)

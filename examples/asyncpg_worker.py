@@ -1,10 +1,12 @@
 """A worker on the queue `emails`, woken by aimq: Python with asyncpg. It never polls while it is connected.
 
-One direct connection listens and reads. Its callback keeps what is notified, during a query too, so nothing is missed
-between a read and the wait; and a connection that can read is known to be one that listens.
+One direct connection listens and reads. Its callback notes what is notified, during a query too, so nothing is missed
+between a read and the wait; and a connection that can read is known to be one that listens. The server keeps all that
+a connection which listens has not yet taken, so this one is read while a job runs: that is what the event loop does.
 """
 
 import asyncio
+import collections
 import json
 import os
 import random
@@ -36,7 +38,10 @@ class Connection(asyncpg.Connection):
 
 
 async def work(message):
-    """The job itself. This one takes as long as the message says, and fails where it says so."""
+    """The job itself. This one takes as long as the message says, and fails where it says so.
+
+    It must not hold the event loop up: what computes, or blocks, belongs into `await asyncio.to_thread(…)`.
+    """
     await asyncio.sleep(message.get("seconds", 0))
     if "error" in message:
         raise RuntimeError(message["error"])
@@ -59,21 +64,27 @@ async def read(conn, stopping):
     return bool(jobs)
 
 
-async def hear(conn, payload):
-    """Answers a ping. True if there may be something to read."""
-    try:
-        news = json.loads(payload)
-    except (ValueError, RecursionError):
-        news = None
-    news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
-    if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
-        if news["reply_to"].isprintable():  # what is not may be what can't be sent
-            await conn.execute(PONG, news["reply_to"])
-        return False
-    if news.get("event") in LATER:
-        return False
-    queues = news.get("queues")
-    return not isinstance(queues, dict) or "emails" in queues
+class Heard:
+    """What was notified, in little space, however long a job takes: whether to read, and who has pinged."""
+
+    def __init__(self, wake):
+        self.wake = wake
+        self.awake = True  # the first read finds what came while nobody listened
+        self.pings = collections.deque(maxlen=100)
+
+    def __call__(self, connection, pid, channel, payload):
+        try:
+            news = json.loads(payload)
+        except (ValueError, RecursionError):
+            news = None
+        news = news if isinstance(news, dict) else {}  # not aimq's: may mean anything
+        if news.get("event") == "ping" and isinstance(news.get("reply_to"), str):
+            if news["reply_to"].isprintable():  # what is not may be what can't be sent
+                self.pings.append(news["reply_to"])
+        elif news.get("event") not in LATER:
+            queues = news.get("queues")
+            self.awake |= not isinstance(queues, dict) or "emails" in queues
+        self.wake.set()
 
 
 async def main():
@@ -88,19 +99,20 @@ async def main():
             # A statement or a connect that hangs fails after 5 s.
             conn = await asyncpg.connect(os.environ["DATABASE_URL"], connection_class=Connection, timeout=5,
                                          command_timeout=10, server_settings={"statement_timeout": "5s"})
-            heard = []
+            heard = Heard(wake)
             conn.add_termination_listener(lambda _: wake.set())
-            await conn.add_listener("aimq:jobs", lambda *note: (heard.append(note[-1]), wake.set()))
-            awake = True  # the first read finds what came while nobody listened
+            # Outside of a transaction: its LISTEN takes effect at the commit (autocommit).
+            await conn.add_listener("aimq:jobs", heard)
             while not stopping.is_set():
                 wake.clear()  # before it looks at what there is
-                if awake or conn.is_closed():  # which fails
-                    awake = await read(conn, stopping)
+                if heard.awake or conn.is_closed():  # which fails
+                    heard.awake = False  # before the read: what comes during it counts
+                    heard.awake = await read(conn, stopping) or heard.awake
                     delay = 0.5
-                elif not heard:
+                elif not heard.pings:
                     await wake.wait()
-                while heard:
-                    awake |= await hear(conn, heard.pop(0))
+                if heard.pings:
+                    await conn.execute(PONG, heard.pings.popleft())
         except (OSError, asyncio.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             pause = delay * random.uniform(0.5, 1)
             print(f"connection lost: {error!r}; again in {pause:.1f} s", flush=True)

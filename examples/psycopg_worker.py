@@ -1,14 +1,18 @@
 """A worker on the queue `emails`, woken by aimq: Python with psycopg 3. It never polls while it is connected.
 
 One direct connection listens and reads. psycopg keeps what is notified during a query, so nothing is missed between a
-read and the wait; and a connection that can read is known to be one that listens.
+read and the wait; and a connection that can read is known to be one that listens. The server keeps all that a
+connection which listens has not yet taken, so this one is read while a job runs: in a thread.
 """
 
 import json
 import os
 import random
+import select
 import signal
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
@@ -24,6 +28,8 @@ OPTIONS = dict(autocommit=True, connect_timeout=5, options="-c statement_timeout
 # What becomes of jobs later is for pages that show them: there is nothing to read.
 LATER = ("job_started", "job_archived", "job_deleted")
 
+thread = ThreadPoolExecutor(max_workers=1)
+done, tell = socket.socketpair()  # by which the thread says that a job is done
 stopping = False
 
 
@@ -39,6 +45,18 @@ def work(message):
         raise RuntimeError(message["error"])
 
 
+def run(conn, message):
+    """Runs a job in the thread, and returns its error. What comes meanwhile is taken; the next read is due anyway."""
+    job = thread.submit(work, message)
+    job.add_done_callback(lambda _: tell.send(b"."))
+    try:
+        while done not in select.select([conn, done], [], [])[0]:
+            hear(conn, timeout=0)
+    finally:
+        done.recv(1)  # the job is finished, also if the connection is lost
+    return job.exception()
+
+
 def read(conn):
     """Reads once and works off what there is. True if there was something: then there may be more."""
     jobs = conn.execute(READ).fetchall()
@@ -47,9 +65,8 @@ def read(conn):
             conn.execute(GIVE_BACK, [msg_id])
             continue
         print("job", msg_id, json.dumps(message), flush=True)
-        try:
-            work(message)
-        except Exception as error:  # it can be read again when vt is over, and is announced then
+        error = run(conn, message)
+        if error is not None:  # it can be read again when vt is over, and is announced then
             print("failed:", msg_id, error, flush=True)
         else:
             conn.execute("SELECT pgmq.archive('emails', %s::bigint)", [msg_id])
@@ -80,6 +97,7 @@ delay = 0.5
 while not stopping:
     try:
         with psycopg.connect(os.environ["DATABASE_URL"], **OPTIONS) as conn:
+            # Needs autocommit, which is in OPTIONS: it takes effect at the commit.
             conn.execute('LISTEN "aimq:jobs"')
             awake = True  # the first read finds what came while nobody listened
             while not stopping:

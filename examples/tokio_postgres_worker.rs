@@ -1,7 +1,8 @@
 //! A worker on the queue `emails`, woken by aimq: Rust with tokio-postgres. It never polls while it is connected.
 //!
-//! One direct connection listens and reads. A task drives it and keeps what is notified, during a query too, so nothing
-//! is missed between a read and the wait; and a connection that can read is known to be one that listens.
+//! One direct connection listens and reads. A task drives it and notes what is notified, during a query too, so nothing
+//! is missed between a read and the wait; and a connection that can read is known to be one that listens. The server
+//! keeps all that a connection which listens has not yet taken, so the task reads this one while a job runs.
 
 use std::error::Error;
 use std::time::Duration;
@@ -24,7 +25,8 @@ const PONG: &str = "SELECT pg_notify($1::text, json_build_object(
 const CONNECT: Duration = Duration::from_secs(5);
 const FIRST_DELAY: f64 = 0.5;
 
-/// The job itself. This one takes as long as the message says, and fails where it says so.
+/// The job itself. This one takes as long as the message says, and fails where it says so. It must not hold the runtime
+/// up: what computes, or blocks, belongs into `spawn_blocking`.
 async fn work(message: &str) -> Result<(), Box<dyn Error>> {
     let message: Value = serde_json::from_str(message)?;
     let seconds = message["seconds"].as_f64().unwrap_or(0.0);
@@ -51,19 +53,20 @@ async fn read(client: &Client, stop: &watch::Receiver<bool>) -> Result<bool, Box
     Ok(!jobs.is_empty())
 }
 
-/// Answers a ping. True if there may be something to read.
-async fn hear(client: &Client, payload: &str) -> Result<bool, Box<dyn Error>> {
+/// Notes what was notified, in little space, however long a job takes: to read, for which there is room once, and who
+/// has pinged.
+fn hear(payload: &str, wake: &mpsc::Sender<()>, pings: &mpsc::Sender<String>) {
     let news: Value = serde_json::from_str(payload).unwrap_or_default(); // not aimq's: may mean anything
-    if let ("ping", Some(to)) = (news["event"].as_str().unwrap_or(""), news["reply_to"].as_str()) {
+    let event = news["event"].as_str().unwrap_or("");
+    if let ("ping", Some(to)) = (event, news["reply_to"].as_str()) {
         if !to.contains('\0') {
-            client.execute(PONG, &[&to]).await?; // a NUL can't be sent
+            let _ = pings.try_send(to.to_owned()); // a NUL can't be sent
         }
-        return Ok(false);
+    } else if !LATER.contains(&event)
+        && news["queues"].as_object().is_none_or(|queues| queues.contains_key("emails"))
+    {
+        let _ = wake.try_send(());
     }
-    if news["event"].as_str().is_some_and(|event| LATER.contains(&event)) {
-        return Ok(false);
-    }
-    Ok(news["queues"].as_object().is_none_or(|queues| queues.contains_key("emails")))
 }
 
 /// Listens, reads until the queue is empty, and waits; again and again.
@@ -73,29 +76,32 @@ async fn serve(
     delay: &mut f64,
 ) -> Result<(), Box<dyn Error>> {
     let (client, mut connection) = timeout(CONNECT, config.connect(NoTls)).await??;
-    let (keep, mut heard) = mpsc::unbounded_channel();
-    // Ends, and with it the channel, when the connection or the client does.
+    let ((wake, mut woken), (ping, mut pings)) = (mpsc::channel(1), mpsc::channel(100));
+    // Ends, and with it the channels, when the connection or the client does.
     tokio::spawn(async move {
         while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             if let AsyncMessage::Notification(note) = message {
-                let _ = keep.send(note.payload().to_owned());
+                hear(note.payload(), &wake, &ping);
             }
         }
     });
+    // Outside of a transaction: it takes effect at the commit (autocommit).
     client.batch_execute("LISTEN \"aimq:jobs\"").await?;
     let mut awake = true; // the first read finds what came while nobody listened
     while !*stop.borrow() {
         if awake {
             awake = read(&client, stop).await?;
             *delay = FIRST_DELAY;
+            awake |= woken.try_recv().is_ok();
         } else {
             tokio::select! {
-                note = heard.recv() => awake = hear(&client, &note.ok_or("closed")?).await?,
+                it = woken.recv() => awake = it.map(|()| true).ok_or("closed")?,
+                Some(to) = pings.recv() => drop(client.execute(PONG, &[&to]).await?),
                 _ = stop.changed() => {}
             }
         }
-        while let Ok(note) = heard.try_recv() {
-            awake |= hear(&client, &note).await?;
+        if let Ok(to) = pings.try_recv() {
+            client.execute(PONG, &[&to]).await?;
         }
     }
     Ok(())

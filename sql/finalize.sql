@@ -6,16 +6,43 @@ COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. I
 GRANT USAGE ON SCHEMA aimq TO PUBLIC;
 GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers TO PUBLIC;
 
+-- Where the default privileges give PUBLIC no EXECUTE, a grant on the public function or view has to suffice: so what those
+-- are made of is granted by name. None of it shows or does what its caller may not see or do (docs/privileges.md). CREATE
+-- TRIGGER asks for the right to call the trigger's function.
+DO $$
+DECLARE
+    inner_one regprocedure;
+BEGIN
+    FOR inner_one IN
+        SELECT oid FROM pg_catalog.pg_proc
+         WHERE pronamespace = 'aimq'::pg_catalog.regnamespace
+           AND (pg_catalog.left(proname::text, 1) = '_' OR proname IN ('realtime_trigger', 'event_trigger'))
+    LOOP
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO PUBLIC', inner_one);
+    END LOOP;
+END
+$$;
+-- pgmq lets pg_monitor read its list of queues. A revoke from PUBLIC leaves it these.
+GRANT USAGE ON SCHEMA aimq TO pg_monitor;
+GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers, aimq.waiters TO pg_monitor;
+GRANT EXECUTE ON FUNCTION aimq.doctor() TO pg_monitor;
+
+COMMENT ON FUNCTION aimq._check_sight() IS 'Fails, 42501, where the caller may not know which queues there are. Internal';
 COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
 COMMENT ON FUNCTION aimq._is_preloaded() IS 'Whether the launcher of notifiers comes with the server. Internal';
+COMMENT ON FUNCTION aimq._has_room() IS 'Whether one more queue of this database would get a slot. Internal';
 COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS
     'The function of the triggers on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
 COMMENT ON FUNCTION aimq.event_trigger() IS
     'The function of the triggers that tell what befalls messages later. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
+COMMENT ON FUNCTION aimq.ddl_trigger() IS
+    'The function of the event trigger aimq_ddl: tells the watcher what may have changed, where aimq is not preloaded';
+COMMENT ON FUNCTION aimq.archive_trigger() IS
+    'The function of the event trigger aimq_archive: where a table of archived messages is replaced by another of its name, that gets the trigger that tells of archiving. Needs TRIGGER on the new table, else does nothing';
 COMMENT ON FUNCTION aimq.enable_realtime(text, text, text, text, text[], boolean) IS
-    'Makes a queue realtime, or changes what it tells, and where. True if something changed. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
+    'Makes a queue realtime, or changes what it tells, and where. True if something changed. A NOTICE where a channel that is new for the queue needs quotes in LISTEN, and where nobody who LISTENs hears of it. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
 COMMENT ON FUNCTION aimq.disable_realtime(text) IS
     'Makes a queue not realtime. True if it was. Needs ownership of the queue''s table; takes ACCESS EXCLUSIVE on it until commit if the queue was realtime';
 COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text, text, text[], boolean) IS
@@ -23,7 +50,9 @@ COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text, text, text[], b
 COMMENT ON FUNCTION aimq.enable_realtime_all(text, text, text, text[], boolean) IS
     'aimq.enable_realtime for every queue; returns those that changed';
 COMMENT ON FUNCTION aimq.disable_realtime_all() IS
-    'aimq.disable_realtime for every queue; returns those that changed';
+    'aimq.disable_realtime for every queue, and for each table else that has triggers of aimq''s; returns the queues that changed, by the names that the triggers say';
+COMMENT ON FUNCTION aimq.recheck(text) IS
+    'Has a queue''s table looked at, or all of them, for messages that came in while no trigger fired, as by replication. Needs SELECT on the queue''s table, or on pgmq.meta for all';
 COMMENT ON FUNCTION aimq.adopt_pgmq_notify(text) IS
     'Makes a queue realtime that pgmq announces (pgmq.enable_notify_insert), on the channel that its listeners wait on, and drops pgmq''s trigger. True if there was one. Needs ownership of the queue''s table; takes ACCESS EXCLUSIVE on it until commit if there was one';
 COMMENT ON FUNCTION aimq.adopt_pgmq_notify_all() IS
@@ -32,13 +61,13 @@ COMMENT ON FUNCTION aimq._has_notifier() IS 'Whether a notifier can run for this
 
 GRANT SELECT ON aimq.waiters TO PUBLIC;
 COMMENT ON FUNCTION aimq.read(text, integer, integer, interval, jsonb) IS
-    'What pgmq.read returns, at once or as soon as there is something; no rows when max_wait is over. Sleeps without polling where there is a notifier. Needs what pgmq.read needs';
+    'What pgmq.read returns, at once or as soon as there is something; no rows when max_wait is over. Sleeps without polling where there is a notifier. Needs what pgmq.read needs; 25006 at once on a standby and in a read-only transaction';
 COMMENT ON FUNCTION aimq.wait(text[], interval) IS
     'The queues that have a message which can be read, at once or as soon as there is one; an empty array when max_wait is over. Needs SELECT on the queues'' tables';
 COMMENT ON PROCEDURE aimq.wait_for(text[], interval, text[]) IS
     'As aimq.wait, but holds no snapshot while it sleeps, so vacuum is not kept back. Not in a transaction block';
 COMMENT ON PROCEDURE aimq.read_for(text, integer, integer, interval, jsonb, jsonb) IS
-    'As aimq.read, but holds no snapshot while it sleeps, so vacuum is not kept back. The messages as an array of objects. Not in a transaction block';
+    'As aimq.read, but holds no snapshot while it sleeps, so vacuum is not kept back. The messages as an array of objects: fewer than qty where they have more than 256 MB together. Not in a transaction block; 25006 where nothing can be written';
 COMMENT ON FUNCTION aimq._check_wait(text, text[], integer, boolean, boolean, boolean) IS 'Fails where a wait could never end. Internal';
 COMMENT ON FUNCTION aimq._check_commit(text) IS 'Fails in a transaction block. Internal';
 COMMENT ON FUNCTION aimq._ready(text[], boolean) IS 'The queues that have a message which can be read now. Internal';
@@ -47,4 +76,5 @@ COMMENT ON FUNCTION aimq._sleep() IS 'Sleeps until this session is called. Inter
 COMMENT ON PROCEDURE aimq._doze() IS 'aimq._sleep for a procedure that has committed. Internal';
 COMMENT ON FUNCTION aimq._is_called() IS 'What the last sleep came to. Internal';
 COMMENT ON FUNCTION aimq._leave() IS 'This session does not wait any more. Internal';
+COMMENT ON FUNCTION aimq._leave_rest() IS 'The same, where there is more to read. Internal';
 COMMENT ON FUNCTION aimq._waiters() IS 'What aimq.waiters shows. Internal';

@@ -2,13 +2,14 @@
 
 CREATE VIEW aimq.notifiers AS
     SELECT d.datname AS database, n.pid, n.state, n.started_at, n.starts, n.wake_ups,
-           n.notifications, n.errors, n.last_error, n.last_error_at
+           n.notifications, n.errors, n.last_error, n.last_error_at,
+           n.watcher_pid, n.watcher_state, n.watcher_wake_ups
       FROM aimq._notifiers() n
       JOIN pg_catalog.pg_database d ON d.oid = n.database;
 COMMENT ON VIEW aimq.notifiers IS 'The notifiers of all databases, since the server started';
 COMMENT ON COLUMN aimq.notifiers.database IS 'The database';
 COMMENT ON COLUMN aimq.notifiers.pid IS 'The notifier''s process; null where there is none';
-COMMENT ON COLUMN aimq.notifiers.state IS 'running; starting; down: about to be started again; no slot: max_worker_processes is used up; none: nothing to do';
+COMMENT ON COLUMN aimq.notifiers.state IS 'running; not responding: it was woken and has not shown itself since, so transactions notify themselves; starting; down: about to be started again; no slot: max_worker_processes is used up; none: nothing to do';
 COMMENT ON COLUMN aimq.notifiers.started_at IS 'When the process started';
 COMMENT ON COLUMN aimq.notifiers.starts IS 'How often a notifier was started';
 COMMENT ON COLUMN aimq.notifiers.wake_ups IS 'How often it woke up; does not grow while there is nothing to do';
@@ -16,6 +17,9 @@ COMMENT ON COLUMN aimq.notifiers.notifications IS 'Notifications sent';
 COMMENT ON COLUMN aimq.notifiers.errors IS 'Failures; each was tried again';
 COMMENT ON COLUMN aimq.notifiers.last_error IS 'The SQLSTATE of the last failure';
 COMMENT ON COLUMN aimq.notifiers.last_error_at IS 'When that was';
+COMMENT ON COLUMN aimq.notifiers.watcher_pid IS 'The process that keeps the times and calls those who block; null where there is none';
+COMMENT ON COLUMN aimq.notifiers.watcher_state IS 'As state, of that process. Where it has no slot, the notifier does its work as well';
+COMMENT ON COLUMN aimq.notifiers.watcher_wake_ups IS 'How often it woke up; does not grow while there is nothing to do';
 
 CREATE VIEW aimq.stats AS
     SELECT q.queue, q.channel,

@@ -4,3 +4,26 @@ CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_realtime_trigger';
 CREATE FUNCTION aimq.event_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_event_trigger';
+
+-- What the hook on utility statements tells where the library is loaded (src/statements.rs), this one has told by sessions
+-- that have not loaded it: where aimq is not preloaded. ddl_command_start, because DROP EXTENSION takes the trigger along.
+CREATE FUNCTION aimq.ddl_trigger() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_ddl_trigger';
+CREATE EVENT TRIGGER aimq_ddl ON ddl_command_start
+    WHEN TAG IN (
+        'ALTER TABLE', 'ALTER TRIGGER', 'ALTER SCHEMA', 'CREATE TRIGGER', 'DROP TABLE', 'DROP TRIGGER', 'DROP SCHEMA',
+        'DROP FUNCTION', 'DROP EXTENSION', 'DROP OWNED', 'GRANT',
+        'CREATE SUBSCRIPTION', 'ALTER SUBSCRIPTION', 'DROP SUBSCRIPTION'
+    )
+    EXECUTE FUNCTION aimq.ddl_trigger();
+ALTER EVENT TRIGGER aimq_ddl ENABLE ALWAYS;
+
+-- Where the table of archived messages is replaced by another of its name, this one gives that the trigger that the
+-- old one had (src/archive.rs).
+CREATE FUNCTION aimq.archive_trigger() RETURNS event_trigger
+    LANGUAGE c
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'aimq_archive_trigger';
+CREATE EVENT TRIGGER aimq_archive ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE')
+    EXECUTE FUNCTION aimq.archive_trigger();

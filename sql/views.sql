@@ -27,14 +27,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._realtime_send() IS 'Supabase''s function for broadcasts, if there is one. Internal';
 
--- Whether the notifier calls that function for the queue with this table: it does so as the table's owner, and calls no
--- stranger's. The notifier itself trusts no function of a schema, so src/notifier/worker/sinks.rs asks the same once more.
-CREATE FUNCTION aimq._broadcast(relation oid, OUT is_there boolean, OUT is_trusted boolean, OUT is_allowed boolean)
+-- Whether the notifier calls that function for this table of a queue: it does so as the table's owner, but not as a superuser,
+-- and calls no stranger's. The notifier itself trusts no function of a schema, so src/notifier/worker/sinks.rs asks the same
+-- once more.
+CREATE FUNCTION aimq._broadcast(relation oid, OUT is_there boolean, OUT is_superusers boolean, OUT is_trusted boolean,
+                                OUT is_allowed boolean)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p.oid IS NOT NULL,
-           f.rolsuper OR p.proowner = d.datdba AND NOT o.rolsuper,
+           o.rolsuper,
+           f.rolsuper OR p.proowner = d.datdba,
            has_schema_privilege(o.oid, p.pronamespace, 'USAGE') AND has_function_privilege(o.oid, p.oid, 'EXECUTE')
       FROM pg_class c
       JOIN pg_roles o ON o.oid = c.relowner
@@ -46,15 +49,20 @@ $$;
 COMMENT ON FUNCTION aimq._broadcast(oid) IS 'Whether the notifier calls Supabase''s function for a queue''s table. Internal';
 
 -- A function under the view, since a function runs with the privileges of who asks, and a view before
--- PostgreSQL 15 with those of its owner.
+-- PostgreSQL 15 with those of its owner. In PL/pgSQL, so that the privileges are looked at before the query: else the
+-- error would show all of that.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (
         queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text,
         sink text, events text[], ids boolean, options text,
         created_at timestamptz, relation oid, relation_name name, archive oid, archive_name name
     )
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM aimq._check_sight();
+    RETURN QUERY
     SELECT m.queue_name::text,
            m.is_partitioned,
            m.is_unlogged,
@@ -117,7 +125,8 @@ AS $$
                AND e.tgrelid = CASE kind.event WHEN 'job_archived' THEN a.oid ELSE c.oid END
                AND e.tgfoid = 'aimq.event_trigger()'::regprocedure
                AND e.tgenabled <> 'D' AND e.tgqual IS NULL
-           ) later ON true
+           ) later ON true;
+END
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 

@@ -132,21 +132,32 @@ AS $$
 #variable_conflict use_column
 DECLARE
     is_over boolean := false;
+    -- How many at most. A jsonb holds 256 MB: where the messages have more, they are read once more, half as many. The
+    -- savepoint takes those back that would be read and not returned.
+    most integer := $3;
 BEGIN
     PERFORM aimq._check_commit('aimq.read_for');
     PERFORM aimq._check_wait('aimq.read_for', ARRAY[$1], $3, $2 IS NULL, $4 IS NULL, $5 IS NULL);
     $6 := NULL;
     LOOP
-        IF pg_catalog.cardinality(aimq._ready(ARRAY[$1], false)) OPERATOR(pg_catalog.>) 0 THEN
-            $6 := (
-                SELECT pg_catalog.jsonb_agg(m)
-                  FROM (SELECT NULL::pg_catalog.timestamptz AS last_read_at) none
-                 CROSS JOIN LATERAL (
-                        SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
-                          FROM pgmq.read($1, $2, $3, $5)
-                       ) m
-            );
-        END IF;
+        WHILE pg_catalog.cardinality(aimq._ready(ARRAY[$1], false)) OPERATOR(pg_catalog.>) 0 LOOP
+            BEGIN
+                $6 := (
+                    SELECT pg_catalog.jsonb_agg(m)
+                      FROM (SELECT NULL::pg_catalog.timestamptz AS last_read_at) none
+                     CROSS JOIN LATERAL (
+                            SELECT msg_id, read_ct, enqueued_at, last_read_at, vt, message, headers
+                              FROM pgmq.read($1, $2, most, $5)
+                           ) m
+                );
+                EXIT;
+            EXCEPTION WHEN program_limit_exceeded THEN
+                IF most OPERATOR(pg_catalog.<=) 1 THEN
+                    RAISE;
+                END IF;
+                most := most OPERATOR(pg_catalog./) 2;
+            END;
+        END LOOP;
         EXIT WHEN $6 IS NOT NULL OR is_over;
         CONTINUE WHEN aimq._arm(
             ARRAY[$1], CASE WHEN $5 OPERATOR(pg_catalog.=) '{}' THEN $3 ELSE 0 END,
@@ -157,7 +168,11 @@ BEGIN
         CALL aimq._doze();
         is_over := NOT aimq._is_called();
     END LOOP;
-    PERFORM aimq._leave();
+    IF most OPERATOR(pg_catalog.<) $3 THEN
+        PERFORM aimq._leave_rest();
+    ELSE
+        PERFORM aimq._leave();
+    END IF;
     $6 := coalesce($6, '[]');
 END
 $$;
@@ -166,7 +181,7 @@ CREATE VIEW aimq.waiters AS
     SELECT w.pid, a.usename AS role, a.application_name, w.queues, w.since
       FROM aimq._waiters() w
       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid;
-COMMENT ON VIEW aimq.waiters IS 'The sessions of this database that block in aimq.read or aimq.wait';
+COMMENT ON VIEW aimq.waiters IS 'The sessions of this database that block in aimq.read or aimq.wait; none without SELECT on pgmq.meta';
 COMMENT ON COLUMN aimq.waiters.pid IS 'The session''s process';
 COMMENT ON COLUMN aimq.waiters.role IS 'Its role';
 COMMENT ON COLUMN aimq.waiters.application_name IS 'Its application_name';

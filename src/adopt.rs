@@ -11,6 +11,7 @@ use crate::api::{self, Wanted};
 use crate::delivery;
 use crate::error::Error;
 use crate::pgmq::{self, Queue};
+use crate::text::{self, Text};
 
 /// What pgmq's Python client says for a notification of pgmq's, which has no payload.
 const EVENT: &str = "insert";
@@ -22,8 +23,8 @@ const EVENT: &str = "insert";
 /// that nothing can be enqueued between the two; else ACCESS SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn adopt_pgmq_notify(queue: Option<&str>) -> Result<bool, ErrorReport> {
-    let queue = api::present("queue", queue)?;
+fn adopt_pgmq_notify(queue: Option<Text>) -> Result<bool, ErrorReport> {
+    let queue = api::present("queue", queue.as_deref())?;
     pgmq::check_version()?;
     Ok(adopt(&pgmq::find(queue)?)?)
 }
@@ -33,7 +34,7 @@ fn adopt_pgmq_notify(queue: Option<&str>) -> Result<bool, ErrorReport> {
 /// Locks as `adopt_pgmq_notify`, for each queue that is swapped, in the order of the tables' names.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> {
     pgmq::check_version()?;
     Ok(api::changed(adopt)?)
 }
@@ -76,7 +77,8 @@ fn adopt(queue: &Queue) -> Result<bool, Error> {
 fn notifies_on(queue: &Queue) -> Result<Option<String>, Error> {
     let own = queue.attached()?.swap_remove(0).filter(|own| own.enabled != b'D');
     Ok(own.and_then(|own| own.setting).map(|setting| {
-        let route = Route::from_key(&setting.key).filter(|route| route.options().notifies);
-        route.map(|route| route.channel.to_string_lossy().into_owned()).unwrap_or_default()
+        let route =
+            Route::from_arguments(&setting.arguments).filter(|route| route.options().notifies);
+        route.map(|route| text::from_server(route.channel.to_bytes())).unwrap_or_default()
     }))
 }

@@ -5,22 +5,28 @@
 
 #![allow(clippy::result_large_err, reason = "pgrx reports an ErrorReport whole; no hot path here")]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use aimq_core::options::Options;
 use aimq_core::payload::{event as events_of, event_fits};
-use aimq_core::route::CHANNEL_MAX_BYTES;
+use aimq_core::route::{CHANNEL_MAX_BYTES, RELATION_BYTES, Route};
 use aimq_core::shared::KEY_MAX_BYTES;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use pgrx::spi::quote_literal;
 
+use crate::astray;
 use crate::attached::{Attached, Kind, Setting, TRIGGERS};
 use crate::delivery;
-use crate::error::{Error, Warning};
+use crate::error::{Advice, Error, Warning};
+use crate::passed_on::Spi;
 use crate::pgmq::{self, Queue, report};
+use crate::text::{self, Text};
+
+/// The channel that is the default. Whoever reads the documents knows that it needs quotes.
+const CHANNEL: &str = "aimq:jobs";
 
 /// `aimq.enable_realtime(queue, channel, event, sink, events, ids)`: makes a queue realtime, or changes its
 /// setting. True if something changed.
@@ -32,18 +38,20 @@ use crate::pgmq::{self, Queue, report};
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn enable_realtime(
-    queue: Option<&str>,
-    channel: default!(Option<&str>, "'aimq:jobs'"),
-    event: default!(Option<&str>, "'job_enqueued'"),
-    sink: default!(Option<&str>, "'notify'"),
-    events: default!(Option<Array<'_, &str>>, "'{job_enqueued}'"),
+    queue: Option<Text>,
+    channel: default!(Option<Text>, "'aimq:jobs'"),
+    event: default!(Option<Text>, "'job_enqueued'"),
+    sink: default!(Option<Text>, "'notify'"),
+    events: default!(Option<Array<'_, Text>>, "'{job_enqueued}'"),
     ids: default!(Option<bool>, false),
 ) -> Result<bool, ErrorReport> {
-    let queue = present("queue", queue)?;
+    let queue = present("queue", queue.as_deref())?;
+    let (channel, event, sink) = (channel.as_deref(), event.as_deref(), sink.as_deref());
     let wanted = Wanted::checked(channel, event, sink, events, ids)?;
     pgmq::check_version()?;
-    let changed = enable(&pgmq::find(queue)?, &wanted)?;
-    wanted.warn();
+    let queue = pgmq::find(queue)?;
+    let changed = choose(&queue, &wanted)?;
+    wanted.warn(&[queue]);
     Ok(changed)
 }
 
@@ -53,8 +61,8 @@ fn enable_realtime(
 /// TRIGGER takes it), and on that of archived messages if it told of those; else ACCESS SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn disable_realtime(queue: Option<&str>) -> Result<bool, ErrorReport> {
-    let queue = present("queue", queue)?;
+fn disable_realtime(queue: Option<Text>) -> Result<bool, ErrorReport> {
+    let queue = present("queue", queue.as_deref())?;
     pgmq::check_version()?;
     Ok(disable(&pgmq::find(queue)?)?)
 }
@@ -64,22 +72,24 @@ fn disable_realtime(queue: Option<&str>) -> Result<bool, ErrorReport> {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn create_queue(
-    queue: Option<&str>,
+    queue: Option<Text>,
     realtime: default!(Option<bool>, "true"),
-    channel: default!(Option<&str>, "'aimq:jobs'"),
-    event: default!(Option<&str>, "'job_enqueued'"),
-    sink: default!(Option<&str>, "'notify'"),
-    events: default!(Option<Array<'_, &str>>, "'{job_enqueued}'"),
+    channel: default!(Option<Text>, "'aimq:jobs'"),
+    event: default!(Option<Text>, "'job_enqueued'"),
+    sink: default!(Option<Text>, "'notify'"),
+    events: default!(Option<Array<'_, Text>>, "'{job_enqueued}'"),
     ids: default!(Option<bool>, false),
 ) -> Result<(), ErrorReport> {
-    let queue = present("queue", queue)?;
+    let queue = present("queue", queue.as_deref())?;
     let realtime = realtime.ok_or(Error::NullArgument { argument: "realtime" })?;
+    let (channel, event, sink) = (channel.as_deref(), event.as_deref(), sink.as_deref());
     let wanted = Wanted::checked(channel, event, sink, events, ids)?;
     pgmq::check_version()?;
-    report(Spi::run_with_args("SELECT pgmq.create($1)", &[queue.into()]));
+    report(Spi::run_with_args("SELECT pgmq.create($1)", &[Text::of(queue).into()]));
     if realtime {
-        enable(&pgmq::find(queue)?, &wanted)?;
-        wanted.warn();
+        let queue = pgmq::find(queue)?;
+        choose(&queue, &wanted)?;
+        wanted.warn(&[queue]);
     }
     Ok(())
 }
@@ -90,27 +100,78 @@ fn create_queue(
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn enable_realtime_all(
-    channel: default!(Option<&str>, "'aimq:jobs'"),
-    event: default!(Option<&str>, "'job_enqueued'"),
-    sink: default!(Option<&str>, "'notify'"),
-    events: default!(Option<Array<'_, &str>>, "'{job_enqueued}'"),
+    channel: default!(Option<Text>, "'aimq:jobs'"),
+    event: default!(Option<Text>, "'job_enqueued'"),
+    sink: default!(Option<Text>, "'notify'"),
+    events: default!(Option<Array<'_, Text>>, "'{job_enqueued}'"),
     ids: default!(Option<bool>, false),
-) -> Result<SetOfIterator<'static, String>, ErrorReport> {
+) -> Result<SetOfIterator<'static, Text>, ErrorReport> {
+    let (channel, event, sink) = (channel.as_deref(), event.as_deref(), sink.as_deref());
     let wanted = Wanted::checked(channel, event, sink, events, ids)?;
     pgmq::check_version()?;
-    let changed = changed(|queue| enable(queue, &wanted))?;
-    wanted.warn();
+    let changed = changed(|queue| choose(queue, &wanted))?;
+    wanted.warn(&pgmq::find_all());
     Ok(changed)
 }
 
-/// `aimq.disable_realtime_all()`: every queue; returns those that changed.
+/// `aimq.disable_realtime_all()`: every queue, and each table else that has triggers of aimq's; returns the queues that
+/// changed, by the names that the triggers say.
 ///
 /// Locks as `disable_realtime`, for each queue that changes, in the order of the tables' names.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn disable_realtime_all() -> Result<SetOfIterator<'static, String>, ErrorReport> {
+fn disable_realtime_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> {
     pgmq::check_version()?;
-    Ok(changed(disable)?)
+    delivery::prepare();
+    let queues = pgmq::find_all();
+    let is_a_queues =
+        |table| queues.iter().any(|queue| queue.oid == table || queue.archive_oid == table);
+    // The others first: nothing waits for a stranger's table with a queue locked.
+    let mut named = astray::take_off_all(|table| !is_a_queues(table));
+    let mut changed = changes_of_all(disable_own)?;
+    named.extend(astray::take_off_all(is_a_queues));
+    for queue in named {
+        if changed.iter().all(|it| it.0 != queue) {
+            changed.push(Text(queue));
+        }
+    }
+    Ok(SetOfIterator::new(changed))
+}
+
+/// `aimq.recheck(queue)`: has the watcher look at a queue's table, or at all of them: what can be read is announced, and
+/// what becomes readable later is known from then on. For messages that came in while no trigger fired, and nobody could
+/// notice: by replication, by a session with `session_replication_role = replica` or `aimq.enabled = off`.
+///
+/// Looks at once, and if the transaction has written anything, once more when it is committed. Needs SELECT on the queue's
+/// table, or on `pgmq.meta` where none is named (42501). Takes no lock. Costs a look at each table.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
+    let found = match queue.as_deref() {
+        Some(queue) => {
+            let found = pgmq::table_of(present("queue", Some(queue))?);
+            if !found.is_there() {
+                return Err(pgmq::no_table(queue, &found).into());
+            }
+            found
+        }
+        None => pgmq::list_of_queues().ok_or(Error::PgmqMissing)?,
+    };
+    if !found.allows(pg_sys::ACL_SELECT) {
+        let (table, role) = (found.quoted(), pgmq::current_role());
+        return Err(Error::NoSelectPrivilege { table, role }.into());
+    }
+    delivery::prepare();
+    delivery::recheck(queue.map(|_| found.oid.to_u32()));
+    Ok(())
+}
+
+/// `aimq._check_sight()`: fails unless the caller may know which queues there are. So errors of the views name what
+/// is missing.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _check_sight() -> Result<(), ErrorReport> {
+    Ok(pgmq::check_may_see_queues()?)
 }
 
 /// `aimq._check_pgmq()`: fails unless pgmq is recent enough. Run by CREATE EXTENSION.
@@ -122,17 +183,21 @@ fn _check_pgmq() -> Result<(), ErrorReport> {
 
 pub(crate) fn changed(
     change: impl Fn(&Queue) -> Result<bool, Error>,
-) -> Result<SetOfIterator<'static, String>, Error> {
+) -> Result<SetOfIterator<'static, Text>, Error> {
+    Ok(SetOfIterator::new(changes_of_all(change)?))
+}
+
+fn changes_of_all(change: impl Fn(&Queue) -> Result<bool, Error>) -> Result<Vec<Text>, Error> {
     let mut changed = Vec::new();
     for queue in pgmq::find_all() {
         match change(&queue) {
-            Ok(true) => changed.push(queue.name),
+            Ok(true) => changed.push(Text(queue.name)),
             // Dropped since it was looked up: then there is nothing to change.
             Ok(false) | Err(Error::QueueTableNotFound { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(SetOfIterator::new(changed))
+    Ok(changed)
 }
 
 pub(crate) fn present<'a>(
@@ -153,31 +218,44 @@ pub(crate) struct Wanted<'a> {
     options: Options,
     /// What befalls its messages later.
     events: Vec<&'static CStr>,
+    /// Whether the channel, or to broadcast alone, is new for a queue.
+    is_new: Cell<(bool, bool)>,
 }
 
 impl<'a> Wanted<'a> {
     /// Nothing but the enqueue, by NOTIFY.
     pub(crate) fn plain(channel: &'a str, event: &'a str) -> Result<Self, Error> {
-        if channel.len() > CHANNEL_MAX_BYTES {
-            return Err(Error::ChannelTooLong { bytes: channel.len() });
+        if text::bytes(channel) > CHANNEL_MAX_BYTES {
+            return Err(Error::ChannelTooLong { bytes: text::bytes(channel) });
         }
-        Ok(Self { channel, event, options: Options::default(), events: Vec::new() })
+        Ok(Self {
+            channel,
+            event,
+            options: Options::default(),
+            events: Vec::new(),
+            is_new: Cell::default(),
+        })
     }
 
     fn checked(
         channel: Option<&'a str>,
         event: Option<&'a str>,
         sink: Option<&str>,
-        events: Option<Array<'_, &str>>,
+        events: Option<Array<'_, Text>>,
         ids: Option<bool>,
     ) -> Result<Self, Error> {
         let channel = present("channel", channel)?;
         let event = present("event", event)?;
-        if channel.len() > CHANNEL_MAX_BYTES {
-            return Err(Error::ChannelTooLong { bytes: channel.len() });
+        if text::bytes(channel) > CHANNEL_MAX_BYTES {
+            return Err(Error::ChannelTooLong { bytes: text::bytes(channel) });
         }
-        if !event_fits(event) {
-            return Err(Error::EventTooLong { bytes: event.len() });
+        if !event_fits(event)? {
+            return Err(Error::EventTooLong { bytes: text::bytes(event) });
+        }
+        for (argument, value) in [("channel", channel), ("event", event)] {
+            if !text::is_known(value) {
+                return Err(Error::UnknownEncoding { argument });
+            }
         }
         if events_of::ALL.iter().any(|it| it.to_bytes() == event.as_bytes()) {
             return Err(Error::ReservedEvent { event: event.into() });
@@ -193,7 +271,8 @@ impl<'a> Wanted<'a> {
         };
         let ids = ids.ok_or(Error::NullArgument { argument: "ids" })?;
         let options = Options { notifies, broadcasts, ids };
-        Ok(Self { channel, event, options, events: checked_events(event, events)? })
+        let events = checked_events(event, events)?;
+        Ok(Self { channel, event, options, events, is_new: Cell::default() })
     }
 
     /// What a kind of trigger of the queue is to say. `None` if there is to be none.
@@ -206,32 +285,48 @@ impl<'a> Wanted<'a> {
         Some(Setting::new(self.channel, event, &queue.name, self.options))
     }
 
-    /// Says what will keep broadcasts from being sent.
-    fn warn(&self) {
+    /// Says what will keep broadcasts of these queues from being sent, and what those who listen should know.
+    fn warn(&self, queues: &[Queue]) {
+        let (is_new_channel, is_newly_silent) = self.is_new.get();
+        if is_newly_silent {
+            Advice::NoListeners.report();
+        } else if is_new_channel && self.channel != CHANNEL && text::needs_quotes(self.channel) {
+            Advice::NeedsQuotes { channel: self.channel.to_owned() }.report();
+        }
         if self.options.broadcasts {
+            let of_archive = self.events.contains(&events_of::ARCHIVED);
+            let kinds = if of_archive { &[false, true][..] } else { &[false] };
+            let all = queues.iter().flat_map(|queue| kinds.iter().map(move |kind| (queue, *kind)));
+            let tables: Vec<_> = all
+                .filter(|(queue, kind)| queue.is_superusers(*kind))
+                .map(|(queue, kind)| queue.table_for(kind).0.to_owned())
+                .collect();
             if !delivery::has_notifier() {
                 Warning::SinkWithoutNotifier.report();
             }
             if !pgmq::has_realtime_send() {
                 Warning::NoRealtimeSend.report();
             }
+            if !tables.is_empty() {
+                Warning::BroadcastAsSuperuser { tables }.report();
+            }
         }
     }
 }
 
-fn checked_events(own: &str, events: Option<Array<'_, &str>>) -> Result<Vec<&'static CStr>, Error> {
+fn checked_events(own: &str, events: Option<Array<'_, Text>>) -> Result<Vec<&'static CStr>, Error> {
     let events = events.ok_or(Error::NullArgument { argument: "events" })?;
     let mut wanted = Vec::new();
     let mut has_own = false;
     for event in events.iter() {
         let event = event.ok_or(Error::NullArgument { argument: "events" })?;
         // The enqueue's own event may be said by its name too.
-        if event == "job_enqueued" || event == own {
+        if &*event == "job_enqueued" || &*event == own {
             has_own = true;
         } else {
             let known = events_of::ALL.into_iter().find(|it| it.to_bytes() == event.as_bytes());
             let choices = "job_enqueued, job_started, job_archived, job_deleted";
-            let value = event.into();
+            let value = event.0;
             wanted.push(known.ok_or(Error::NoSuchValue { argument: "events", value, choices })?);
         }
     }
@@ -265,6 +360,25 @@ fn changes(queue: &Queue, wanted: &Wanted<'_>) -> Result<Vec<Change>, Error> {
         .collect())
 }
 
+/// As [`enable`], for a caller who has chosen what is wanted himself, and may want advice.
+fn choose(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
+    let before = queue.attached()?.swap_remove(0).and_then(|own| own.setting);
+    if !enable(queue, wanted)? {
+        return Ok(false);
+    }
+    let before = before.as_ref().and_then(|setting| Route::from_arguments(&setting.arguments));
+    let is_new_channel = before.is_none_or(|route| {
+        !route.options().notifies || text::from_server(route.channel.to_bytes()) != wanted.channel
+    });
+    let is_new_silence = before.is_none_or(|route| route.options().notifies);
+    let (channel, silence) = wanted.is_new.get();
+    let notifies = wanted.options.notifies;
+    wanted
+        .is_new
+        .set((channel || is_new_channel && notifies, silence || is_new_silence && !notifies));
+    Ok(true)
+}
+
 pub(crate) fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
     // So that the commit can ask for a notifier.
     delivery::prepare();
@@ -272,10 +386,10 @@ pub(crate) fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> 
     if found.is_empty() {
         return Ok(false);
     }
-    let longest = found.iter().filter_map(|it| Some(it.wanted.as_ref()?.key.len())).max();
-    if let Some(bytes) = longest.filter(|bytes| wanted.options.broadcasts && *bytes > KEY_MAX_BYTES)
-    {
-        return Err(Error::NoRoomToBroadcast { bytes, most: KEY_MAX_BYTES });
+    let longest = found.iter().filter_map(|it| Some(it.wanted.as_ref()?.arguments.len())).max();
+    let most = KEY_MAX_BYTES - RELATION_BYTES;
+    if let Some(bytes) = longest.filter(|bytes| wanted.options.broadcasts && *bytes > most) {
+        return Err(Error::NoRoomToBroadcast { bytes, most });
     }
     for change in &found {
         if queue.table_for(change.kind.is_of_archive).1 == pg_sys::InvalidOid {
@@ -295,38 +409,52 @@ pub(crate) fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> 
     let found = changes(queue, wanted)?;
     for Change { kind, wanted: setting, enabled } in &found {
         let (name, table) = (kind.name, queue.table_for(kind.is_of_archive).0);
-        let Some(Setting { key }) = setting else {
+        let Some(setting) = setting else {
             report(Spi::run(&format!("DROP TRIGGER {name} ON {table}")));
             continue;
         };
-        // OR REPLACE changes it in place: at no moment is there no trigger for others.
-        report(Spi::run(&format!(
-            "CREATE OR REPLACE TRIGGER {name} {} ON {table} FOR EACH {} EXECUTE FUNCTION aimq.{}({})",
-            kind.on,
-            kind.level,
-            kind.function.to_string_lossy(),
-            arguments(key),
-        )));
-        // A queue that is to be announced on a replica stays so.
-        let when = match enabled {
-            b'A' => "ALWAYS",
-            b'R' => "REPLICA",
-            _ => continue,
-        };
-        report(Spi::run(&format!("ALTER TABLE {table} ENABLE {when} TRIGGER {name}")));
+        report(Spi::run(&create(kind, table, setting)));
+        if let Some(enable) = enable_as(kind, table, *enabled) {
+            report(Spi::run(&enable));
+        }
     }
     Ok(!found.is_empty())
 }
 
-/// The arguments of a trigger, from a route's key, in which each has a NUL behind it.
-fn arguments(key: &[u8]) -> String {
-    let parts = key.split(|byte| *byte == 0).take(key.iter().filter(|byte| **byte == 0).count());
-    let quoted = parts.map(|part| quote_literal(String::from_utf8_lossy(part)));
+/// Makes a trigger, or changes it. OR REPLACE does so in place: at no moment is there no trigger for others.
+pub(crate) fn create(kind: &Kind, table: &str, setting: &Setting) -> String {
+    let Kind { name, on, level, .. } = kind;
+    let (function, arguments) = (kind.function.to_string_lossy(), arguments(&setting.arguments));
+    format!(
+        "CREATE OR REPLACE TRIGGER {name} {on} ON {table} FOR EACH {level} EXECUTE FUNCTION aimq.{function}({arguments})"
+    )
+}
+
+/// A queue that is to be announced on a replica stays so.
+pub(crate) fn enable_as(kind: &Kind, table: &str, enabled: u8) -> Option<String> {
+    let when = match enabled {
+        b'A' => "ALWAYS",
+        b'R' => "REPLICA",
+        _ => return None,
+    };
+    Some(format!("ALTER TABLE {table} ENABLE {when} TRIGGER {}", kind.name))
+}
+
+/// The arguments of a trigger in SQL, from what the catalog has of them: each with a NUL behind it.
+fn arguments(all: &[u8]) -> String {
+    let parts = all.split(|byte| *byte == 0).take(all.iter().filter(|byte| **byte == 0).count());
+    let quoted = parts.map(|part| text::quote_literal(&text::from_server(part)));
     quoted.collect::<Vec<_>>().join(", ")
 }
 
 fn disable(queue: &Queue) -> Result<bool, Error> {
     delivery::prepare();
+    // Tables that were the queue's once; first, so that its own are not locked while these are waited for.
+    let had_others = astray::take_off(queue);
+    Ok(disable_own(queue)? || had_others)
+}
+
+fn disable_own(queue: &Queue) -> Result<bool, Error> {
     let of_archive = |all: &[Option<Attached>]| {
         TRIGGERS.iter().zip(all).any(|(kind, it)| kind.is_of_archive && it.is_some())
     };

@@ -1,12 +1,13 @@
 //! The triggers that make a queue realtime, as the catalogs have them: the one source of truth of what is realtime.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 use aimq_core::options::Options;
 use aimq_core::payload::event;
 use aimq_core::route::Route;
 use pgrx::pg_sys;
 
+use crate::text;
 use crate::trigger::{BEFORE_CHANGE_STATEMENT, BEFORE_INSERT_ROW, BEFORE_ROW, trigger_route};
 
 /// A trigger of a realtime queue's tables.
@@ -42,7 +43,8 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
     },
     Kind {
         name: "aimq_realtime_vt",
-        on: "BEFORE UPDATE OF vt OR DELETE",
+        // Not UPDATE OF vt: a column that a trigger names can't be altered.
+        on: "BEFORE UPDATE OR DELETE",
         level: "STATEMENT",
         tgtype: BEFORE_CHANGE_STATEMENT,
         function: REALTIME,
@@ -51,7 +53,7 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
     },
     Kind {
         name: "aimq_realtime_started",
-        on: "BEFORE UPDATE OF read_ct",
+        on: "BEFORE UPDATE",
         level: "ROW",
         tgtype: BEFORE_ROW | pg_sys::TRIGGER_TYPE_UPDATE as i16,
         function: EVENT,
@@ -78,9 +80,10 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
     },
     Kind {
         name: "aimq_realtime_archived",
-        on: "BEFORE INSERT",
+        // What is deleted there may be put back, and then is not archived once more.
+        on: "BEFORE INSERT OR DELETE",
         level: "ROW",
-        tgtype: BEFORE_INSERT_ROW,
+        tgtype: BEFORE_INSERT_ROW | pg_sys::TRIGGER_TYPE_DELETE as i16,
         function: EVENT,
         event: Some(event::ARCHIVED),
         is_of_archive: true,
@@ -90,14 +93,14 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
 /// What a queue's trigger says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// Its arguments, as a route's key has them.
-    pub(crate) key: Box<[u8]>,
+    /// Its arguments, as the catalog has them.
+    pub(crate) arguments: Box<[u8]>,
 }
 
 impl Setting {
     pub(crate) fn new(channel: &str, event: &str, queue: &str, options: Options) -> Self {
         // SQL has no NUL.
-        let text = |text: &str| CString::new(text).unwrap_or_default();
+        let text = text::to_c;
         let (channel, event, queue) = (text(channel), text(event), text(queue));
         let options = text(&options.text());
         Route { options: &options, ..Route::new(&channel, &event, &queue) }.into()
@@ -106,7 +109,7 @@ impl Setting {
 
 impl From<Route<'_>> for Setting {
     fn from(route: Route<'_>) -> Self {
-        Self { key: route.key() }
+        Self { arguments: route.arguments() }
     }
 }
 
@@ -127,8 +130,11 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
     with_triggers(table, |triggers| {
         let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
             let trigger = triggers.iter().find(|it| has_name(it, kind.name.as_bytes()))?;
-            let is_ours =
-                trigger.tgfoid == ours && trigger.tgtype == kind.tgtype && trigger.tgqual.is_null();
+            // One of a former release may name a column, and keeps it from being altered.
+            let is_ours = trigger.tgfoid == ours
+                && trigger.tgtype == kind.tgtype
+                && trigger.tgnattr == 0
+                && trigger.tgqual.is_null();
             // SAFETY: a trigger of an open relation.
             let setting = unsafe { trigger_route(trigger) };
             Some(Attached {
@@ -138,6 +144,24 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
         });
         attached.collect()
     })
+}
+
+/// The triggers with a function of ours that a table carries now, whatever they are called, but for copies that a partition
+/// has: each with the queue that it names. From the relation cache. Takes ACCESS SHARE.
+pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let found = with_triggers(table, |triggers| {
+        let ours = triggers.iter().filter(|it| functions.contains(&it.tgfoid) && !it.tgisclone);
+        // SAFETY: names and arguments of an open relation's triggers.
+        let copied = |name| unsafe { CStr::from_ptr(name) }.to_bytes().to_vec();
+        ours.map(|it| {
+            // SAFETY: as above; so many arguments there are.
+            let queue = (it.tgnargs >= 3).then(|| copied(unsafe { *it.tgargs.add(2) }));
+            (copied(it.tgname), queue.unwrap_or_default())
+        })
+        .collect()
+    });
+    found.unwrap_or_default()
 }
 
 /// Whether a table carries a trigger of this name and function now, and it is not disabled. Takes ACCESS SHARE.

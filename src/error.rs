@@ -1,11 +1,19 @@
 //! Every error and warning of aimq: one variant each, with its SQLSTATE, message, detail and hint.
 
-use std::cell::Cell;
+mod said;
 
+use std::ffi::CStr;
+
+use aimq_core::memory::OutOfMemory;
 use aimq_core::payload::PAYLOAD_MAX_BYTES;
 use aimq_core::route::CHANNEL_MAX_BYTES;
-use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::panic::{ErrorReport, pgrx_extern_c_guard};
 use pgrx::prelude::*;
+
+use crate::ffi;
+use crate::passed_on;
+
+pub(crate) use said::{Advice, Notice, Warning};
 
 /// The oldest pgmq that aimq works with. Before, queue tables were members of the extension, and
 /// pg_dump left their triggers out.
@@ -15,9 +23,11 @@ pub(crate) const PGMQ_MIN: (u32, u32, u32) = (1, 6, 0);
 #[derive(Debug)]
 pub(crate) enum Error {
     /// 42704
-    QueueNotFound { queue: String },
+    QueueNotFound { queue: String, meant: Option<String> },
     /// 42P01: pgmq.meta may name the queue, but there is no such table.
     QueueTableNotFound { queue: String, table: String },
+    /// 42P01: there is no such table, but one of a queue whose name is much like it.
+    QueueMisspelt { queue: String, table: String, meant: String },
     /// 22004
     NullArgument { argument: &'static str },
     /// 42602
@@ -32,6 +42,8 @@ pub(crate) enum Error {
     ReservedEvent { event: String },
     /// 54000
     NoRoomToBroadcast { bytes: usize, most: usize },
+    /// 22021
+    UnknownEncoding { argument: &'static str },
     /// 42622
     ChannelTooLong { bytes: usize },
     /// 54000
@@ -41,9 +53,15 @@ pub(crate) enum Error {
     /// 42501
     NoTriggerPrivilege { table: String, role: String },
     /// 42501
+    NoSelectPrivilege { table: String, role: String },
+    /// 42501: not even the list of queues may be read.
+    MayNotSeeQueues { role: String, lacks: &'static str, grant: &'static str },
+    /// 42501
     NotOwner { table: String, owner: String, role: String },
     /// 25000
     OldSnapshot { what: String },
+    /// 25006
+    ReadOnly { what: String, is_standby: bool },
     /// 25001
     InTransaction { what: String },
     /// 55000
@@ -54,6 +72,8 @@ pub(crate) enum Error {
     PgmqTooOld { found: String },
     /// 39P01, or 42809 for the wrong table
     Misuse(Misuse),
+    /// 53200
+    OutOfMemory,
 }
 
 /// How the trigger function can be called wrongly.
@@ -68,6 +88,55 @@ pub(crate) enum Misuse {
     Table,
 }
 
+/// What keeps a trigger or a commit from its work: what [`guarded`] raises.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    Misuse(Misuse),
+    OutOfMemory,
+}
+
+impl From<Misuse> for Fault {
+    fn from(misuse: Misuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+impl From<OutOfMemory> for Fault {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. Raises that there is no memory outside of it, for which pgrx
+/// itself would need some: for a panic, and for texts.
+///
+/// # Safety
+/// To be called by a function that Postgres calls, and that has nothing to drop.
+#[inline]
+pub(crate) unsafe fn guarded<T: Copy>(work: impl FnOnce() -> Result<T, Fault>) -> T {
+    // SAFETY: as demanded of the caller. What `work` had is dropped by the time something is raised.
+    unsafe {
+        match pgrx_extern_c_guard(work) {
+            Ok(done) => done,
+            Err(Fault::Misuse(misuse)) => pgrx_extern_c_guard(|| Error::from(misuse).raise()),
+            Err(Fault::OutOfMemory) => ffi::raise(Error::OutOfMemory.sqlstate(), OUT_OF_MEMORY),
+        }
+    }
+}
+
+/// Message, detail and hint.
+const OUT_OF_MEMORY: [&CStr; 3] = [
+    c"aimq is out of memory",
+    c"The server has no memory left to note which queues this transaction enqueues to, or to tell it.",
+    c"Run the transaction again. If that fails too, look for what takes the memory, or lower work_mem or max_connections.",
+];
+
+impl From<OutOfMemory> for Error {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 impl From<Misuse> for Error {
     fn from(misuse: Misuse) -> Self {
         Self::Misuse(misuse)
@@ -78,6 +147,7 @@ impl From<Error> for ErrorReport {
     #[track_caller]
     fn from(error: Error) -> Self {
         let (message, detail, hint) = error.texts();
+        passed_on::say_in_servers_encoding(error.sqlstate(), [&message, &detail, &hint]);
         let report = Self::new(error.sqlstate(), message, "aimq");
         let report = if detail.is_empty() { report } else { report.set_detail(detail) };
         if hint.is_empty() { report } else { report.set_hint(hint) }
@@ -97,7 +167,9 @@ impl Error {
         use PgSqlErrorCode as Code;
         match self {
             Self::QueueNotFound { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
-            Self::QueueTableNotFound { .. } => Code::ERRCODE_UNDEFINED_TABLE,
+            Self::QueueTableNotFound { .. } | Self::QueueMisspelt { .. } => {
+                Code::ERRCODE_UNDEFINED_TABLE
+            }
             Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::EmptyArgument { .. } => Code::ERRCODE_INVALID_NAME,
             Self::TooFew { .. } | Self::NoSuchValue { .. } | Self::EventsWithoutEnqueued => {
@@ -105,12 +177,15 @@ impl Error {
             }
             Self::NoRoomToBroadcast { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::ReservedEvent { .. } => Code::ERRCODE_INVALID_NAME,
+            Self::UnknownEncoding { .. } => Code::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
             Self::ChannelTooLong { .. } => Code::ERRCODE_NAME_TOO_LONG,
             Self::EventTooLong { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::NoTriggerPrivilege { .. } | Self::NotOwner { .. } => {
-                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
+            Self::NoTriggerPrivilege { .. }
+            | Self::NoSelectPrivilege { .. }
+            | Self::MayNotSeeQueues { .. }
+            | Self::NotOwner { .. } => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::OldSnapshot { .. } => Code::ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::ReadOnly { .. } => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::InTransaction { .. } => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::RealtimeElsewhere { .. } | Self::WaitsAlready | Self::PgmqMissing => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
@@ -118,26 +193,41 @@ impl Error {
             Self::PgmqTooOld { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Misuse(Misuse::Table) => Code::ERRCODE_WRONG_OBJECT_TYPE,
             Self::Misuse(_) => Code::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+            Self::OutOfMemory => Code::ERRCODE_OUT_OF_MEMORY,
         }
     }
 
     /// Message, detail and hint; empty where there is none.
     fn texts(&self) -> (String, String, String) {
         match self {
-            Self::QueueNotFound { queue } => (
+            Self::QueueNotFound { queue, meant } => (
                 format!("queue \"{queue}\" does not exist"),
-                "pgmq.meta has no queue of this name in any spelling.".into(),
-                format!(
-                    "Create it with SELECT aimq.create_queue({}), or look for it in the view aimq.queues.",
-                    pgrx::spi::quote_literal(queue)
-                ),
+                match meant {
+                    Some(_) => "A queue is named as in pgmq.create: without a schema, and without the q_ of its table.".into(),
+                    None if queue.contains('.') => {
+                        "pgmq.meta has no queue of this name in any spelling. A queue's table is in the schema pgmq: no other can be realtime.".into()
+                    }
+                    None => "pgmq.meta has no queue of this name in any spelling.".into(),
+                },
+                match meant {
+                    Some(meant) => did_you_mean(meant),
+                    None => format!(
+                        "Create it with SELECT aimq.create_queue({}), or look for it in the view aimq.queues.",
+                        crate::text::quote_literal(queue)
+                    ),
+                },
+            ),
+            Self::QueueMisspelt { queue, table, meant } => (
+                format!("queue \"{queue}\" has no table"),
+                format!("There is no table {table}. A queue is named as in pgmq.create: without a schema, and without the q_ of its table."),
+                did_you_mean(meant),
             ),
             Self::QueueTableNotFound { queue, table } => (
                 format!("queue \"{queue}\" has no table"),
                 format!("There is no table {table}."),
                 format!(
                     "Create it with SELECT aimq.create_queue({0}). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create({0}), pgmq.drop_queue({0}).",
-                    pgrx::spi::quote_literal(queue)
+                    crate::text::quote_literal(queue)
                 ),
             ),
             Self::NullArgument { argument } => (
@@ -183,6 +273,11 @@ impl Error {
                 "That is what befalls a message later, see the argument events.".into(),
                 "Choose another name for what is said when messages are enqueued.".into(),
             ),
+            Self::UnknownEncoding { argument } => (
+                format!("{argument} is not UTF-8"),
+                "The database's encoding is SQL_ASCII: nobody knows which characters these bytes are, and clients could not read them.".into(),
+                format!("Choose {} of ASCII, or in UTF-8.", if *argument == "event" { "an event" } else { "a channel" }),
+            ),
             Self::ChannelTooLong { bytes } => (
                 "channel is too long".into(),
                 format!("It has {bytes} bytes; LISTEN and NOTIFY take at most {CHANNEL_MAX_BYTES}."),
@@ -203,13 +298,23 @@ impl Error {
                 },
                 format!(
                     "Run SELECT aimq.disable_realtime({0}) first if nobody listens there any more, else SELECT pgmq.disable_notify_insert({0}) once nobody listens to pgmq.",
-                    pgrx::spi::quote_literal(queue)
+                    crate::text::quote_literal(queue)
                 ),
             ),
             Self::NoTriggerPrivilege { table, role } => (
                 format!("permission denied to make queue table {table} realtime"),
                 format!("Role \"{role}\" lacks the TRIGGER privilege on the table."),
                 format!("Have the table's owner run GRANT TRIGGER ON {table} TO \"{role}\"."),
+            ),
+            Self::NoSelectPrivilege { table, role } => (
+                format!("permission denied to have {table} looked at"),
+                format!("Role \"{role}\" lacks the SELECT privilege on the table."),
+                format!("Have the table's owner run GRANT SELECT ON {table} TO \"{role}\"."),
+            ),
+            Self::MayNotSeeQueues { role, lacks, grant } => (
+                "permission denied to see the queues".into(),
+                format!("Role \"{role}\" lacks {lacks}."),
+                format!("Have the owner of pgmq run {}.", grant.replace("ROLE", &format!("\"{role}\""))),
             ),
             Self::NotOwner { table, owner, role } => (
                 format!("must be owner of queue table {table}"),
@@ -220,6 +325,15 @@ impl Error {
                 format!("{what} cannot wait in a transaction that is REPEATABLE READ or SERIALIZABLE"),
                 "Such a transaction sees no message that is enqueued after its first statement.".into(),
                 "Call it in a READ COMMITTED transaction (see default_transaction_isolation), or read with pgmq.read, which does not wait.".into(),
+            ),
+            Self::ReadOnly { what, is_standby } => (
+                format!("{what} cannot read messages in a read-only transaction"),
+                "To read a message is to write when it can be read again.".into(),
+                match is_standby {
+                    true => "This server is a standby: connect the worker to the primary.",
+                    false => "Call it in a transaction that may write: see default_transaction_read_only.",
+                }
+                .into(),
             ),
             Self::InTransaction { what } => (
                 format!("{what} cannot be called in a transaction block"),
@@ -242,8 +356,13 @@ impl Error {
                 "Install a later pgmq on the server, then run ALTER EXTENSION pgmq UPDATE.".into(),
             ),
             Self::Misuse(misuse) => misuse.texts(),
+            Self::OutOfMemory => OUT_OF_MEMORY.map(|text| text.to_string_lossy().into_owned()).into(),
         }
     }
+}
+
+fn did_you_mean(meant: &str) -> String {
+    format!("Did you mean the queue {}?", crate::text::quote_literal(meant))
 }
 
 impl Misuse {
@@ -272,130 +391,5 @@ impl Misuse {
             }
         };
         (message.into(), detail.into(), hint.into())
-    }
-}
-
-/// What a user should hear about although the transaction goes on.
-#[derive(Debug)]
-pub(crate) enum Warning {
-    /// 53400
-    NotifyQueueFull,
-    /// 0A000
-    PreparedTransaction { queues: Vec<String> },
-    /// 53400
-    TableFull { queue: String },
-    /// 55000
-    NoNotifier,
-    /// 55000
-    SinkWithoutNotifier,
-    /// 55000
-    NoRealtimeSend,
-    /// 55000
-    #[cfg_attr(not(any(feature = "pg17", feature = "pg18")), allow(dead_code))]
-    NoSharedMemory { reason: String },
-}
-
-impl Warning {
-    #[cold]
-    pub(crate) fn report(self) {
-        use PgSqlErrorCode as Code;
-        let (code, message, detail, hint) = match self {
-            Self::NotifyQueueFull => (
-                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "aimq skips notifications: the NOTIFY queue is nearly full".to_owned(),
-                "The messages are enqueued; workers find them when they next poll.".to_owned(),
-                "Look for a session that listens and stays idle in a transaction: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start.",
-            ),
-            Self::PreparedTransaction { queues } => (
-                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "aimq will not wake workers for this prepared transaction".to_owned(),
-                format!(
-                    "Postgres refuses NOTIFY in a transaction that is prepared. Queues: {}.",
-                    queues.join(", ")
-                ),
-                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers read now and then all the same.",
-            ),
-            Self::TableFull { queue } => (
-                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                format!("aimq's notifier has no room for queue \"{queue}\""),
-                "Its workers are woken by notifications in the transactions that enqueue. Only a session's first such queue is reported.".to_owned(),
-                "Raise aimq.max_queues and restart the server, or choose a shorter event.",
-            ),
-            Self::NoNotifier => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "aimq.delivery is \"notifier\", but there is no notifier".to_owned(),
-                "Workers are woken by notifications in the transactions that enqueue.".to_owned(),
-                "Add aimq to shared_preload_libraries and restart the server, or set aimq.delivery to \"auto\".",
-            ),
-            Self::SinkWithoutNotifier => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "nothing is broadcast without a notifier".to_owned(),
-                "Broadcasts are the notifier's, and this server has none: aimq is not preloaded.".to_owned(),
-                "Add aimq to shared_preload_libraries and restart the server.",
-            ),
-            Self::NoRealtimeSend => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "there is no function realtime.send(jsonb, text, text, boolean)".to_owned(),
-                "It is Supabase's. The notifier tries again until there is one.".to_owned(),
-                "Enable Supabase Realtime in this database, or choose the sink \"notify\".",
-            ),
-            Self::NoSharedMemory { reason } => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "aimq cannot use its shared memory".to_owned(),
-                format!("Workers are woken by notifications in the transactions that enqueue. The reason: {reason}"),
-                "If aimq was updated, restart the server. Else see the detail.",
-            ),
-        };
-        ErrorReport::new(code, message, "aimq")
-            .set_detail(detail)
-            .set_hint(hint)
-            .report(PgLogLevel::WARNING);
-    }
-}
-
-/// Why a session that blocks polls. Each session hears of one.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    NoMemory,
-    NotRealtime { queue: String },
-    NoRoom { setting: &'static str },
-    NoSlot,
-}
-
-impl Notice {
-    #[cold]
-    pub(crate) fn report(self) {
-        thread_local! {
-            static IS_SAID: Cell<bool> = const { Cell::new(false) };
-        }
-        if IS_SAID.replace(true) {
-            return;
-        }
-        let (detail, hint) = match self {
-            Self::NoMemory => (
-                "aimq has no shared memory on this server.".to_owned(),
-                "Add aimq to shared_preload_libraries and restart the server.".to_owned(),
-            ),
-            Self::NotRealtime { queue } => (
-                format!("Queue \"{queue}\" is not realtime."),
-                format!("Run SELECT aimq.enable_realtime({}).", pgrx::spi::quote_literal(&queue)),
-            ),
-            Self::NoRoom { setting } => (
-                format!("There is no room: {setting} is used up."),
-                format!("Raise {setting} and restart the server."),
-            ),
-            Self::NoSlot => (
-                "There is no background worker slot for the notifier of this database.".to_owned(),
-                "Raise max_worker_processes and restart the server.".to_owned(),
-            ),
-        };
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            "aimq polls for messages, at first every 20 ms and then up to every second",
-            "aimq",
-        )
-        .set_detail(detail)
-        .set_hint(hint)
-        .report(PgLogLevel::NOTICE);
     }
 }

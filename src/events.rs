@@ -3,13 +3,13 @@
 //!
 //! Each event is a route of its own, so that it is counted, coalesced and follows savepoints as an enqueue does.
 
+use aimq_core::payload::event;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use pgrx::trigger_support::{trigger_fired_before, trigger_fired_for_row};
 
-use crate::error::{Error, Misuse};
-use crate::trigger::{called_with, note_id, trigger_route};
-use crate::{settings, transaction};
+use crate::error::{Fault, Misuse, guarded};
+use crate::trigger::{called_with, counts_reads, id_of, note_id, trigger_route};
+use crate::{home, settings, transaction};
 
 /// Tells Postgres that [`aimq_event_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
@@ -21,21 +21,17 @@ pub extern "C" fn pg_finfo_aimq_event_trigger() -> &'static pg_sys::Pg_finfo_rec
 
 /// `aimq.event_trigger()`, with the arguments channel, event, queue and, if any, options. Returns the row as it is.
 #[unsafe(no_mangle)]
-#[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub unsafe extern "C-unwind" fn aimq_event_trigger(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: Postgres calls this with valid call information, which is checked in there.
-    match unsafe { note(fcinfo) } {
-        Ok(row) => pg_sys::Datum::from(row),
-        Err(misuse) => Error::from(misuse).raise(),
-    }
+    unsafe { guarded(|| Ok(pg_sys::Datum::from(note(fcinfo)?))) }
 }
 
 /// # Safety
 /// `fcinfo` must be what Postgres called us with.
-unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Misuse> {
+unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Fault> {
     // SAFETY: the trigger, its arguments, the relation and the row live for the call.
     unsafe {
         let data = called_with(fcinfo)?;
@@ -43,14 +39,32 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Mi
         let is_row = trigger_fired_for_row(data.tg_event);
         let is_truncate = what == pg_sys::TRIGGER_EVENT_TRUNCATE;
         if is_row == is_truncate || !trigger_fired_before(data.tg_event) {
-            return Err(Misuse::NotAnEvent);
+            return Err(Misuse::NotAnEvent.into());
         }
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
-        if settings::enabled() {
-            transaction::record_event(route);
-            // Which ones a TRUNCATE takes away, nobody looks up: there are more than are named.
-            if is_row {
-                note_id(route, data);
+        // Nothing becomes of a message by an UPDATE that counts no reading.
+        let is_moved = what == pg_sys::TRIGGER_EVENT_UPDATE && !counts_reads(data);
+        if settings::enabled()
+            && !(is_moved && route.event == event::STARTED)
+            && let Some(relation) = home::of(data)
+        {
+            let route = route.of(relation);
+            let is_of_archive = route.event == event::ARCHIVED;
+            let is_delete = what == pg_sys::TRIGGER_EVENT_DELETE;
+            // What is deleted from the archive is told to nobody. It may be put back, and then is not archived once
+            // more.
+            if !(is_of_archive && is_delete) {
+                transaction::record_event(route)?;
+                // Which ones a TRUNCATE takes away, nobody looks up: there are more than are named.
+                if is_row {
+                    note_id(route, data)?;
+                }
+            }
+            let is_moving = is_delete && (is_of_archive || route.event == event::DELETED);
+            if is_moving && let Some(id) = id_of(data) {
+                transaction::record_out(route, id)?;
+            } else if is_of_archive && let Some(id) = id_of(data) {
+                transaction::record_in(route, event::ARCHIVED, id)?;
             }
         }
         // None for a statement.

@@ -6,13 +6,14 @@ use std::ffi::{CStr, c_char, c_int};
 
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
+use pgrx::prelude::*;
 
-mod raw {
+pub(crate) mod raw {
     use super::*;
 
     // Not in pgrx's bindings. Raises, so it is called under a guard only.
     unsafe extern "C-unwind" {
-        pub(super) fn Async_Notify(channel: *const c_char, payload: *const c_char);
+        pub(crate) fn Async_Notify(channel: *const c_char, payload: *const c_char);
     }
 
     // In pgrx's bindings, but each call there pays a sigsetjmp, and these run for every row or every
@@ -20,36 +21,60 @@ mod raw {
     // arguments that they get here (access/transam/xact.c, access/common/heaptuple.c,
     // utils/adt/timestamp.c), hence "C": should one ever unwind, Rust aborts instead of going wrong.
     unsafe extern "C" {
-        pub(super) fn GetCurrentTransactionNestLevel() -> c_int;
-        pub(super) fn heap_attisnull(
+        pub(crate) fn GetCurrentTransactionNestLevel() -> c_int;
+        pub(crate) fn heap_attisnull(
             tuple: pg_sys::HeapTuple,
             attribute: c_int,
             descriptor: pg_sys::TupleDesc,
         ) -> bool;
-        pub(super) fn nocachegetattr(
+        pub(crate) fn nocachegetattr(
             tuple: pg_sys::HeapTuple,
             attribute: c_int,
             descriptor: pg_sys::TupleDesc,
         ) -> pg_sys::Datum;
-        pub(super) fn GetCurrentTimestamp() -> i64;
-        pub(super) fn GetCurrentTransactionStartTimestamp() -> i64;
-        pub(super) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
-        pub(super) fn GetCurrentTransactionIdIfAny() -> pg_sys::TransactionId;
-        pub(super) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
+        pub(crate) fn GetCurrentTimestamp() -> i64;
+        pub(crate) fn GetCurrentTransactionStartTimestamp() -> i64;
+        pub(crate) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+        pub(crate) fn GetCurrentTransactionIdIfAny() -> pg_sys::TransactionId;
+        pub(crate) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
         // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
-        pub(super) fn SetLatch(latch: *mut pg_sys::Latch);
+        pub(crate) fn SetLatch(latch: *mut pg_sys::Latch);
+    }
+
+    // What `ereport` is made of (utils/elog.h). Not in pgrx's bindings either.
+    unsafe extern "C-unwind" {
+        pub(super) fn errstart(level: c_int, domain: *const c_char) -> bool;
+        pub(crate) fn errcode(code: c_int) -> c_int;
+        pub(crate) fn errmsg_internal(format: *const c_char, ...) -> c_int;
+        pub(crate) fn errdetail_internal(format: *const c_char, ...) -> c_int;
+        pub(crate) fn errdetail_log(format: *const c_char, ...) -> c_int;
+        pub(crate) fn errhint(format: *const c_char, ...) -> c_int;
+        pub(crate) fn errcontext_msg(format: *const c_char, ...) -> c_int;
+        pub(super) fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+    }
+
+    // What a context callback may ask of the error that is being raised, and say of it. In pgrx's bindings, whose guard
+    // would make a panic of what they raise, in a function that Postgres calls.
+    unsafe extern "C-unwind" {
+        pub(crate) fn geterrcode() -> c_int;
+        pub(crate) fn CopyErrorData() -> *mut pg_sys::ErrorData;
+        pub(crate) fn FreeErrorData(data: *mut pg_sys::ErrorData);
+        pub(crate) fn set_errcontext_domain(domain: *const c_char) -> c_int;
+        pub(crate) fn internalerrposition(position: c_int) -> c_int;
+        pub(crate) fn internalerrquery(query: *const c_char) -> c_int;
+        pub(crate) fn err_generic_string(field: c_int, value: *const c_char) -> c_int;
     }
 
     // A setting that pgrx does not bind.
     unsafe extern "C" {
-        pub(super) static max_prepared_xacts: c_int;
+        pub(crate) static max_prepared_xacts: c_int;
     }
 
     // The timeouts of a query, which a background worker has to set by itself. They only set timers.
     unsafe extern "C" {
-        pub(super) fn enable_timeout_after(timeout: c_int, millis: c_int);
-        pub(super) fn disable_timeout(timeout: c_int, keep_indicator: bool);
-        pub(super) fn RegisterTimeout(
+        pub(crate) fn enable_timeout_after(timeout: c_int, millis: c_int);
+        pub(crate) fn disable_timeout(timeout: c_int, keep_indicator: bool);
+        pub(crate) fn RegisterTimeout(
             timeout: c_int,
             handler: Option<unsafe extern "C-unwind" fn()>,
         ) -> c_int;
@@ -57,8 +82,8 @@ mod raw {
 
     // Signal handlers, whose addresses pgrx's guarded functions don't have.
     unsafe extern "C-unwind" {
-        pub(super) fn die(signal: c_int);
-        pub(super) fn SignalHandlerForConfigReload(signal: c_int);
+        pub(crate) fn die(signal: c_int);
+        pub(crate) fn SignalHandlerForConfigReload(signal: c_int);
     }
 }
 
@@ -70,6 +95,29 @@ pub(crate) fn notify(channel: &CStr, payload: &CStr) {
     // SAFETY: both strings outlive the call, Async_Notify copies them, and nothing in the closure
     // has a destructor.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
+}
+
+/// Raises an error with message, detail and hint, for which Rust allocates nothing, as pgrx's own way does. Postgres
+/// keeps 8 kB in reserve for that (utils/mmgr/mcxt.c, ErrorContext).
+///
+/// # Safety
+/// The error passes through the frames up to the one that Postgres called: outside of a guard, and there must be
+/// nothing to drop in them.
+#[allow(ffi_unwind_calls, reason = "as demanded of the caller")]
+#[cold]
+pub(crate) unsafe fn raise(code: PgSqlErrorCode, [message, detail, hint]: [&'static CStr; 3]) -> ! {
+    // SAFETY: as the macro ereport does it, with strings that live for ever.
+    unsafe {
+        if raw::errstart(PgLogLevel::ERROR as c_int, std::ptr::null()) {
+            raw::errcode(code as c_int);
+            raw::errmsg_internal(c"%s".as_ptr(), message.as_ptr());
+            raw::errdetail_internal(c"%s".as_ptr(), detail.as_ptr());
+            raw::errhint(c"%s".as_ptr(), hint.as_ptr());
+            raw::errfinish(c"aimq".as_ptr(), 0, std::ptr::null());
+        }
+    }
+    // Not a panic, for which memory is needed. It is never reached: an ERROR is always raised.
+    std::process::abort()
 }
 
 thread_local! {
@@ -96,35 +144,6 @@ pub(crate) fn resume_lock_timeout() {
         // SAFETY: as above.
         unsafe { pg_sys::LockTimeout = timeout };
     }
-}
-
-/// STATEMENT_TIMEOUT of utils/timeout.h: the fourth, from 14 to 18.
-const STATEMENT_TIMEOUT: c_int = 3;
-
-/// Runs `work`, which waits for each lock and takes altogether no longer than this: then it raises, as with
-/// lock_timeout and statement_timeout. Times in milliseconds. For processes of our own. `work` is to be a whole
-/// transaction: the end of one sets lock_timeout back to what it was at its beginning, if somebody set it in there.
-pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce() -> T) -> T {
-    struct Limits;
-    impl Drop for Limits {
-        fn drop(&mut self) {
-            // SAFETY: as below; runs also when an error passes as a panic.
-            unsafe {
-                raw::disable_timeout(STATEMENT_TIMEOUT, false);
-                pg_sys::LockTimeout = 0;
-                // It may have come when all was done.
-                pg_sys::QueryCancelPending = 0;
-            }
-        }
-    }
-    let _limits = Limits;
-    // SAFETY: a plain variable of this process, read when a wait begins (storage/lmgr/proc.c), and a timeout
-    // that InitPostgres registered.
-    unsafe {
-        pg_sys::LockTimeout = each_lock;
-        raw::enable_timeout_after(STATEMENT_TIMEOUT, altogether);
-    }
-    work()
 }
 
 /// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, for others may give its
@@ -163,49 +182,6 @@ pub(crate) fn call_send(function: pg_sys::Oid, payload: &CStr, event: &CStr, top
 pub(crate) fn release_advisory_locks() {
     // SAFETY: as pg_advisory_unlock_all (utils/adt/lockfuncs.c).
     unsafe { pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID, true) }
-}
-
-/// USER_TIMEOUT of utils/timeout.h: the first that a library may take.
-const USER_TIMEOUT: c_int = if cfg!(feature = "pg14") {
-    10
-} else if cfg!(any(feature = "pg15", feature = "pg16")) {
-    12
-} else {
-    13
-};
-
-thread_local! {
-    static LAST_RESORT: Cell<Option<c_int>> = const { Cell::new(None) };
-}
-
-/// Ends the process: a cancel can be caught by what runs, this can't.
-unsafe extern "C-unwind" fn on_last_resort() {
-    // SAFETY: as Postgres' own handler of SIGTERM does (tcop/postgres.c, die).
-    unsafe {
-        pg_sys::ProcDiePending = 1;
-        pg_sys::InterruptPending = 1;
-        raw::SetLatch(pg_sys::MyLatch);
-    }
-}
-
-/// Runs `work`; should it still run after `millis`, this process ends. For processes of our own.
-pub(crate) fn or_end_within<T>(millis: c_int, work: impl FnOnce() -> T) -> T {
-    struct Limit(c_int);
-    impl Drop for Limit {
-        fn drop(&mut self) {
-            // SAFETY: only stops a timer.
-            unsafe { raw::disable_timeout(self.0, false) };
-        }
-    }
-    // SAFETY: a function of this library, which is never unloaded; there is room for ten of these, and we take one.
-    let timeout = LAST_RESORT
-        .get()
-        .unwrap_or_else(|| unsafe { raw::RegisterTimeout(USER_TIMEOUT, Some(on_last_resort)) });
-    LAST_RESORT.set(Some(timeout));
-    let _limit = Limit(timeout);
-    // SAFETY: it is registered.
-    unsafe { raw::enable_timeout_after(timeout, millis) };
-    work()
 }
 
 /// How full the NOTIFY queue is, from 0 to 1. Takes exclusive lightweight locks and looks at
@@ -259,20 +235,6 @@ pub(crate) fn own_latch() -> u64 {
 pub(crate) fn may_prepare_transactions() -> bool {
     // SAFETY: a plain variable, set when the server starts.
     unsafe { raw::max_prepared_xacts > 0 }
-}
-
-/// Handles SIGTERM and SIGHUP as Postgres' own processes do, and lets signals in.
-pub(crate) fn handle_signals() {
-    // SAFETY: Postgres' own handlers, installed before signals are let in.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        use pg_sys::pqsignal;
-        #[cfg(feature = "pg18")]
-        use pg_sys::pqsignal_be as pqsignal;
-        pqsignal(pg_sys::SIGTERM as c_int, Some(raw::die));
-        pqsignal(pg_sys::SIGHUP as c_int, Some(raw::SignalHandlerForConfigReload));
-        pg_sys::BackgroundWorkerUnblockSignals();
-    }
 }
 
 /// The nesting level of the current (sub)transaction, from 1.
@@ -370,5 +332,21 @@ pub(crate) unsafe fn attributes<'a>(
         #[cfg(not(feature = "pg18"))]
         let first = (*descriptor).attrs.as_ptr();
         std::slice::from_raw_parts(first, count)
+    }
+}
+
+/// The statement that an event trigger is called for. `None` if it is not called as one.
+///
+/// # Safety
+/// `fcinfo` must be what Postgres called us with.
+pub(crate) unsafe fn statement_of_event(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Option<*mut pg_sys::Node> {
+    // SAFETY: as demanded of the caller; the tag says what the context is.
+    unsafe {
+        let context = (*fcinfo).context;
+        let is_event =
+            !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData;
+        is_event.then(|| (*context.cast::<pg_sys::EventTriggerData>()).parsetree)
     }
 }

@@ -8,19 +8,25 @@
 
 mod adopt;
 mod api;
+mod archive;
+mod astray;
 mod attached;
 mod delivery;
 mod error;
 mod events;
 mod ffi;
+mod home;
 mod notifier;
+mod passed_on;
 mod pgmq;
 mod process;
 mod settings;
 #[cfg(feature = "bench_shapes")]
 mod shapes;
 mod shared;
+mod signals;
 mod statements;
+mod text;
 mod transaction;
 mod trigger;
 mod waiting;
@@ -48,13 +54,16 @@ extension_sql_file!(
         waiting::_doze,
         waiting::_is_called,
         waiting::_leave,
+        waiting::_leave_rest,
         waiting::_waiters
     ]
 );
+extension_sql_file!("../sql/doctor_server.sql", name = "doctor_server", requires = ["waiting"]);
 extension_sql_file!(
     "../sql/doctor.sql",
     name = "doctor",
-    requires = ["stats", notifier::stats::_is_preloaded]
+    requires =
+        ["doctor_server", "stats", notifier::stats::_is_preloaded, notifier::stats::_has_room]
 );
 extension_sql_file!("../sql/ping.sql", name = "ping", requires = ["views"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);

@@ -6,10 +6,12 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use aimq_core::memory::OutOfMemory;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use crate::passed_on;
 use crate::shared;
 
 /// An error that was caught.
@@ -17,6 +19,26 @@ use crate::shared;
 pub(crate) struct Failure {
     pub(crate) sqlstate: i32,
     pub(crate) message: String,
+}
+
+impl Failure {
+    /// Whether the work was not to blame: it was given up for something else, or did not get a lock in time.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+            || self.is(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether it is this one.
+    pub(crate) fn is(&self, code: PgSqlErrorCode) -> bool {
+        self.sqlstate == code as i32
+    }
+}
+
+impl From<OutOfMemory> for Failure {
+    fn from(failure: OutOfMemory) -> Self {
+        let sqlstate = PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as i32;
+        Self { sqlstate, message: failure.to_string() }
+    }
 }
 
 thread_local! {
@@ -30,26 +52,31 @@ pub(crate) fn transaction<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, Failure> {
     HAD_TRANSACTION.set(true);
+    // SAFETY: a plain variable, set back where an error is caught: then nothing on it is to hear of other errors.
+    let context = unsafe { pg_sys::error_context_stack };
     PgTryBuilder::new(move || {
-        // SAFETY: no transaction is open, and this one ends below or in the abort.
-        unsafe {
-            pg_sys::SetCurrentStatementStartTimestamp();
-            pg_sys::StartTransactionCommand();
-            let done = work();
-            pg_sys::CommitTransactionCommand();
-            Ok(done)
-        }
+        passed_on::whole(|| {
+            // SAFETY: no transaction is open, and this one ends below or in the abort.
+            unsafe {
+                pg_sys::SetCurrentStatementStartTimestamp();
+                pg_sys::StartTransactionCommand();
+                let done = work();
+                pg_sys::CommitTransactionCommand();
+                Ok(done)
+            }
+        })
     })
     .catch_others(|error| {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
         let failure = Failure {
-            sqlstate: report.sql_error_code() as i32,
+            sqlstate: passed_on::take_sqlstate().unwrap_or(report.sql_error_code() as i32),
             message: report.message().to_owned(),
         };
         // SAFETY: the error was copied; aborting releases what the transaction held.
         unsafe {
+            pg_sys::error_context_stack = context;
             pg_sys::AbortCurrentTransaction();
             pg_sys::QueryCancelPending = 0;
         }
@@ -116,6 +143,12 @@ pub(crate) fn had_transaction() -> bool {
     HAD_TRANSACTION.replace(false)
 }
 
+/// Whether somebody has set this process's latch.
+pub(crate) fn is_rung() -> bool {
+    // SAFETY: a plain variable of this process's latch.
+    unsafe { (*pg_sys::MyLatch).is_set != 0 }
+}
+
 /// To be called first in every turn of a main loop: whoever wants something later sets the latch again.
 /// True if the process is to end.
 pub(crate) fn begin_turn() -> bool {
@@ -173,6 +206,22 @@ pub(crate) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>)
     unsafe {
         pg_sys::pgstat_report_activity(state, activity.map_or(std::ptr::null(), CStr::as_ptr));
     }
+}
+
+/// Whether nobody changes or drops a database now: takes the lock that a connection to it takes, without waiting
+/// (utils/init/postinit.c). It is released with the transaction.
+pub(crate) fn may_connect(database: u32) -> bool {
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: 0,
+        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+        locktag_field3: database,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: the tag of a database (storage/lock.h, SET_LOCKTAG_OBJECT).
+    let got = unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
+    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
 /// Gets to the shared memory, in a process that has no transaction.

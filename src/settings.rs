@@ -47,7 +47,7 @@ pub(crate) fn notify_interval() -> u64 {
 }
 
 /// `aimq.max_queues`: how many realtime queues of all databases the notifier's shared table has room
-/// for. Default 1024, of some 800 bytes each. Takes effect when the server starts; where aimq
+/// for. Default 1024, of some 2 kB each. Takes effect when the server starts; where aimq
 /// is not preloaded, when the first session uses it after that.
 static MAX_QUEUES: GucSetting<i32> = GucSetting::<i32>::new(1024);
 
@@ -98,7 +98,7 @@ pub(crate) fn init() {
     GucRegistry::define_int_guc(
         c"aimq.max_queues",
         c"How many realtime queues the notifier has room for, in all databases together.",
-        c"Queues beyond that notify in the transaction that enqueues. Each takes some 800 bytes of shared memory. Takes effect when the server starts.",
+        c"Queues beyond that notify in the transaction that enqueues. Each takes some 2 kB of shared memory. Takes effect when the server starts.",
         &MAX_QUEUES,
         1,
         1_000_000,

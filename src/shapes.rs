@@ -10,11 +10,12 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::error::Misuse;
 use crate::trigger::{trigger_route, visibility_attribute};
 use crate::{ffi, transaction};
 
 fn note(route: Route<'_>, visible_at: Timestamp) {
-    let _ = transaction::record(route, || Ok::<_, ()>(Some(visible_at)));
+    let _ = transaction::record(route, || Ok(Some(visible_at)));
 }
 
 macro_rules! version_1 {
@@ -39,8 +40,8 @@ version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionC
     let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
     let descriptor = (*data.tg_relation).rd_att;
     let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
-        let number = visibility_attribute(descriptor).ok_or(())?;
-        Ok::<_, ()>(ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor))
+        let number = visibility_attribute(descriptor).ok_or(Misuse::Table)?;
+        Ok(ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor))
     });
     pg_sys::Datum::from(0)
 });

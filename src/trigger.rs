@@ -3,7 +3,7 @@
 //!
 //! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the
 //! way of a row there is no SPI, no catalog look-up, no call that can raise, and, but for the first
-//! row of a route or savepoint, no allocation.
+//! row of a route or savepoint, no allocation. One that fails is an error of the statement.
 //!
 //! BEFORE INSERT, FOR EACH ROW: why that, and what the others cost, is in docs/design/trigger.md.
 //! What a BEFORE trigger cannot know is what the triggers after it make of the row; see
@@ -11,14 +11,15 @@
 
 use std::ffi::{CStr, c_int};
 
+use aimq_core::memory::OutOfMemory;
+use aimq_core::payload::event;
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use pgrx::trigger_support::{called_as_trigger, trigger_fired_before, trigger_fired_for_row};
 
-use crate::error::{Error, Misuse};
-use crate::{ffi, settings, transaction, waiting};
+use crate::error::{Fault, Misuse, guarded};
+use crate::{ffi, home, settings, transaction, waiting};
 
 /// Tells Postgres that [`aimq_realtime_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
@@ -30,15 +31,15 @@ pub extern "C" fn pg_finfo_aimq_realtime_trigger() -> &'static pg_sys::Pg_finfo_
 
 /// `aimq.realtime_trigger()`, with the arguments channel, event, queue and, if any, options. Returns the row as it is.
 #[unsafe(no_mangle)]
-#[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> pg_sys::Datum {
     // SAFETY: Postgres calls this with valid call information; `data_of` checks that it is a
     // trigger's, and for which event.
-    let noted = unsafe {
-        data_of(fcinfo).and_then(|(data, fired)| {
+    unsafe {
+        guarded(|| {
+            let (data, fired) = data_of(fcinfo)?;
             if settings::enabled() {
                 match fired {
                     Fired::Insert => note(data)?,
@@ -47,12 +48,8 @@ pub unsafe extern "C-unwind" fn aimq_realtime_trigger(
                 }
             }
             // The row as it is; none for a statement.
-            Ok(data.tg_trigtuple)
+            Ok(pg_sys::Datum::from(data.tg_trigtuple))
         })
-    };
-    match noted {
-        Ok(row) => pg_sys::Datum::from(row),
-        Err(misuse) => Error::from(misuse).raise(),
     }
 }
 
@@ -111,27 +108,44 @@ pub(crate) unsafe fn called_with<'a>(
 ///
 /// # Safety
 /// `data` must be that of a statement trigger that fires now, before an UPDATE.
-unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
+unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Fault> {
     // SAFETY: the trigger, its arguments and the relation live for the call.
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
-        let read_count = attribute((*data.tg_relation).rd_att, READ_CT, pg_sys::INT4OID);
+        let Some(relation) = home::of(data).filter(|_| sets(data, VT)) else {
+            return Ok(());
+        };
         // What is read gets a time after now(), and within a procedure the transaction is younger than the
         // statement; anything else may have become visible by being set to any time.
-        let from = match read_count {
+        let from = match counts_reads(data) {
             // A transaction that has waited began long ago, and reads by pgmq.read, which asks the clock.
-            Some(number) if ffi::sets(data.tg_updatedcols, number) => {
-                if waiting::is_waiting() {
-                    ffi::now()
-                } else {
-                    ffi::transaction_start()
-                }
-            }
-            _ => Timestamp::NEG_INFINITY,
+            true if waiting::is_waiting() => ffi::now(),
+            true => ffi::transaction_start(),
+            false => Timestamp::NEG_INFINITY,
         };
-        transaction::record_moved(route, from);
-        Ok(())
+        Ok(transaction::record_moved(route.of(relation), from)?)
     }
+}
+
+/// Whether an UPDATE sets a column, whatever its type.
+///
+/// # Safety
+/// `data` must be that of a trigger that fires now, before an UPDATE.
+unsafe fn sets(data: &pg_sys::TriggerData, column: &[u8]) -> bool {
+    // SAFETY: the relation lives for the call, as do the columns.
+    unsafe {
+        position((*data.tg_relation).rd_att, column, |_| true)
+            .is_some_and(|number| ffi::sets(data.tg_updatedcols, number))
+    }
+}
+
+/// Whether an UPDATE counts a reading.
+///
+/// # Safety
+/// As [`sets`].
+pub(crate) unsafe fn counts_reads(data: &pg_sys::TriggerData) -> bool {
+    // SAFETY: as demanded of the caller.
+    unsafe { sets(data, READ_CT) }
 }
 
 /// Notes that the statement may take messages away, as `pgmq.pop` does: they come back if the transaction
@@ -139,12 +153,15 @@ unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
 ///
 /// # Safety
 /// `data` must be that of a trigger that fires now.
-unsafe fn note_taken(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
-    // SAFETY: the trigger and its arguments live for the call.
-    transaction::record_taken(
-        unsafe { trigger_route(&*data.tg_trigger) }.ok_or(Misuse::Arguments)?,
-    );
-    Ok(())
+unsafe fn note_taken(data: &pg_sys::TriggerData) -> Result<(), Fault> {
+    // SAFETY: the trigger, its arguments and the relation live for the call.
+    unsafe {
+        let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
+        match home::of(data) {
+            Some(relation) => Ok(transaction::record_taken(route.of(relation))?),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Adds the row to the batch.
@@ -152,19 +169,30 @@ unsafe fn note_taken(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
 /// # Safety
 /// `data` must be that of a row trigger that fires now, before an INSERT.
 #[inline]
-unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
+unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Fault> {
     // SAFETY: the trigger, its arguments, the relation and the row live for the call.
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         let relation = &*data.tg_relation;
-        transaction::record(route, || {
-            let number = visibility_attribute(relation.rd_att).ok_or(Misuse::Table)?;
+        let Some(table) = home::of(data) else {
+            // Nobody's queue. Whether it could be one is said all the same.
+            return Ok(visibility_attribute(relation.rd_att).map(drop).ok_or(Misuse::Table)?);
+        };
+        let route = route.of(table);
+        let may_be_back = transaction::record(route, || {
+            let Some(number) = visibility_attribute(relation.rd_att) else {
+                has_visibility(relation.rd_att)?;
+                return Ok(None);
+            };
             let known = !has_company(relation.trigdesc);
             let at = || ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
             Ok(known.then(at).flatten())
         })?;
         if !route.options.is_empty() {
-            note_id(route, data);
+            note_id(route, data)?;
+        }
+        if may_be_back && let Some(id) = id_of(data) {
+            transaction::record_in(route, event::DELETED, id)?;
         }
         Ok(())
     }
@@ -174,22 +202,48 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Misuse> {
 ///
 /// # Safety
 /// `data` must be that of a row trigger that fires now.
-pub(crate) unsafe fn note_id(route: Route<'_>, data: &pg_sys::TriggerData) {
+pub(crate) unsafe fn note_id(
+    route: Route<'_>,
+    data: &pg_sys::TriggerData,
+) -> Result<(), OutOfMemory> {
     if route.options().wants_ids() {
-        // SAFETY: the relation and the row live for the call.
+        // SAFETY: as demanded of the caller.
         unsafe {
-            let descriptor = (*data.tg_relation).rd_att;
-            let number = attribute(descriptor, MSG_ID, pg_sys::INT8OID);
-            let id = number.and_then(|it| ffi::number_attribute(data.tg_trigtuple, it, descriptor));
-            if let Some(id) = id {
-                transaction::record_id(id);
+            if !home::is_sure(data) {
+                // The row may be left out after we have seen it: an id that never existed is not to be told.
+                transaction::record_unknown_id()?;
+            } else if let Some(id) = id_of(data) {
+                transaction::record_id(id)?;
             }
         }
     }
+    Ok(())
+}
+
+/// The message's id.
+///
+/// # Safety
+/// `data` must be that of a row trigger that fires now.
+pub(crate) unsafe fn id_of(data: &pg_sys::TriggerData) -> Option<i64> {
+    // SAFETY: the relation and the row live for the call.
+    unsafe {
+        let descriptor = (*data.tg_relation).rd_att;
+        let number = id_attribute(descriptor)?;
+        ffi::number_attribute(data.tg_trigtuple, number, descriptor)
+    }
+}
+
+/// The number (from 1) of the column `msg_id`.
+///
+/// # Safety
+/// `descriptor` must be valid.
+pub(crate) unsafe fn id_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
+    // SAFETY: as demanded of the caller.
+    unsafe { attribute(descriptor, MSG_ID, pg_sys::INT8OID) }
 }
 
 /// Whether the table has another BEFORE INSERT row trigger, which may change the row's visibility time
-/// after we have seen it. (It may also drop the row: then the count is one too high.)
+/// after we have seen it. (It may also drop the row: then the count is one too high, and its id is not told.)
 ///
 /// # Safety
 /// `triggers` must be the descriptor of the relation of a trigger that fires.
@@ -216,7 +270,7 @@ pub(crate) const BEFORE_ROW: i16 = 1 | 2;
 /// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
 
-/// The arguments of a trigger of ours; `None` unless there are three, or options as a fourth, and the first is a channel.
+/// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and the first is a channel.
 ///
 /// # Safety
 /// The trigger's arguments must be valid.
@@ -245,7 +299,17 @@ pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Opti
     unsafe { attribute(descriptor, VT, pg_sys::TIMESTAMPTZOID) }
 }
 
-/// The number of a column. It is looked for by name, since pgmq 1.10 puts a column before others in tables
+/// Fails unless there is a column `vt`, of whatever type: where it is not a timestamptz, a message counts as one of
+/// which it is not known when it can be read.
+///
+/// # Safety
+/// `descriptor` must be valid.
+unsafe fn has_visibility(descriptor: pg_sys::TupleDesc) -> Result<(), Misuse> {
+    // SAFETY: as demanded of the caller.
+    unsafe { position(descriptor, VT, |_| true) }.map(drop).ok_or(Misuse::Table)
+}
+
+/// The number of a column of this type. It is looked for by name, since pgmq 1.10 puts a column before others in tables
 /// that it makes anew.
 ///
 /// # Safety
@@ -253,11 +317,25 @@ pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Opti
 #[inline]
 unsafe fn attribute(descriptor: pg_sys::TupleDesc, name: &[u8], of: pg_sys::Oid) -> Option<c_int> {
     // SAFETY: as demanded of the caller.
+    unsafe { position(descriptor, name, |found| found == of) }
+}
+
+/// The number of a column whose type will do.
+///
+/// # Safety
+/// `descriptor` must be valid.
+#[inline]
+unsafe fn position(
+    descriptor: pg_sys::TupleDesc,
+    name: &[u8],
+    will_do: impl Fn(pg_sys::Oid) -> bool,
+) -> Option<c_int> {
+    // SAFETY: as demanded of the caller.
     let attributes = unsafe { ffi::attributes(descriptor) };
     let at = attributes.iter().position(|attribute| {
         let found = &attribute.attname.data[..name.len()];
         found.iter().zip(name).all(|(found, byte)| *found as u8 == *byte)
-            && attribute.atttypid == of
+            && will_do(attribute.atttypid)
             && !attribute.attisdropped
     })?;
     c_int::try_from(at + 1).ok()

@@ -4,160 +4,168 @@
 //! is released hands its changes to the level around it; one that is rolled back takes them along.
 //! A savepoint in which nothing was enqueued costs one comparison.
 //!
+//! Whatever happens in a statement, or before the commit, says so if there is no memory for it. What happens in
+//! Postgres' callbacks for the ends of transactions and savepoints allocates nothing, for there nothing may fail:
+//! [`Batch::release`], [`Batch::roll_back`], [`Batch::may_come_back`] and [`Batch::clear`].
+//!
 //! Not guaranteed: that `count` equals the rows that stay. Rows that the same transaction deletes
-//! again are still counted, since a wake-up is a hint and the table is the truth.
+//! again are still counted, since a wake-up is a hint and the table is the truth. Rows that it deletes and puts back
+//! are not: see the module `moves`.
 
-use indexmap::IndexMap;
+mod moves;
+mod tally;
+
+use std::hash::{Hash, Hasher};
+
+use indexmap::{Equivalent, IndexMap};
 
 use crate::hash::BuildFnv;
 use crate::ids::Ids;
+use crate::memory::{OutOfMemory, push};
 use crate::payload::{Entry, Notification, event, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
-/// Above this many routes the room that a transaction used is given back at its end.
+pub use self::tally::Tally;
+use self::tally::sum_of;
+
+/// Above this many routes, or savepoints of the only one, the room that a transaction used is given back at its end.
 const KEPT_ROUTES: usize = 256;
+const KEPT_TALLIES: usize = 16;
 
 /// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
 pub type Level = u32;
 
-/// What was enqueued on one route at one level; or, where the route is of another event, what else befell messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tally {
-    /// How many messages.
-    pub count: u64,
-    /// Which, where the route asks for that.
-    pub ids: Option<Box<Ids>>,
-    /// The earliest visibility time among them.
-    pub earliest: Timestamp,
-    /// Some may become visible later than `earliest` says, and it is not known when.
-    pub is_unsure: bool,
-    /// From which visibility time on messages that were there before may have got another;
-    /// [`Timestamp::INFINITY`] if none has.
-    pub moved: Timestamp,
-    /// Messages that were there before may be gone, unless the transaction is rolled back.
-    pub taken: bool,
+/// What [`Route::key`] writes. Not boxed, for to make a box of a vector may move it.
+#[derive(Debug, PartialEq, Eq)]
+struct Key(Vec<u8>);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
 }
 
-impl Tally {
-    /// One message.
-    fn message(earliest: Timestamp, is_unsure: bool) -> Self {
-        Self { count: 1, ids: None, earliest, is_unsure, moved: Timestamp::INFINITY, taken: false }
-    }
+/// Finds the key of a route without writing it.
+struct KeyOf<'a>(Route<'a>);
 
-    /// No message, but some that were there before may have moved, or be gone.
-    fn before(moved: Timestamp, taken: bool) -> Self {
-        let earliest = Timestamp::INFINITY;
-        Self { count: 0, ids: None, earliest, is_unsure: false, moved, taken }
+impl Hash for KeyOf<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash_key(state);
     }
+}
 
-    /// Whether somebody is to be told when the transaction is committed.
-    #[must_use]
-    pub fn has_news(&self) -> bool {
-        self.count > 0 || self.moved < Timestamp::INFINITY
-    }
-
-    /// Whether a rollback brings messages back.
-    #[must_use]
-    pub fn may_come_back(&self) -> bool {
-        self.taken || self.moved < Timestamp::INFINITY
-    }
-
-    fn add(&mut self, mut other: Self) {
-        let (moved, taken) = (self.moved.min(other.moved), self.taken || other.taken);
-        match (self.count, other.count) {
-            (_, 0) => {}
-            (0, _) => *self = other,
-            _ => {
-                let others = other.ids.take();
-                self.add_messages(&other);
-                match (&mut self.ids, others) {
-                    (Some(ids), Some(others)) => ids.append(&others),
-                    (None, others) => self.ids = others,
-                    (_, None) => {}
-                }
-            }
-        }
-        (self.moved, self.taken) = (moved, taken);
-    }
-
-    fn add_messages(&mut self, other: &Self) {
-        self.count = self.count.saturating_add(other.count);
-        let mixed = (self.earliest == Timestamp::NEG_INFINITY)
-            != (other.earliest == Timestamp::NEG_INFINITY);
-        self.is_unsure |= other.is_unsure || mixed;
-        self.earliest = self.earliest.min(other.earliest);
+impl Equivalent<Key> for KeyOf<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.0.is_key(&key.0)
     }
 }
 
 /// The batch of the transaction that a backend is in.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// For each route its tallies, by rising level. Empty when all of them were rolled back.
-    routes: IndexMap<Box<[u8]>, Vec<(Level, Tally)>, BuildFnv>,
+    /// For each route its tallies, by rising level. Empty when all of them were rolled back, and where the route is the
+    /// only one of the last transaction: who has sent to a queue mostly sends to it again.
+    routes: IndexMap<Key, Vec<(Level, Tally)>, BuildFnv>,
     /// One entry for each tally above: its level and its route's position, by rising level.
     journal: Vec<(Level, usize)>,
     /// The position of the route that was used last: rows come in runs.
     last: usize,
-    /// Kept only for its capacity.
-    key: Vec<u8>,
+    /// Rows were taken out of a table where that is told: some of those that are put in may be these.
+    has_out: bool,
 }
 
 impl Batch {
+    /// Nothing, which takes no memory.
+    #[must_use]
+    pub const fn new() -> Self {
+        let routes = IndexMap::with_hasher(BuildFnv::new());
+        Self { routes, journal: Vec::new(), last: 0, has_out: false }
+    }
+
     /// Notes one message that was enqueued at `level`, to be visible from `visible_at` on;
     /// [`Timestamp::NEG_INFINITY`] for one that is visible already.
     ///
     /// Allocates when a route or a level is new, else never.
-    pub fn record(&mut self, level: Level, route: Route<'_>, visible_at: Timestamp) {
-        self.add(level, route, Tally::message(visible_at, false));
+    pub fn record(
+        &mut self,
+        level: Level,
+        route: Route<'_>,
+        visible_at: Timestamp,
+    ) -> Result<(), OutOfMemory> {
+        self.add(level, route, Tally::message(visible_at, false))
     }
 
     /// The same of a message of which it is not known when it will be visible: at once, or later.
-    pub fn record_unknown(&mut self, level: Level, route: Route<'_>) {
-        self.add(level, route, Tally::message(Timestamp::NEG_INFINITY, true));
+    pub fn record_unknown(&mut self, level: Level, route: Route<'_>) -> Result<(), OutOfMemory> {
+        self.add(level, route, Tally::message(Timestamp::NEG_INFINITY, true))
     }
 
     /// Notes which message the last one was that was noted.
-    pub fn record_id(&mut self, id: i64) {
+    pub fn record_id(&mut self, id: i64) -> Result<(), OutOfMemory> {
         if let Some((_, tallies)) = self.routes.get_index_mut(self.last)
             && let Some((_, tally)) = tallies.last_mut()
         {
             match &mut tally.ids {
                 Some(ids) => ids.add(id),
-                None => tally.ids = Some(Box::new(Ids::one(id))),
+                None => tally.ids = Some(Ids::try_one(id)?),
             }
         }
+        Ok(())
+    }
+
+    /// Notes that it is not known which message the last one was that was noted.
+    pub fn record_unknown_id(&mut self) -> Result<(), OutOfMemory> {
+        if let Some((_, tallies)) = self.routes.get_index_mut(self.last)
+            && let Some((_, tally)) = tallies.last_mut()
+        {
+            let ids = match &mut tally.ids {
+                Some(ids) => ids,
+                None => tally.ids.insert(Ids::try_none()?),
+            };
+            ids.more = true;
+        }
+        Ok(())
     }
 
     /// Notes that messages which were there before may have got another visibility time, of `from` or
     /// later.
-    pub fn record_moved(&mut self, level: Level, route: Route<'_>, from: Timestamp) {
-        self.add(level, route, Tally::before(from, false));
+    pub fn record_moved(
+        &mut self,
+        level: Level,
+        route: Route<'_>,
+        from: Timestamp,
+    ) -> Result<(), OutOfMemory> {
+        self.add(level, route, Tally::before(from, false))
     }
 
     /// Notes that messages which were there before may be gone.
-    pub fn record_taken(&mut self, level: Level, route: Route<'_>) {
-        self.add(level, route, Tally::before(Timestamp::INFINITY, true));
+    pub fn record_taken(&mut self, level: Level, route: Route<'_>) -> Result<(), OutOfMemory> {
+        self.add(level, route, Tally::before(Timestamp::INFINITY, true))
     }
 
-    fn add(&mut self, level: Level, route: Route<'_>, tally: Tally) {
+    fn add(&mut self, level: Level, route: Route<'_>, tally: Tally) -> Result<(), OutOfMemory> {
         let at = match self.routes.get_index(self.last) {
-            Some((key, _)) if route.is_key(key) => self.last,
-            _ => self.position(route),
+            Some((key, _)) if route.is_key(&key.0) => self.last,
+            _ => self.position(route)?,
         };
         self.last = at;
-        self.add_at(at, level, tally);
+        self.add_at(level, at, tally)
     }
 
-    fn add_at(&mut self, at: usize, level: Level, tally: Tally) {
+    fn add_at(&mut self, level: Level, at: usize, tally: Tally) -> Result<(), OutOfMemory> {
         let tallies = &mut self.routes[at];
         match tallies.last_mut() {
             Some((top, sum)) if *top == level => sum.add(tally),
             _ => {
+                // Room for both, then both: each tally has its entry in the journal, whatever fails.
+                tallies.try_reserve(1)?;
+                self.journal.try_reserve(1)?;
                 tallies.push((level, tally));
                 self.journal.push((level, at));
             }
         }
+        Ok(())
     }
 
     /// Notes one more message, if it is of the route and level of the last one and nothing can be
@@ -169,7 +177,7 @@ impl Batch {
             && let Some((top, tally)) = tallies.last_mut()
             && *top == level
             && tally.earliest == Timestamp::NEG_INFINITY
-            && route.is_key(key)
+            && route.is_key(&key.0)
         {
             tally.count = tally.count.saturating_add(1);
             tally.is_unsure = true;
@@ -178,16 +186,26 @@ impl Batch {
         false
     }
 
-    /// The position of a route, which is made if it is new.
-    fn position(&mut self, route: Route<'_>) -> usize {
-        route.write_key(&mut self.key);
-        match self.routes.get_index_of(self.key.as_slice()) {
-            Some(at) => at,
-            None => self.routes.insert_full(self.key.as_slice().into(), Vec::new()).0,
+    /// The position of a route, which is made if it is new. One without tallies, as it is at first, is none that
+    /// anything happened on.
+    fn position(&mut self, route: Route<'_>) -> Result<usize, OutOfMemory> {
+        if self.journal.is_empty() {
+            // They are told in the order of their first use.
+            self.routes.clear();
         }
+        if let Some(at) = self.routes.get_index_of(&KeyOf(route)) {
+            return Ok(at);
+        }
+        let mut key = Key(Vec::new());
+        route.try_append_key(&mut key.0)?;
+        self.routes.try_reserve(1)?;
+        Ok(self.routes.insert_full(key, Vec::new()).0)
     }
 
     /// The savepoint at `level` was released: what it enqueued belongs to the level around it.
+    ///
+    /// Allocates nothing: each tally that is pushed was popped from the same list just before, the journal is
+    /// overwritten from its front, and what ids are added to has room for all of them.
     pub fn release(&mut self, level: Level) {
         let first = self.first_of(level);
         let mut kept = first;
@@ -211,18 +229,45 @@ impl Batch {
 
     /// The savepoint at `level` was rolled back: what it enqueued never was, and what it moved or took is
     /// back, if it had written anything.
+    ///
+    /// Allocates nothing: the journal is overwritten from its front, and a list gets back one tally at most, after
+    /// one at least was popped from it.
     pub fn roll_back(&mut self, level: Level, had_written: bool) {
-        let kept = self.first_of(level);
-        let mut back = Vec::new();
-        for (_, at) in self.journal.drain(kept..) {
+        let first = self.first_of(level);
+        let mut back = first;
+        for next in first..self.journal.len() {
+            let at = self.journal[next].1;
             if self.routes[at].pop().is_some_and(|(_, tally)| had_written && tally.may_come_back())
             {
-                back.push(at);
+                self.journal[back] = (level - 1, at);
+                back += 1;
             }
         }
-        for at in back {
-            self.add_at(at, level - 1, Tally::before(Timestamp::NEG_INFINITY, false));
+        // All of the level is gone by now: what is on top is of the level around it, or further out.
+        let mut kept = first;
+        for next in first..back {
+            let at = self.journal[next].1;
+            let tallies = &mut self.routes[at];
+            let tally = Tally::before(Timestamp::NEG_INFINITY, false);
+            match tallies.last_mut() {
+                Some((top, sum)) if *top == level - 1 => sum.add(tally),
+                _ => {
+                    tallies.push((level - 1, tally));
+                    self.journal[kept] = (level - 1, at);
+                    kept += 1;
+                }
+            }
         }
+        self.journal.truncate(kept);
+    }
+
+    /// The keys of the routes on which messages come back if the transaction is rolled back. Allocates nothing.
+    pub fn may_come_back(&self) -> impl Iterator<Item = &[u8]> {
+        let may = |(_, tally): &(Level, Tally)| tally.may_come_back();
+        self.routes
+            .iter()
+            .filter(move |(_, tallies)| tallies.iter().any(may))
+            .map(|(key, _)| &*key.0)
     }
 
     /// Where the entries of `level` and deeper ones begin.
@@ -251,43 +296,83 @@ impl Batch {
         self.routes.values().flatten().any(|(_, tally)| is(tally))
     }
 
-    /// Forgets everything. Cannot fail, so it may be called after the commit.
+    /// Forgets everything. Allocates nothing, so it may be called after the commit.
     pub fn clear(&mut self) {
-        self.last = 0;
-        self.journal.clear();
         if self.routes.capacity() > KEPT_ROUTES {
-            self.routes = IndexMap::default();
-            self.journal = Vec::new();
-        } else {
-            self.routes.clear();
+            *self = Self::new();
+            return;
+        }
+        self.last = 0;
+        self.has_out = false;
+        self.journal.clear();
+        let is_one = self.routes.len() == 1;
+        match self.routes.get_index_mut(0) {
+            Some((_, only)) if is_one && only.capacity() <= KEPT_TALLIES => only.clear(),
+            _ => self.routes.clear(),
         }
     }
 
     /// What there is to say, by route in the order of first use, savepoints summed up.
-    pub fn tallies(&self) -> impl Iterator<Item = (Route<'_>, Tally)> {
-        self.routes.iter().filter_map(|(key, tallies)| {
-            let (route, mut sum) = (Route::from_key(key)?, sum_of(tallies)?);
-            if route.event == event::DELETED {
-                self.leave_out_archived(route, &mut sum);
-            }
-            Some((route, sum))
-        })
+    pub fn tallies(&self) -> impl Iterator<Item = Result<(Route<'_>, Tally), OutOfMemory>> {
+        self.keyed().map(|said| said.map(|(_, route, tally)| (route, tally)))
     }
 
-    /// Who archives a message deletes it from the queue: that is one thing that befell it, not two.
-    fn leave_out_archived(&self, route: Route<'_>, deleted: &mut Tally) {
-        let archived = Route { event: event::ARCHIVED, ..route }.key();
-        let Some(archived) = self.routes.get(&archived).and_then(|it| sum_of(it)) else {
-            return;
+    /// The same, with the routes' keys.
+    pub fn keyed(&self) -> impl Iterator<Item = Result<(&[u8], Route<'_>, Tally), OutOfMemory>> {
+        self.routes.iter().filter(|(_, tallies)| !tallies.is_empty()).filter_map(
+            |(key, tallies)| {
+                let route = Route::from_key(&key.0)?;
+                let said = self.sum_of(route, tallies).transpose()?;
+                Some(said.map(|sum| (&*key.0, route, sum)))
+            },
+        )
+    }
+
+    /// What there is to say of one route.
+    fn sum_of(
+        &self,
+        route: Route<'_>,
+        tallies: &[(Level, Tally)],
+    ) -> Result<Option<Tally>, OutOfMemory> {
+        let Some(mut sum) = sum_of(tallies)? else {
+            return Ok(None);
         };
-        deleted.count = deleted.count.saturating_sub(archived.count);
-        if let (Some(ids), Some(others)) = (&mut deleted.ids, &archived.ids) {
-            ids.remove(others);
+        if route.event == event::DELETED {
+            let Tally { moves, count, ids, .. } = &mut sum;
+            moves.leave_out_of_deleted(count, ids)?;
+            self.leave_out_archived(route, &mut sum)?;
+        } else if self.has_out && route.event != event::STARTED {
+            let is_archive = route.event == event::ARCHIVED;
+            let outs = if is_archive { event::ARCHIVED } else { event::DELETED };
+            self.leave_out_what_was_there(route, outs, &mut sum)?;
         }
+        Ok(Some(sum))
+    }
+
+    /// Who archives a message deletes it from the queue: that is one thing that became of it, not two.
+    fn leave_out_archived(&self, route: Route<'_>, deleted: &mut Tally) -> Result<(), OutOfMemory> {
+        let archived = Route { event: event::ARCHIVED, ..route };
+        // What tells of those is on another table.
+        let is_archived = |key: &[u8]| {
+            Route::from_key(key).is_some_and(|other| other.of(route.relation) == archived)
+        };
+        let found = self.routes.iter().find(|(key, _)| is_archived(&key.0));
+        if let Some((key, tallies)) = found
+            && let Some(mut archived) = sum_of(tallies)?
+        {
+            if let Some(archive) = Route::from_key(&key.0) {
+                self.leave_out_what_was_there(archive, event::ARCHIVED, &mut archived)?;
+            }
+            deleted.count = deleted.count.saturating_sub(archived.count);
+            if let (Some(ids), Some(others)) = (&mut deleted.ids, &archived.ids) {
+                ids.remove(others);
+            }
+        }
+        Ok(())
     }
 
     /// The notifications that announce this batch at the time `now`: one for each channel and event.
-    pub fn notifications(&self, now: Timestamp) -> Vec<Notification<'_>> {
+    pub fn notifications(&self, now: Timestamp) -> Result<Vec<Notification<'_>>, OutOfMemory> {
         self.notifications_of(now, |_| true)
     }
 
@@ -296,21 +381,24 @@ impl Batch {
         &self,
         now: Timestamp,
         wanted: impl Fn(Route<'_>) -> bool,
-    ) -> Vec<Notification<'_>> {
-        let all = self.tallies().filter(|(route, tally)| tally.count > 0 && wanted(*route));
-        notifications(all.map(|(route, tally)| {
+    ) -> Result<Vec<Notification<'_>>, OutOfMemory> {
+        let mut said = Vec::new();
+        for news in self.tallies() {
+            let (route, mut tally) = news?;
+            // Nobody else may look.
+            if route.event != event::ARCHIVED {
+                tally.count = tally.count.saturating_add(tally.returned);
+            }
+            if tally.count > 0 && wanted(route) {
+                push(&mut said, (route, tally))?;
+            }
+        }
+        notifications(said.iter().map(|(route, tally)| {
             let visible_at = (tally.earliest > now).then_some(tally.earliest);
-            (route, Entry { queue: route.queue, count: tally.count, visible_at, ids: tally.ids })
+            let (queue, count, ids) = (route.queue, tally.count, tally.ids.as_ref());
+            (*route, Entry { queue, count, visible_at, ids })
         }))
     }
-}
-
-/// The tallies of all levels of a route.
-fn sum_of(tallies: &[(Level, Tally)]) -> Option<Tally> {
-    tallies.iter().map(|(_, tally)| tally.clone()).reduce(|mut sum, tally| {
-        sum.add(tally);
-        sum
-    })
 }
 
 #[cfg(test)]

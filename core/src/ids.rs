@@ -1,5 +1,7 @@
 //! The ids of messages, where a queue asks for them: some, and whether there are more.
 
+use crate::memory::OutOfMemory;
+
 /// As many ids travel with a notification, for each queue.
 pub const IDS_MOST: usize = 32;
 
@@ -18,9 +20,30 @@ impl Ids {
     /// One message.
     #[must_use]
     pub fn one(id: i64) -> Self {
-        let mut some = Vec::with_capacity(IDS_MOST);
-        some.push(id);
-        Self { newest: id, some, more: false }
+        Self { newest: id, some: vec![id], more: false }
+    }
+
+    /// One message, with room for all that may follow: neither [`Ids::add`] nor [`Ids::append`] allocates then.
+    pub fn try_one(id: i64) -> Result<Self, OutOfMemory> {
+        let mut ids = Self { newest: id, some: Vec::new(), more: false };
+        ids.some.try_reserve_exact(IDS_MOST)?;
+        ids.some.push(id);
+        Ok(ids)
+    }
+
+    /// None yet, with room for all that may follow.
+    pub fn try_none() -> Result<Self, OutOfMemory> {
+        let mut ids = Self::default();
+        ids.some.try_reserve_exact(IDS_MOST)?;
+        Ok(ids)
+    }
+
+    /// A copy, with room for all that may follow.
+    pub fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        let mut ids = Self { newest: self.newest, some: Vec::new(), more: self.more };
+        ids.some.try_reserve_exact(IDS_MOST.max(self.some.len()))?;
+        ids.some.extend_from_slice(&self.some);
+        Ok(ids)
     }
 
     /// One more.
@@ -43,7 +66,12 @@ impl Ids {
 
     /// Without these.
     pub fn remove(&mut self, others: &Self) {
-        self.some.retain(|id| !others.some.contains(id));
+        self.leave_out(|id| others.some.contains(&id));
+    }
+
+    /// Without those of which it is said so.
+    pub fn leave_out(&mut self, is_out: impl Fn(i64) -> bool) {
+        self.some.retain(|id| !is_out(*id));
         self.newest = self.greatest();
     }
 

@@ -10,6 +10,7 @@
 //! * [`sinks`]: what goes elsewhere than to NOTIFY, and when.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`hash`]: for the names of queues.
+//! * [`memory`]: that it can run out.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@
 pub mod batch;
 pub mod hash;
 pub mod ids;
+pub mod memory;
 pub mod notifier;
 pub mod options;
 pub mod pace;
@@ -26,3 +28,4 @@ pub mod shared;
 pub mod sinks;
 mod sync;
 pub mod timestamp;
+pub mod version;

@@ -5,20 +5,24 @@
 //! the notifier once in an interval. Many queues together would do so more often while it rests: then
 //! the door is closed, and opened again *before* the marks are read. What was drained is kept until it was sent.
 
+mod duties;
 mod earliest;
+mod slots;
 
-use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 
+pub use duties::Duties;
 use earliest::Earliest;
 use indexmap::IndexMap;
+pub use slots::Kept;
 
 use crate::ids::Ids;
+use crate::memory::OutOfMemory;
 use crate::options::Options;
 use crate::pace::{self, Pace};
 use crate::payload::{Entry, Notification, event, notifications};
 use crate::route::Route;
-use crate::shared::{Claim, Database, Table};
+use crate::shared::{Claim, Database, Marked, Table};
 use crate::sinks::Sinks;
 use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
@@ -33,7 +37,7 @@ struct Known {
     key: Box<[u8]>,
     channel: usize,
     options: Options,
-    /// The route is of what befalls messages later.
+    /// The route is of what becomes of messages later.
     is_later: bool,
     /// Of those the slot has counted, the transactions that were announced.
     transactions: u64,
@@ -76,18 +80,11 @@ pub struct Timers {
     pub deadline: Option<Timestamp>,
 }
 
-/// What became of slots that are not wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// Somebody marked a queue that was not yet realtime when it was asked: that has to be asked again soon.
-    pub must_ask_again: bool,
-    /// Those that were given back: whoever waits there has to be told.
-    pub released: Vec<u32>,
-}
-
 /// A notifier's own state, as long as its process lives.
 #[derive(Debug)]
 pub struct Notifier {
+    /// What it does.
+    pub duties: Duties,
     /// By the number of the slot.
     known: Vec<Option<Known>>,
     channels: Vec<CString>,
@@ -112,6 +109,7 @@ pub struct Notifier {
 impl Default for Notifier {
     fn default() -> Self {
         Self {
+            duties: Duties::ALL,
             known: Vec::new(),
             channels: Vec::new(),
             due: IndexMap::new(),
@@ -128,7 +126,13 @@ impl Default for Notifier {
 }
 
 impl Notifier {
-    /// Takes what is marked. The latch must have been reset before: whoever marks later sets it.
+    /// One that does this.
+    #[must_use]
+    pub fn with(duties: Duties) -> Self {
+        Self { duties, ..Self::default() }
+    }
+
+    /// Takes what is marked. The latch must have been reset before: who marks later sets it.
     pub fn sweep(
         &mut self,
         database: &Database,
@@ -152,10 +156,16 @@ impl Notifier {
             let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
                 continue;
             };
+            if self.duties.announces && table.is_marked(claim) {
+                self.marked.push(claim);
+            }
+            if !self.duties.watches {
+                continue;
+            }
             let is_awaited = table.how_many_wait(claim) > 0;
             match table.earliest(claim) {
                 Some(earliest) if earliest <= now => {
-                    // What it finds could not be sent before; and by then it may find more. But whoever blocks
+                    // What it finds could not be sent before; and by then it may find more. But who blocks
                     // is not sent anything.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
                     let sent = due.max(rests.unwrap_or(0));
@@ -181,11 +191,9 @@ impl Notifier {
                     look_from(&mut self.looks, &known.key, table.take_moved(claim));
                 }
             }
-            if table.is_marked(claim) {
-                self.marked.push(claim);
-            }
         }
         match rests {
+            _ if !self.duties.announces => {}
             None => self.drain(table, &mut later),
             // Until somebody marks, the door stays open: a single message needs no timer after it.
             Some(_) if self.marked.is_empty() && !self.is_closed => {}
@@ -230,7 +238,7 @@ impl Notifier {
                 if options.wants_ids() {
                     let mut ids = table.take_ids(claim);
                     if known.is_later {
-                        // Of these the newest is one that something befell, not one that was enqueued.
+                        // Of these the newest is one of which something became, not one that was enqueued.
                         ids.newest = ids.greatest();
                     }
                     if options.broadcasts {
@@ -286,6 +294,25 @@ impl Notifier {
         }
     }
 
+    /// No look at a route's table before `until`. `claim` is its slot, if it has one.
+    pub fn rest_from_looks(&mut self, claim: Option<Claim>, until: Moment) {
+        if let Some(claim) = claim
+            && let Some(Some(known)) = self.known.get_mut(claim.at as usize)
+            && known.claim == claim
+        {
+            known.look_not_before = known.look_not_before.max(until);
+        }
+    }
+
+    /// A look of the watcher's found that there is a visible message: has the notifier announce it.
+    pub fn mark_found(&self, table: Table<'_>, key: &[u8], claim: Claim) {
+        if Route::from_key(key).is_some_and(|route| route.options().wants_ids()) {
+            // Which of them it was is not known.
+            table.note_ids(claim, &Ids { more: true, ..Ids::default() });
+        }
+        let _: Marked = table.mark_found(claim);
+    }
+
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
     pub fn found(&mut self, table: Table<'_>, key: &[u8], claim: Option<Claim>) {
         let Some(route) = Route::from_key(key) else {
@@ -308,15 +335,16 @@ impl Notifier {
         }
     }
 
-    /// What may be sent now. Call [`Notifier::sent`] or [`Notifier::failed`] afterwards.
-    pub fn notifications(&mut self) -> Vec<Notification<'_>> {
+    /// What may be sent now. Call [`Notifier::sent`] or [`Notifier::failed`] afterwards; the latter also if there is no
+    /// memory for it.
+    pub fn notifications(&mut self) -> Result<Vec<Notification<'_>>, OutOfMemory> {
         self.sending = match self.pace.rests(self.moment) {
             Some(_) => Vec::new(),
             None => self.open_channels(),
         };
         let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
         notifications(ready.filter(|(_, due)| !due.is_silent).filter_map(|(key, due)| {
-            let (route, ids) = (Route::from_key(key)?, due.ids.clone());
+            let (route, ids) = (Route::from_key(key)?, due.ids.as_deref());
             Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None, ids }))
         }))
     }
@@ -353,46 +381,31 @@ impl Notifier {
         self.pace.spent(moment, cost);
     }
 
+    /// The interval is another from now on. Where it is shorter, what waits for the end of one does not wait longer
+    /// than that.
+    pub fn change_interval(&mut self, moment: Moment, interval: Moment) {
+        let latest = moment.saturating_add(interval);
+        self.due.values_mut().for_each(|due| due.not_before = due.not_before.min(latest));
+        self.sinks.change_interval(latest);
+    }
+
     /// What [`Notifier::notifications`] said could not be sent: nothing is sent before `delay` is over.
     pub fn failed(&mut self, moment: Moment, delay: Moment) {
         self.sending.clear();
         self.pace.rest_until(moment.saturating_add(delay));
     }
 
-    /// Gives back the slots of all routes but those that are realtime now, and of two of one route one.
-    pub fn keep_only(
-        &mut self,
-        oid: u32,
-        table: Table<'_>,
-        is_realtime: impl Fn(&[u8]) -> bool,
-    ) -> Kept {
-        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
-        let mut kept = Kept::default();
-        for claim in table.of(oid) {
-            let key = table.key(claim).into_boxed_slice();
-            // Of two slots of one route, the first is the one that producers find.
-            let is_realtime = is_realtime(&key);
-            if is_realtime && seen.insert(key.clone()) {
-                continue;
-            }
-            if let Some(known) = self.known.get_mut(claim.at as usize) {
-                *known = None;
-            }
-            kept.released.push(claim.at);
-            let was_noted = table.release(claim);
-            if is_realtime {
-                // It may have been a time that was noted there; or a message whose producer saw nobody wait, who
-                // waited at the other slot.
-                look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
-            } else {
-                kept.must_ask_again |= was_noted;
-            }
-            // Of what befalls messages later, no look tells.
-            if was_noted {
-                self.found(table, &key, None);
-            }
-        }
-        kept
+    /// Whether anything is marked, or noted that it watches. What it has a timer for counts too.
+    #[must_use]
+    pub fn is_noted(&self, oid: u32, table: Table<'_>) -> bool {
+        let Duties { announces, watches } = self.duties;
+        table.of(oid).any(|claim| {
+            announces && table.is_marked(claim)
+                || watches
+                    && (table.has_turns(claim)
+                        || table.moved_from(claim) < Timestamp::INFINITY
+                        || table.earliest(claim).is_some())
+        })
     }
 
     /// Whether there is nothing to say or to look at.

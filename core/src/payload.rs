@@ -4,19 +4,22 @@
 //! {"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}
 //! ```
 //!
-//! Where `queues` would not fit, or holds a name that is not UTF-8, it is left out, and that means
+//! Where `queues` would not fit, or holds a name that is not UTF-8 (but see [`set_wide`]), it is left out, and that means
 //! "check all your queues". Contents of messages never travel. Ids do where a queue asks for them: `"ids":[7,8]`, some of
 //! them, and `"more":true` where there are others.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use indexmap::IndexMap;
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Ids;
+use crate::memory::{OutOfMemory, push};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
@@ -49,7 +52,7 @@ pub mod event {
 }
 
 /// What is new on one queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The queue's name as `pgmq.meta` has it.
     pub queue: &'a CStr,
@@ -58,7 +61,7 @@ pub struct Entry<'a> {
     /// The earliest visibility time, where that is still to come.
     pub visible_at: Option<Timestamp>,
     /// Which messages; said only where the route asks for ids.
-    pub ids: Option<Box<Ids>>,
+    pub ids: Option<&'a Ids>,
 }
 
 /// A payload as a consumer sees it.
@@ -89,12 +92,52 @@ pub struct QueueNews {
 
 #[derive(Serialize)]
 struct Outgoing<'a> {
-    event: Cow<'a, str>,
+    event: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queues: Option<Queues<'a>>,
 }
 
-struct Queues<'a>(Vec<(&'a str, OutgoingNews<'a>)>);
+/// Whether a text has a character for each byte, U+0000 to U+00FF: then who sends it makes bytes of them. For servers of
+/// another encoding than UTF-8, in which a payload is to be, too.
+static IS_WIDE: AtomicBool = AtomicBool::new(false);
+
+/// For this process, as its server's encoding has it.
+pub fn set_wide(is_wide: bool) {
+    IS_WIDE.store(is_wide, Relaxed);
+}
+
+/// Bytes as a text; what is not UTF-8 becomes U+FFFD, as `to_string_lossy` has it, but without a copy.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if IS_WIDE.load(Relaxed) {
+            return self.0.iter().try_for_each(|byte| f.write_char(char::from(*byte)));
+        }
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) if text.is_ascii() || !IS_WIDE.load(Relaxed) => serializer.serialize_str(text),
+            _ => serializer.collect_str(self),
+        }
+    }
+}
+
+/// Queues whose names are UTF-8, each with whether it asks for ids.
+struct Queues<'a> {
+    entries: &'a [(Entry<'a>, bool)],
+    has_room_for_ids: bool,
+}
 
 #[derive(Serialize)]
 struct OutgoingNews<'a> {
@@ -109,11 +152,11 @@ struct OutgoingNews<'a> {
 
 impl<'a> OutgoingNews<'a> {
     fn of(entry: &'a Entry<'_>, wants_ids: bool, has_room_for_ids: bool) -> Self {
-        let ids = entry.ids.as_ref().filter(|_| wants_ids && has_room_for_ids);
+        let ids = entry.ids.filter(|_| wants_ids && has_room_for_ids);
         let ids = ids.map_or(&[][..], |ids| &ids.some);
         // Counted apart from the ids, which may come a moment earlier.
-        let more = wants_ids
-            && (entry.ids.as_ref().is_none_or(|ids| ids.more) || (ids.len() as u64) < entry.count);
+        let more =
+            wants_ids && (entry.ids.is_none_or(|ids| ids.more) || (ids.len() as u64) < entry.count);
         Self { count: entry.count, visible_at: entry.visible_at, ids, more }
     }
 }
@@ -127,9 +170,10 @@ fn as_text<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok
 
 impl Serialize for Queues<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (queue, news) in &self.0 {
-            map.serialize_entry(queue, news)?;
+        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
+        for (entry, wants_ids) in self.entries {
+            let news = OutgoingNews::of(entry, *wants_ids, self.has_room_for_ids);
+            map.serialize_entry(&Text(entry.queue.to_bytes()), &news)?;
         }
         map.end()
     }
@@ -137,79 +181,117 @@ impl Serialize for Queues<'_> {
 
 /// The notifications that say `entries`: one for each channel and event, in the order of first use, but what befalls
 /// messages later behind that.
-pub fn notifications<'a>(
-    entries: impl IntoIterator<Item = (Route<'a>, Entry<'a>)>,
-) -> Vec<Notification<'a>> {
+pub fn notifications<'a, 'e>(
+    entries: impl IntoIterator<Item = (Route<'a>, Entry<'e>)>,
+) -> Result<Vec<Notification<'a>>, OutOfMemory> {
     let mut groups: IndexMap<(&CStr, &CStr), Vec<(Entry<'_>, bool)>> = IndexMap::new();
     for (route, entry) in entries {
         let wants_ids = route.options().ids;
-        groups.entry((route.channel, route.event)).or_default().push((entry, wants_ids));
+        groups.try_reserve(1)?;
+        let group = groups.entry((route.channel, route.event)).or_default();
+        // Two tables may say the same queue. Of the ids it is enough to say that there are more.
+        match group.iter_mut().find(|(other, _)| other.queue == entry.queue) {
+            Some((other, _)) => {
+                other.count = other.count.saturating_add(entry.count);
+                let at = (other.visible_at, entry.visible_at);
+                other.visible_at =
+                    if let (Some(one), Some(two)) = at { Some(one.min(two)) } else { None };
+            }
+            None => push(group, (entry, wants_ids))?,
+        }
     }
-    // What befalls a message in the order in which it does: whoever shows jobs hears of one before it is gone.
-    groups.sort_by_cached_key(|(_, name), _| event::ALL.iter().position(|it| it == name));
-    let groups = groups.into_iter();
-    groups
-        .map(|((channel, event), entries)| Notification {
-            channel,
-            payload: encode(event, &entries),
-        })
-        .collect()
+    let mut all = Vec::new();
+    all.try_reserve_exact(groups.len())?;
+    // What befalls a message in the order in which it does: whoever shows jobs hears of one before it is gone. A walk
+    // for each, since to sort takes memory that can't be asked for.
+    let later = |name| event::ALL.iter().position(|it| *it == name);
+    for turn in std::iter::once(None).chain((0..event::ALL.len()).map(Some)) {
+        for ((channel, event), entries) in groups.iter().filter(|((_, it), _)| later(*it) == turn) {
+            all.push(Notification { channel, payload: encode(event, entries)? });
+        }
+    }
+    Ok(all)
 }
 
 /// The payload that says `entries` under `event`, each with whether it asks for ids; without these where they would not
 /// fit, and without `queues` where those would not.
-pub fn encode(event: &CStr, entries: &[(Entry<'_>, bool)]) -> String {
-    let event = event.to_string_lossy();
+pub fn encode(event: &CStr, entries: &[(Entry<'_>, bool)]) -> Result<String, OutOfMemory> {
+    let is_utf8 =
+        IS_WIDE.load(Relaxed) || entries.iter().all(|(entry, _)| entry.queue.to_str().is_ok());
+    let event = event.to_bytes();
     for has_room_for_ids in [true, false] {
-        let queues: Option<Vec<_>> = entries
-            .iter()
-            .map(|(entry, wants_ids)| {
-                let about = OutgoingNews::of(entry, *wants_ids, has_room_for_ids);
-                entry.queue.to_str().ok().map(|queue| (queue, about))
-            })
-            .collect();
-        let whole = to_json(&Outgoing { event: event.clone(), queues: queues.map(Queues) });
+        let queues = is_utf8.then_some(Queues { entries, has_room_for_ids });
+        let whole = to_json(&Outgoing { event: Text(event), queues })?;
         if whole.len() <= PAYLOAD_MAX_BYTES {
-            return whole;
+            return Ok(whole);
         }
     }
-    let short = to_json(&Outgoing { event, queues: None });
+    let short = to_json(&Outgoing { event: Text(event), queues: None })?;
     // Only a trigger made by hand has an event that long: what a consumer can't parse is a wake-up too.
-    if short.len() <= PAYLOAD_MAX_BYTES { short } else { String::new() }
+    Ok(if short.len() <= PAYLOAD_MAX_BYTES { short } else { String::new() })
 }
 
 /// What a broadcast says of one queue, as AIMQ's workers know it.
-pub fn broadcast(entry: &Entry<'_>, wants_ids: bool) -> String {
+pub fn broadcast(entry: &Entry<'_>, wants_ids: bool) -> Result<String, OutOfMemory> {
     #[derive(Serialize)]
     struct Broadcast<'a> {
-        queue: Cow<'a, str>,
+        queue: Text<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
         job_id: Option<i64>,
         #[serde(flatten)]
         news: OutgoingNews<'a>,
     }
-    let newest = entry.ids.as_ref().map(|ids| ids.newest);
+    let newest = entry.ids.map(|ids| ids.newest);
     to_json(&Broadcast {
-        queue: entry.queue.to_string_lossy(),
+        queue: Text(entry.queue.to_bytes()),
         job_id: newest.filter(|id| *id != 0),
         news: OutgoingNews::of(entry, wants_ids, true),
     })
 }
 
-/// JSON of a value whose keys are strings and whose `Serialize` is ours: that cannot fail. Should it
-/// ever, the empty text is still a wake-up, since consumers take what they can't parse for one.
-fn to_json(payload: &impl Serialize) -> String {
-    serde_json::to_string(payload).unwrap_or_default()
+/// A text that grows as long as there is memory. It takes no error for an answer of its own: serde_json would put that
+/// into a box, for which there may be no memory either.
+#[derive(Default)]
+struct Growing {
+    bytes: Vec<u8>,
+    has_failed: bool,
+}
+
+impl io::Write for Growing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.has_failed = self.has_failed || self.bytes.try_reserve(bytes.len()).is_err();
+        if !self.has_failed {
+            self.bytes.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// JSON of a value whose keys are strings and whose `Serialize` is ours: that fails only for want of memory. Should it
+/// ever otherwise, the empty text is still a wake-up, since consumers take what they can't parse for one.
+fn to_json(payload: &impl Serialize) -> Result<String, OutOfMemory> {
+    let mut text = Growing::default();
+    // As serde_json begins by itself.
+    text.bytes.try_reserve(128)?;
+    let written = serde_json::to_writer(&mut text, payload);
+    if text.has_failed {
+        return Err(OutOfMemory);
+    }
+    Ok(written.ok().and_then(|()| String::from_utf8(text.bytes).ok()).unwrap_or_default())
 }
 
 /// Whether `event` leaves room for what a notification must be able to say: one queue of the longest
 /// name, with a count and a visibility time.
-pub fn event_fits(event: &str) -> bool {
+pub fn event_fits(event: &str) -> Result<bool, OutOfMemory> {
     /// `"queues":{"…":{"count":…,"visible_at":"…"}}` with 63 bytes of name, each of which may need
     /// six for its escape, 20 digits and 28 characters of time.
     const ROOM_FOR_ONE_QUEUE: usize = 63 * 6 + 20 + 28 + 64;
-    let alone = to_json(&Outgoing { event: event.into(), queues: None });
-    alone.len() + ROOM_FOR_ONE_QUEUE <= PAYLOAD_MAX_BYTES
+    let alone = to_json(&Outgoing { event: Text(event.as_bytes()), queues: None })?;
+    Ok(alone.len() + ROOM_FOR_ONE_QUEUE <= PAYLOAD_MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -223,7 +305,7 @@ mod tests {
     }
 
     fn encode_plain<'a>(event: &CStr, entries: impl IntoIterator<Item = Entry<'a>>) -> String {
-        encode(event, &entries.into_iter().map(|entry| (entry, false)).collect::<Vec<_>>())
+        encode(event, &entries.into_iter().map(|entry| (entry, false)).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
@@ -231,19 +313,32 @@ mod tests {
         let mut news = entry(c"q", 3, None);
         let mut ids = Ids::one(7);
         ids.add(8);
-        news.ids = Some(Box::new(ids));
-        let said = |wants_ids| encode(c"e", &[(news.clone(), wants_ids)]);
+        news.ids = Some(&ids);
+        let said = |wants_ids| encode(c"e", &[(news, wants_ids)]).unwrap();
         assert_eq!(said(false), r#"{"event":"e","queues":{"q":{"count":3}}}"#);
         let both = r#"{"event":"e","queues":{"q":{"count":3,"ids":[7,8],"more":true}}}"#;
         assert_eq!(said(true), both);
         news.count = 2;
         let both = r#"{"event":"e","queues":{"q":{"count":2,"ids":[7,8]}}}"#;
-        assert_eq!(encode(c"e", &[(news.clone(), true)]), both);
-        assert_eq!(broadcast(&news, false), r#"{"queue":"q","job_id":8,"count":2}"#);
+        assert_eq!(encode(c"e", &[(news, true)]).unwrap(), both);
+        assert_eq!(broadcast(&news, false).unwrap(), r#"{"queue":"q","job_id":8,"count":2}"#);
         assert_eq!(
-            broadcast(&entry(c"q", 1, None), true),
+            broadcast(&entry(c"q", 1, None), true).unwrap(),
             r#"{"queue":"q","count":1,"more":true}"#
         );
+    }
+
+    #[test]
+    fn two_tables_of_one_queue_are_said_once() {
+        let route = |relation| Route::new(c"c", c"e", c"q").of(relation);
+        let said = |first, second| {
+            let all = [(route(1), entry(c"q", 2, first)), (route(2), entry(c"q", 3, second))];
+            let mut said = notifications(all).unwrap();
+            assert_eq!(said.len(), 1);
+            said.remove(0).payload
+        };
+        assert_eq!(said(None, Some(7)), r#"{"event":"e","queues":{"q":{"count":5}}}"#);
+        assert!(said(Some(2_000), Some(1_000)).contains("00.001Z"), "the earlier one");
     }
 
     #[test]
@@ -251,9 +346,9 @@ mod tests {
         let mut ids = Ids::default();
         (0..32).for_each(|id| ids.add(i64::MAX - id));
         let names: Vec<_> = (0..40).map(|at| CString::new(format!("queue{at}")).unwrap()).collect();
-        let news = |name| Entry { ids: Some(Box::new(ids.clone())), ..entry(name, 32, None) };
+        let news = |name| Entry { ids: Some(&ids), ..entry(name, 32, None) };
         let all: Vec<_> = names.iter().map(|name| (news(name), true)).collect();
-        let said: Payload = serde_json::from_str(&encode(c"e", &all)).unwrap();
+        let said: Payload = serde_json::from_str(&encode(c"e", &all).unwrap()).unwrap();
         let said = said.queues.unwrap();
         assert_eq!(said.len(), 40);
         assert!(said.values().all(|news| news.ids.is_empty() && news.more));
@@ -324,7 +419,7 @@ mod tests {
 
         #[test]
         fn an_event_that_fits_never_pushes_one_queue_out(event in "\\PC{0,7900}", name in "[^\0]{1,15}", at in any::<i64>()) {
-            prop_assume!(event_fits(&event));
+            prop_assume!(event_fits(&event).unwrap());
             let name = CString::new(name).unwrap();
             let text = encode_plain(&CString::new(event).unwrap(), [entry(&name, u64::MAX, Some(at))]);
             prop_assert!(text.contains("\"queues\""));

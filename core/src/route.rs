@@ -1,15 +1,26 @@
-//! Where the news of a queue goes: the arguments of the queue's trigger, of which the fourth may be missing.
+//! Whose news it is and where it goes: the queue's table, and the arguments of its trigger, of which the fourth may be
+//! missing.
+//!
+//! The table is part of it, because anybody can repeat the arguments on a table of his own.
 
 use std::ffi::CStr;
+use std::hash::Hasher;
 
+use crate::memory::OutOfMemory;
 use crate::options::Options;
 
 /// The longest channel that Postgres takes, in bytes: `NAMEDATALEN - 1` (commands/async.c).
 pub const CHANNEL_MAX_BYTES: usize = 63;
 
-/// Channel, event, queue and options, as the trigger carries them: bytes in the server's encoding, without NUL.
+/// How many bytes of a key say which table it is of.
+pub const RELATION_BYTES: usize = size_of::<u32>();
+
+/// The queue's table, and channel, event, queue and options, as the trigger carries them: bytes in the server's encoding,
+/// without NUL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route<'a> {
+    /// The table whose trigger says the rest, by its OID: of a partitioned one the root.
+    pub relation: u32,
     /// The channel of `LISTEN` and `NOTIFY`.
     pub channel: &'a CStr,
     /// The event that the payload names.
@@ -21,10 +32,16 @@ pub struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// Without options.
+    /// Without options, and of no table yet.
     #[must_use]
     pub const fn new(channel: &'a CStr, event: &'a CStr, queue: &'a CStr) -> Self {
-        Self { channel, event, queue, options: c"" }
+        Self { relation: 0, channel, event, queue, options: c"" }
+    }
+
+    /// The same of a table.
+    #[must_use]
+    pub const fn of(self, relation: u32) -> Self {
+        Self { relation, ..self }
     }
 
     /// What else is asked for.
@@ -33,7 +50,7 @@ impl<'a> Route<'a> {
         Options::from_bytes(self.options.to_bytes())
     }
 
-    /// The parts that make the key: no options are no part.
+    /// The arguments: no options are no part.
     fn parts(self) -> impl Iterator<Item = &'a CStr> {
         let options = Some(self.options).filter(|options| !options.is_empty());
         [self.channel, self.event, self.queue].into_iter().chain(options)
@@ -47,13 +64,39 @@ impl<'a> Route<'a> {
 
     /// Writes the route behind what `key` holds.
     pub fn append_key(self, key: &mut Vec<u8>) {
+        key.extend_from_slice(&self.relation.to_le_bytes());
         for part in self.parts() {
             key.extend_from_slice(part.to_bytes_with_nul());
         }
     }
 
-    /// The route as one string of bytes: each part with its NUL. What a slot of the shared table holds,
-    /// and a trigger's arguments in the catalog.
+    /// How many bytes the key has.
+    #[must_use]
+    pub fn key_len(self) -> usize {
+        RELATION_BYTES + self.parts().map(|part| part.count_bytes() + 1).sum::<usize>()
+    }
+
+    /// The same where an allocation may fail; then `key` is as it was.
+    pub fn try_append_key(self, key: &mut Vec<u8>) -> Result<(), OutOfMemory> {
+        key.try_reserve(self.key_len())?;
+        self.append_key(key);
+        Ok(())
+    }
+
+    /// Gives a hash the bytes of the key, without writing them anywhere.
+    pub(crate) fn hash_key(self, state: &mut impl Hasher) {
+        state.write(&self.relation.to_le_bytes());
+        self.parts().for_each(|part| state.write(part.to_bytes_with_nul()));
+    }
+
+    /// The arguments as the catalog holds them: each with its NUL.
+    #[must_use]
+    pub fn arguments(self) -> Box<[u8]> {
+        self.key()[RELATION_BYTES..].into()
+    }
+
+    /// The route as one string of bytes: the table, then each argument with its NUL. What a slot of the shared table
+    /// holds.
     #[must_use]
     pub fn key(self) -> Box<[u8]> {
         let mut key = Vec::new();
@@ -62,8 +105,11 @@ impl<'a> Route<'a> {
     }
 
     /// Whether `key` is what [`Route::write_key`] writes: without writing it.
-    pub(crate) fn is_key(self, key: &[u8]) -> bool {
-        let mut rest = key;
+    #[must_use]
+    pub fn is_key(self, key: &[u8]) -> bool {
+        let Some(mut rest) = key.strip_prefix(&self.relation.to_le_bytes()) else {
+            return false;
+        };
         for part in [self.channel, self.event, self.queue] {
             let Some(after) = rest.strip_prefix(part.to_bytes_with_nul()) else {
                 return false;
@@ -80,6 +126,19 @@ impl<'a> Route<'a> {
     /// Reads back what [`Route::key`] wrote; `None` for anything else.
     #[must_use]
     pub fn from_key(key: &'a [u8]) -> Option<Self> {
+        let (relation, arguments) = key.split_first_chunk()?;
+        Some(Self::from_arguments(arguments)?.of(u32::from_le_bytes(*relation)))
+    }
+
+    /// The table of what [`Route::key`] wrote; 0 for anything else.
+    #[must_use]
+    pub fn relation_of(key: &[u8]) -> u32 {
+        key.first_chunk().map_or(0, |relation| u32::from_le_bytes(*relation))
+    }
+
+    /// Reads what [`Route::arguments`] wrote, and the catalog holds.
+    #[must_use]
+    pub fn from_arguments(key: &'a [u8]) -> Option<Self> {
         let channel = CStr::from_bytes_until_nul(key).ok()?;
         let rest = &key[channel.count_bytes() + 1..];
         let event = CStr::from_bytes_until_nul(rest).ok()?;
@@ -89,6 +148,6 @@ impl<'a> Route<'a> {
             [] => c"",
             rest => CStr::from_bytes_with_nul(rest).ok().filter(|it| !it.is_empty())?,
         };
-        Some(Self { channel, event, queue, options })
+        Some(Self { options, ..Self::new(channel, event, queue) })
     }
 }

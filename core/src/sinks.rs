@@ -74,6 +74,14 @@ impl Sinks {
         }
     }
 
+    /// The interval is shorter from now on: nothing that was sent keeps the next waiting for longer than that. What
+    /// failed keeps its back-off.
+    pub(crate) fn change_interval(&mut self, latest: Moment) {
+        for pending in self.pending.values_mut().filter(|pending| pending.failures == 0) {
+            pending.not_before = pending.not_before.min(latest);
+        }
+    }
+
     /// It could not be sent, which took `cost` microseconds. Returns how long it will wait, and whether to
     /// log it (the 1st, 2nd, 4th, 8th …).
     pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> (Moment, bool) {

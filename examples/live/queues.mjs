@@ -184,6 +184,7 @@ async function readQueue(client, queue) {
 // Which queues there are, and where to listen.
 async function readList(client) {
   listedAt = Date.now();
+  // Outside of a transaction: LISTEN takes effect at the commit (autocommit).
   await client.query('LISTEN "aimq:jobs"'); // for queues to come, before anything is read
   const { rows: all } = await client.query(
     `SELECT queue AS name, channel, events @> $1 AND ids AS "tellsAll", q.table, q.archive,

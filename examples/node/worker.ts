@@ -1,7 +1,8 @@
 // A worker on the queue `emails`, woken by aimq: Node with `pg`. It never polls while it is connected.
 //
-// One direct connection listens and reads: what is notified during a query is kept in a list, so nothing is missed between
-// a read and the wait; and a connection that can read is known to be one that listens.
+// One direct connection listens and reads: what is notified during a query is noted, so nothing is missed between a
+// read and the wait; and a connection that can read is known to be one that listens. The server keeps all that a
+// connection which listens has not yet taken, so this one is read while a job runs: that is what the event loop does.
 
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
@@ -34,7 +35,10 @@ process.on("SIGTERM", () => stop.abort());
 process.on("SIGINT", () => stop.abort());
 let delay = 500;
 
-/** The job itself. This one takes as long as the message says, and fails where it says so. */
+/**
+ * The job itself. This one takes as long as the message says, and fails where it says so. It must not hold the event
+ * loop up: what computes for long belongs into a worker thread.
+ */
 async function work(message: Message): Promise<void> {
   await sleep((message.seconds ?? 0) * 1000);
   if (message.error !== undefined) throw new Error(message.error);
@@ -57,41 +61,52 @@ async function read(client: pg.Client): Promise<boolean> {
   return rows.length > 0;
 }
 
-/** Answers a ping. True if there may be something to read. */
-async function hear(client: pg.Client, payload: string): Promise<boolean> {
-  let news: any = null;
-  try {
-    news = JSON.parse(payload);
-  } catch {} // not aimq's: may mean anything
-  if (news?.event === "ping" && typeof news.reply_to === "string") {
-    if (!news.reply_to.includes("\0")) await client.query(PONG, [news.reply_to]); // which can't be sent
-    return false;
+/** What was notified, in little space, however long a job takes: whether to read, and who has pinged. */
+class Heard {
+  awake = true; // the first read finds what came while nobody listened
+  pings = new Set<string>();
+  wake = () => {}; // ends the wait
+
+  take(payload: string): void {
+    let news: any = null;
+    try {
+      news = JSON.parse(payload);
+    } catch {} // not aimq's: may mean anything
+    if (news?.event === "ping" && typeof news.reply_to === "string") {
+      const canBeSent = !news.reply_to.includes("\0");
+      if (canBeSent && this.pings.size < 100) this.pings.add(news.reply_to);
+    } else if (!LATER.includes(news?.event)) {
+      this.awake ||= news?.queues?.constructor !== Object || "emails" in news.queues;
+    }
+    this.wake();
   }
-  if (LATER.includes(news?.event)) return false;
-  return news?.queues?.constructor !== Object || "emails" in news.queues;
 }
 
 /** Listens, reads until the queue is empty, and waits; again and again. */
 async function serve(client: pg.Client): Promise<void> {
-  const heard: string[] = [];
+  const heard = new Heard();
   let lost: Error | undefined;
-  let wake = () => {}; // ends the wait
-  client.on("notification", ({ payload }) => (heard.push(payload ?? ""), wake()));
-  client.on("error", (error) => ((lost = error), wake()));
-  stop.signal.addEventListener("abort", () => wake(), { once: true });
+  client.on("notification", ({ payload }) => heard.take(payload ?? ""));
+  client.on("error", (error) => ((lost = error), heard.wake()));
+  stop.signal.addEventListener("abort", () => heard.wake(), { once: true });
 
   await client.connect();
+  // Outside of a transaction: it takes effect at the commit (autocommit).
   await client.query('LISTEN "aimq:jobs"');
-  let awake = true; // the first read finds what came while nobody listened
   while (!stop.signal.aborted) {
-    if (awake) {
-      awake = await read(client);
+    if (heard.awake) {
+      heard.awake = false; // before the read: what comes during it counts
+      if (await read(client)) heard.awake = true;
       delay = 500;
-    } else if (heard.length === 0) {
+    } else if (heard.pings.size === 0) {
       if (lost) throw lost;
-      await new Promise<void>((resolve) => (wake = resolve));
+      await new Promise<void>((resolve) => (heard.wake = resolve));
     }
-    for (const payload of heard.splice(0)) awake = (await hear(client, payload)) || awake;
+    const [to] = heard.pings;
+    if (to !== undefined) {
+      heard.pings.delete(to);
+      await client.query(PONG, [to]);
+    }
   }
 }
 

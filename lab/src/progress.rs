@@ -4,16 +4,19 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::shell;
 
 /// How often a step says that it goes on where nobody sees a spinner turn.
 const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// A line for each of the steps that run at the same time.
+static LINES: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Runs a command as one step: its output goes to a log, its last line is shown while it runs, and
 /// the end of the log is printed if it fails. Returns its output.
@@ -60,9 +63,7 @@ pub fn step(title: &str, command: &mut Command) -> Result<String> {
     spinner.end(status.success());
     if !status.success() {
         let tail: Vec<_> = all.lines().rev().take(60).collect();
-        for line in tail.into_iter().rev() {
-            eprintln!("    {line}");
-        }
+        LINES.suspend(|| tail.into_iter().rev().for_each(|line| eprintln!("    {line}")));
         bail!("{title}: failed ({status}); the whole log is {}", path.display());
     }
     Ok(all)
@@ -89,7 +90,7 @@ impl Spinner {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style =
                 ProgressStyle::with_template("  {spinner} {prefix} {elapsed} {wide_msg:.dim}");
-            let bar = ProgressBar::new_spinner();
+            let bar = LINES.add(ProgressBar::new_spinner());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar.set_prefix(title.to_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -108,7 +109,8 @@ impl Spinner {
             Some(bar) => bar.set_message(line.trim().to_owned()),
             None if self.beaten.get().elapsed() >= HEARTBEAT => {
                 self.beaten.set(Instant::now());
-                eprintln!("    {:4.0} s  {}", self.begun.elapsed().as_secs_f64(), line.trim());
+                let seconds = self.begun.elapsed().as_secs_f64();
+                eprintln!("    {seconds:4.0} s  {}: {}", self.title, line.trim());
             }
             None => {}
         }
@@ -124,6 +126,7 @@ impl Spinner {
             bar.finish_and_clear();
         }
         let mark = if well { '✓' } else { '✗' };
-        eprintln!("  {mark} {} ({:.1} s)", self.title, self.begun.elapsed().as_secs_f64());
+        let seconds = self.begun.elapsed().as_secs_f64();
+        LINES.suspend(|| eprintln!("  {mark} {} ({seconds:.1} s)", self.title));
     }
 }

@@ -145,7 +145,15 @@ pub fn install_into(pg_config: &str) -> Result<()> {
            done"#,
     );
     step("copy its files", copy.arg("sh").arg(&package))?;
-    println!("\nInstalled. In each database that has pgmq: CREATE EXTENSION aimq;");
+    println!(
+        "\nInstalled. Add aimq to shared_preload_libraries and restart the server{}.\n\
+         Then, in each database that has pgmq: CREATE EXTENSION aimq;",
+        if major.0 < 17 {
+            ": before PostgreSQL 17 nobody is woken for messages that become readable later without that"
+        } else {
+            ": without that, a notifier is there only after the first enqueue"
+        }
+    );
     Ok(())
 }
 

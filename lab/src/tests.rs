@@ -70,7 +70,8 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
 
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
-        core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "--no-fail-fast"]);
+        core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "-p", "aimq-hunt"]);
+        core.arg("--no-fail-fast");
         note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
         // In a folder of its own, for another feature would have everything compiled anew, and optimised: each
         // test runs thousands of times.
@@ -80,10 +81,9 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         let title = "every interleaving of the marks (loom)";
         note(title.into(), cargo_test(title, &mut model)?);
     }
-    for major in majors {
-        if wanted("client") {
-            let title = format!("PostgreSQL {}: client tests", major.0);
-            note(title.clone(), client_tests(*major, &title)?);
+    if wanted("client") {
+        for (title, count) in client_tests(majors)? {
+            note(title, count);
         }
     }
 
@@ -142,90 +142,179 @@ pub(crate) fn lint() -> Result<()> {
     Ok(())
 }
 
-/// The client tests: those of delivery in the transaction and of all that has nothing to do with
-/// delivery; then those of the notifier, with aimq preloaded and, where it can be, without.
-fn client_tests(major: Major, title: &str) -> Result<Count> {
-    setup::install(major, Profile::Debug, &[])?;
-    setup::old_pgmq_stand_in(major)?;
-    let mut all = Count::default();
+/// Tests that share a server.
+struct Round {
+    major: Major,
+    title: String,
+    /// The files under tests/client/tests.
+    files: Vec<&'static str>,
+    /// How aimq comes into shared memory, as the tests are told it.
+    shared: &'static str,
+    settings: Vec<&'static str>,
+}
+
+/// How many rounds run at the same time. Most tests wait for most of their time.
+const LANES: usize = 3;
+
+/// The client tests of these majors. All is built first: a build would take the processors away from tests that look
+/// at times.
+fn client_tests(majors: &[Major]) -> Result<Vec<(String, Count)>> {
+    for major in majors {
+        setup::install(*major, Profile::Debug, &[])?;
+        setup::old_pgmq_stand_in(*major)?;
+    }
+    if majors.contains(&DEFAULT_MAJOR) {
+        drivers::node()?;
+        drivers::browser()?;
+    }
+    let mut build = setup::cargo_command()?;
+    build.args(["test", "-p", "aimq-client-tests", "--no-run"]);
+    step("build the client tests", &mut build)?;
+    // Where tests are named, cargo builds no examples by itself.
+    let mut example = setup::cargo_command()?;
+    example.args(["build", "-p", "aimq-client-tests", "--examples"]);
+    step("build the example in Rust", &mut example)?;
+
+    // The first round comes first in the queue.
+    let rounds: Vec<_> = majors.iter().flat_map(|major| rounds(*major)).collect();
+    let queue = std::sync::Mutex::new(rounds.iter().enumerate());
+    let counts = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    loop {
+                        let next = queue.lock().expect("not poisoned").next();
+                        let Some((at, round)) = next else { return Ok(()) };
+                        let count = round.run()?;
+                        counts.lock().expect("not poisoned").push((at, count));
+                    }
+                })
+            })
+            .collect();
+        lanes.into_iter().try_for_each(|lane| lane.join().expect("a lane does not panic"))
+    })?;
+    let mut counts = counts.into_inner().expect("not poisoned");
+    counts.sort_by_key(|(at, _)| *at);
+    Ok(counts.into_iter().map(|(at, count)| (rounds[at].title.clone(), count)).collect())
+}
+
+/// Those of delivery in the transaction and of all that has nothing to do with delivery; then those of the notifier,
+/// with aimq preloaded and, where it can be, without.
+fn rounds(major: Major) -> Vec<Round> {
     let base = settings(major);
     let by_notifier = [&base[..], &["aimq.delivery=auto", "max_worker_processes=200"]].concat();
     let preloaded = [&by_notifier[..], &["shared_preload_libraries=aimq"]].concat();
+    let mut rounds = Vec::new();
+    let mut add = |what: &str, files: &[&'static str], shared, settings: &[&'static str]| {
+        rounds.push(Round {
+            major,
+            title: format!("PostgreSQL {}: client tests{what}", major.0),
+            files: files.to_vec(),
+            shared,
+            settings: settings.to_vec(),
+        });
+    };
     // What takes long, and what has nothing to do with the major, on the oldest and on the default.
     let is_end = [ALL_MAJORS[0], DEFAULT_MAJOR].contains(&major);
-    let last = if is_end { &LAST_TESTS[..] } else { &[] };
-    let by_itself = [&NOTIFIER_TESTS[..], &PRELOADED_TESTS, last].concat();
-    let mut rounds = vec![
-        ("", &TRANSACTION_TESTS[..], "none", &base),
-        (" of the notifier, preloaded", &by_itself[..], "preloaded", &preloaded),
-    ];
-    if major.0 >= 17 {
-        rounds.push((" of the notifier, not preloaded", &NOTIFIER_TESTS, "registry", &by_notifier));
+    if is_end || ALL_MAJORS.last() == Some(&major) {
+        add(" that take long", &LONG_TESTS, "preloaded", &preloaded);
+    }
+    if is_end {
+        add(" under load", &LAST_TESTS, "preloaded", &preloaded);
     }
     if major == DEFAULT_MAJOR {
         // What they do depends on their drivers, or on a browser, not on the major.
-        drivers::node()?;
-        // Where tests are named, cargo builds no examples by itself.
-        let mut example = setup::cargo_command()?;
-        example.args(["build", "-p", "aimq-client-tests", "--examples"]);
-        step("build the example in Rust", &mut example)?;
-        drivers::browser()?;
-        rounds.push((" of the examples", &["examples", "live"], "preloaded", &preloaded));
+        add(" of the examples", &["examples", "busy", "live"], "preloaded", &preloaded);
     }
-    for (what, which, shared, settings) in rounds {
-        let count = round(major, &format!("{title}{what}"), which, shared, settings)?;
-        all.add(&count);
+    let by_itself = [&NOTIFIER_TESTS[..], &PRELOADED_TESTS].concat();
+    add(" of the notifier, preloaded", &by_itself, "preloaded", &preloaded);
+    if major.0 >= 17 {
+        add(" of the notifier, not preloaded", &NOTIFIER_TESTS, "registry", &by_notifier);
     }
-    Ok(all)
+    add("", &TRANSACTION_TESTS, "none", &base);
+    rounds
 }
 
 /// The tests that run on a server whose delivery is `transaction`.
-const TRANSACTION_TESTS: [&str; 8] =
-    ["catalog", "control", "delivery", "lifecycle", "misuse", "overload", "privileges", "readme"];
+const TRANSACTION_TESTS: [&str; 9] = [
+    "advice",
+    "catalog",
+    "control",
+    "delivery",
+    "lifecycle",
+    "misuse",
+    "overload",
+    "privileges",
+    "readme",
+];
 
 /// Those of the notifier, however it came to be there.
-const NOTIFIER_TESTS: [&str; 4] = ["notifier", "visibility", "waiting", "blocking"];
+const NOTIFIER_TESTS: [&str; 10] = [
+    "notifier",
+    "visibility",
+    "waiting",
+    "blocking",
+    "gaps",
+    "subscription",
+    "vanished",
+    "passed_on",
+    "encodings",
+    "everywhere",
+];
 
 /// Those that want it preloaded, or to which that makes no difference.
-const PRELOADED_TESTS: [&str; 5] = ["events", "doctor", "sinks", "recovery", "faults"];
+const PRELOADED_TESTS: [&str; 10] = [
+    "events",
+    "truth",
+    "doctor",
+    "doctor_server",
+    "sinks",
+    "recovery",
+    "faults",
+    "slotless",
+    "strangers",
+    "prepared",
+];
+
+/// Those that wait for long, each on servers of its own: on the oldest major, the default and the newest.
+const LONG_TESTS: [&str; 6] = ["settings", "looks", "stopped", "hangs", "giving_way", "crowded"];
 const LAST_TESTS: [&str; 4] = ["storms", "pooler", "adoption", "listeners"];
 
-fn round(
-    major: Major,
-    title: &str,
-    which: &[&str],
-    shared: &str,
-    settings: &[&str],
-) -> Result<Count> {
-    let cluster = Cluster::start(major, settings)?;
-    cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
-    cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
-    let mut tests = setup::cargo_command()?;
-    tests.args(["test", "-p", "aimq-client-tests", "--no-fail-fast"]);
-    for name in which {
-        tests.args(["--test", name]);
+impl Round {
+    fn run(&self) -> Result<Count> {
+        let Self { major, title, .. } = self;
+        let cluster = Cluster::start(*major, &self.settings)?;
+        cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
+        cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
+        let bin = major.program("psql").parent().context("a program has a folder")?.to_owned();
+        let mut tests = setup::cargo_command()?;
+        tests.args(["test", "-p", "aimq-client-tests", "--no-fail-fast"]);
+        for name in &self.files {
+            tests.args(["--test", name]);
+        }
+        tests
+            .env("AIMQ_TEST_SHARED", self.shared)
+            .env("AIMQ_TEST_SOCKET", cluster.folder())
+            .env("AIMQ_TEST_MAJOR", major.0.to_string())
+            .env("AIMQ_TEST_BIN", bin);
+        tests.arg("--");
+        if major.0 < 17 {
+            tests.args(["--skip", "from_17_"]);
+        }
+        // Other people's packages know nothing of majors.
+        if *major != DEFAULT_MAJOR {
+            tests.args(["--skip", "package_"]);
+        }
+        tests.args(std::env::var_os("TEST"));
+        let count = cargo_test(title, &mut tests)?;
+        if count.failed > 0 {
+            let kept = aimq_lab::progress::log_of(&format!("{title}, the server"));
+            std::fs::copy(cluster.log(), &kept)?;
+            println!("    the server's log: {}", kept.display());
+        }
+        Ok(count)
     }
-    tests
-        .env("AIMQ_TEST_SHARED", shared)
-        .env("AIMQ_TEST_SOCKET", cluster.folder())
-        .env("AIMQ_TEST_MAJOR", major.0.to_string())
-        .env("AIMQ_TEST_BIN", major.program("psql").parent().context("a program has a folder")?);
-    tests.arg("--");
-    if major.0 < 17 {
-        tests.args(["--skip", "from_17_"]);
-    }
-    // Other people's packages know nothing of majors.
-    if major != DEFAULT_MAJOR {
-        tests.args(["--skip", "package_"]);
-    }
-    tests.args(std::env::var_os("TEST"));
-    let count = cargo_test(title, &mut tests)?;
-    if count.failed > 0 {
-        let kept = shell::target().join(format!("lab/logs/server-pg{}.log", major.0));
-        std::fs::copy(cluster.folder().join("log"), &kept)?;
-        println!("    the server's log: {}", kept.display());
-    }
-    Ok(count)
 }
 
 /// The README's `make` commands that no other test runs, each a test.

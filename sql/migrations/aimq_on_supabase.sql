@@ -178,8 +178,21 @@ BEGIN
         END LOOP;
         IF of_superuser AND has_schema_privilege(owner, 'pgmq', 'CREATE') THEN
             EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function, owner);
+            -- One of them calls another.
+            EXECUTE format('GRANT USAGE ON SCHEMA pgmq_public TO %s', owner);
         END IF;
     END LOOP;
+    -- What a superuser owns is not broadcast. Where AIMQ has been, new queues were announced until now.
+    SELECT p.proowner INTO owner
+      FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner
+     WHERE p.oid = 'pgmq_public.create_queue(text, boolean, text, text)'::regprocedure AND r.rolsuper;
+    IF FOUND AND to_regprocedure('aimq.pgmq_notify_job_enqueued()') IS NOT NULL THEN
+        RAISE EXCEPTION 'nobody would be woken: queues of pgmq_public.create_queue would belong to %, a superuser, and nothing is broadcast as one', owner
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'Give pgmq.meta to a role that is no superuser, may create in the schema pgmq, and may call '
+                         'realtime.send: ALTER TABLE pgmq.meta OWNER TO ...; GRANT USAGE, CREATE ON SCHEMA pgmq TO ...; and apply '
+                         'this again.';
+    END IF;
     PERFORM set_config('search_path', path, true);
 END
 $$;
@@ -238,10 +251,17 @@ BEGIN
             CONTINUE;
         END IF;
         -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's table,
-        -- and calls no stranger's function.
+        -- but not as a superuser, and calls no stranger's function.
         SELECT * INTO send FROM aimq._broadcast(one.relation);
+        IF send.is_superusers THEN
+            RAISE EXCEPTION 'nobody would be woken: % belongs to a superuser, and nothing is broadcast as one',
+                    format('pgmq.%I', one.relname)
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = format('Give it to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may '
+                                    'call realtime.send: ALTER TABLE pgmq.%I OWNER TO ...; and apply this again.', one.relname);
+        END IF;
         IF NOT send.is_trusted THEN
-            RAISE EXCEPTION 'nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while pgmq.% is a superuser''s', one.relname
+            RAISE EXCEPTION 'nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database'
                 USING ERRCODE = 'insufficient_privilege',
                       HINT = 'The notifier calls no stranger''s function. Find out whose it is, give it to one of the two, '
                              'and apply this again.';

@@ -5,46 +5,61 @@
 //! SetLatch, none of which can raise.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::sync::atomic::{Ordering::SeqCst, fence};
 
-use aimq_core::batch::Batch;
-use aimq_core::hash::BuildFnv;
+use aimq_core::batch::{Batch, Tally};
 use aimq_core::ids::Ids;
+use aimq_core::memory::{OutOfMemory, push};
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State};
+use aimq_core::shared::{Claim, Database, Full, Marked, News, Seat, Stale, State, Wake};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 
+use super::slots;
 use crate::error::Warning;
 use crate::ffi;
 use crate::notifier::launcher;
 use crate::settings::{self, Delivery};
 use crate::shared::{self, Shared};
+use crate::statements;
 
 /// What a commit is going to mark.
-#[derive(Default)]
 struct Plan {
     marks: Vec<Mark>,
     /// The routes' keys, one after the other: for the slots that change hands in between.
     keys: Vec<u8>,
-    /// The transaction is to be prepared, and has messages.
+    /// The tables of queues that have no slot, or whose slots nobody would give back: they are to be looked at.
+    tables: Vec<Table>,
+    /// The transaction is to be prepared: the tables are to be looked at when that has ended.
     prepared: bool,
     /// There was no notifier, though one would be used.
     missing: bool,
-    /// There was no notifier that would have followed the transaction.
+    /// There was no watcher that would have followed the transaction.
     unfollowed: bool,
-    /// Something is to be broadcast that has no room in the table: the notifier has to look.
-    untold: bool,
+}
+
+/// A queue's table that is known by its bucket alone.
+struct Table {
+    relation: u32,
+    /// When the first of its messages becomes visible; infinity for none.
+    visible_at: Timestamp,
+    /// From when on others may become visible; infinity for none.
+    moved: Timestamp,
+    /// The route, and how many of its messages become visible by the commit, which the transaction announces.
+    key: Range<usize>,
+    messages: u64,
 }
 
 struct Mark {
     claim: Claim,
+    relation: u32,
     key: Range<usize>,
     /// 0 if only others have moved.
     messages: u64,
     /// Which, where the route asks for that.
-    ids: Option<Box<Ids>>,
+    ids: Option<Ids>,
     /// When they become visible, if not yet.
     visible_at: Option<Timestamp>,
     /// From when on others may become visible, which only a look can tell; infinity for none.
@@ -53,12 +68,10 @@ struct Mark {
     is_said: bool,
 }
 
-/// How many slots a backend remembers before it starts anew.
-const REMEMBERED: usize = 4096;
-
 thread_local! {
-    static PLAN: RefCell<Plan> = RefCell::default();
-    static SLOTS: RefCell<HashMap<Box<[u8]>, Claim, BuildFnv>> = RefCell::default();
+    /// It ends with the process: to have it dropped at the end of the thread takes memory, at its first use, and that may
+    /// be after a commit.
+    static PLAN: RefCell<ManuallyDrop<Plan>> = const { RefCell::new(ManuallyDrop::new(Plan::new())) };
     static WARNED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -84,122 +97,127 @@ pub(super) fn available(has_messages: bool) -> Option<Here> {
             launcher::log_failure(shared);
             None
         }
+        // It was rung, and has not shown itself: it is stopped, or hangs. It follows the transaction once it goes on.
+        (Delivery::Auto, Some((_, database))) if !database.takes_marks(ffi::now) => None,
         (_, found) => found,
     }
 }
 
 /// The transaction notifies itself. Whoever blocks until there is something to read is called all the same, and
 /// so somebody follows the time.
-pub(super) fn follow(batch: &Batch) {
+pub(super) fn follow(batch: &Batch) -> Result<(), OutOfMemory> {
     let Some((shared, database)) = here() else {
-        return;
+        return Ok(());
     };
-    if database.state() == State::Running {
-        plan_marks(shared, batch, true);
+    if database.is_followed() {
+        plan_marks(shared, batch, true)?;
     } else {
         // Whoever blocks polls; no slots are taken that nobody would give back.
         with_plan(|plan| plan.unfollowed = true);
+        plan_tables(batch)?;
     }
+    Ok(())
+}
+
+/// Notes the tables, of which none is to have a slot.
+fn plan_tables(batch: &Batch) -> Result<(), OutOfMemory> {
+    let mut result = Ok(());
+    with_plan(|plan| {
+        result = batch.tallies().try_for_each(|told| {
+            let relation = told?.0.relation;
+            let (visible_at, moved) = (Timestamp::INFINITY, Timestamp::NEG_INFINITY);
+            push(&mut plan.tables, Table { relation, visible_at, moved, key: 0..0, messages: 0 })
+        });
+    });
+    result
 }
 
 /// Finds the slots. Returns the routes that have none, to be announced in the transaction.
-pub(super) fn plan((shared, _): Here, batch: &Batch) -> Vec<Box<[u8]>> {
-    let rest = plan_marks(shared, batch, false);
+pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<Box<[u8]>>, OutOfMemory> {
+    let rest = plan_marks(shared, batch, false)?;
     if let Some(key) = rest.first()
         && !WARNED.replace(true)
     {
-        let queue = Route::from_key(key).map(|route| route.queue.to_string_lossy().into_owned());
+        let queue =
+            Route::from_key(key).map(|route| crate::text::from_server(route.queue.to_bytes()));
         Warning::TableFull { queue: queue.unwrap_or_default() }.report();
     }
-    rest
+    Ok(rest)
 }
 
-fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Vec<Box<[u8]>> {
+fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Result<Vec<Box<[u8]>>, OutOfMemory> {
     let now = ffi::now();
+    let mut result = Ok(());
     let mut rest: Vec<Box<[u8]>> = Vec::new();
     with_plan(|plan| {
-        for (route, tally) in batch.tallies().filter(|(_, tally)| tally.has_news()) {
-            let begin = plan.keys.len();
-            route.append_key(&mut plan.keys);
-            let key = begin..plan.keys.len();
-            match claim(shared, &plan.keys[key.clone()]) {
-                Ok(claim) => {
-                    let visible_at = (tally.earliest > now).then_some(tally.earliest);
-                    // Of those that are visible now, the mark tells. Where the earliest has become so since it
-                    // was enqueued, others may not.
-                    let is_late = visible_at.is_none() && tally.earliest > Timestamp::NEG_INFINITY;
-                    let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
-                    let unsure = if is_unsure { now } else { Timestamp::INFINITY };
-                    let (messages, moved) = (tally.count, tally.moved.min(unsure));
-                    // What is broadcast, the notifier alone does; that it notifies too is a wake-up too many.
-                    let is_said = is_said && !route.options().broadcasts;
-                    let ids = tally.ids;
-                    plan.marks.push(Mark { claim, key, messages, ids, visible_at, moved, is_said });
+        result = batch.keyed().try_for_each(|told| match told? {
+            (_, _, tally) if !tally.has_news() => Ok(()),
+            told => plan.add(shared, told, now, is_said, &mut rest),
+        });
+    });
+    result.map(|()| rest)
+}
+
+impl Plan {
+    const fn new() -> Self {
+        Self {
+            marks: Vec::new(),
+            keys: Vec::new(),
+            tables: Vec::new(),
+            prepared: false,
+            missing: false,
+            unfollowed: false,
+        }
+    }
+
+    /// Plans for a route. What has no slot, and is to be announced in the transaction, is added to `rest`.
+    fn add(
+        &mut self,
+        shared: Shared,
+        (own_key, route, tally): (&[u8], Route<'_>, Tally),
+        now: Timestamp,
+        is_said: bool,
+        rest: &mut Vec<Box<[u8]>>,
+    ) -> Result<(), OutOfMemory> {
+        let begin = self.keys.len();
+        self.keys.try_reserve(own_key.len())?;
+        self.keys.extend_from_slice(own_key);
+        let key = begin..self.keys.len();
+        let visible_at = (tally.earliest > now).then_some(tally.earliest);
+        // Of those that are visible now, the mark tells. Where the earliest has become so since it was
+        // enqueued, others may not.
+        let is_late = visible_at.is_none() && tally.earliest > Timestamp::NEG_INFINITY;
+        let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
+        let moved = tally.moved.min(if is_unsure { now } else { Timestamp::INFINITY });
+        let relation = route.relation;
+        let broadcasts = route.options().broadcasts;
+        match slots::claim(shared, own_key)? {
+            Some(claim) => {
+                // What is broadcast, the notifier alone does; that it notifies too is a wake-up too many.
+                let is_said = is_said && !broadcasts;
+                let (messages, ids) = (tally.count, tally.ids);
+                let mark = Mark { claim, relation, key, messages, ids, visible_at, moved, is_said };
+                push(&mut self.marks, mark)
+            }
+            None => {
+                // What is visible is announced in the transaction; what nobody can announce there, the watcher
+                // has to find.
+                let is_to_be_found = tally.count > 0 && broadcasts;
+                let moved = if is_to_be_found { Timestamp::NEG_INFINITY } else { moved };
+                let messages = if visible_at.is_none() { tally.count } else { 0 };
+                let visible_at = visible_at.unwrap_or(Timestamp::INFINITY);
+                let table = Table { relation, visible_at, moved, key, messages };
+                push(&mut self.tables, table)?;
+                if tally.count > 0 && !is_said {
+                    let mut own = Vec::new();
+                    own.try_reserve_exact(own_key.len())?;
+                    own.extend_from_slice(own_key);
+                    push(rest, own.into_boxed_slice())?;
                 }
-                Err(Full) if tally.count > 0 => {
-                    plan.untold |= route.options().broadcasts;
-                    rest.push(plan.keys[key].into());
-                }
-                // Nobody can be told when the messages come back.
-                Err(Full) => {}
+                Ok(())
             }
         }
-    });
-    rest
-}
-
-/// The slot of a route, from memory if it still is the route's.
-fn claim(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
-    slot_of(shared, key, is_double(shared, key))
-}
-
-/// Somebody else may take a slot for the route at the same moment: the notifier gives one back.
-fn is_double(shared: Shared, key: &[u8]) -> impl Fn(Claim) -> bool {
-    move |new| shared.table.is_double(new, shared::own_oid(), key)
-}
-
-/// The same for a session that is going to wait: it holds no lock on the queue's table, so the triggers that it has
-/// seen may be gone by now. Then the notifier gives the slot back, and calls it.
-pub(crate) fn claim_to_wait(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
-    slot_of(shared, key, |_| true)
-}
-
-fn slot_of(
-    shared: Shared,
-    key: &[u8],
-    is_to_be_checked: impl Fn(Claim) -> bool,
-) -> Result<Claim, Full> {
-    SLOTS.with_borrow_mut(|slots| {
-        if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(**claim)) {
-            return Ok(*claim);
-        }
-        let claim = find_or_take(shared, key, is_to_be_checked)?;
-        if slots.len() >= REMEMBERED {
-            slots.clear();
-        }
-        slots.insert(key.into(), claim);
-        Ok(claim)
-    })
-}
-
-/// Takes a slot where there is none, and has the notifier check it. Cannot raise.
-fn find_or_take(
-    shared: Shared,
-    key: &[u8],
-    is_to_be_checked: impl Fn(Claim) -> bool,
-) -> Result<Claim, Full> {
-    let own = shared::own_oid();
-    if let Some(claim) = shared.table.find(own, key) {
-        return Ok(claim);
     }
-    let new = shared.table.take(own, key)?;
-    if is_to_be_checked(new)
-        && let Some(database) = shared.databases.find(own)
-        && database.tell(News::QUEUES)
-    {
-        ring_if_there(database);
-    }
-    Ok(new)
 }
 
 /// Whether a notifier can run here.
@@ -213,8 +231,9 @@ pub(super) fn is_reachable() -> bool {
     settings::delivery() != Delivery::Transaction && here().is_some()
 }
 
-pub(super) fn set_aside() {
+pub(super) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
     with_plan(|plan| plan.prepared = true);
+    plan_tables(batch)
 }
 
 /// Marks what was planned. Every mark is made after the transaction is visible to others, which is what
@@ -222,23 +241,31 @@ pub(super) fn set_aside() {
 /// the callbacks).
 pub(super) fn committed() {
     with_plan(|plan| {
-        if plan.marks.is_empty() && !plan.missing && !plan.unfollowed && !plan.untold {
+        if plan.marks.is_empty() && plan.tables.is_empty() && !plan.missing {
             return;
         }
         let Some((shared, database)) = here() else {
             return;
         };
-        // One that has begun since may have looked before there was anything to see.
-        if plan.unfollowed && database.state() == State::Running && database.tell(News::EVERYTHING)
-        {
-            ring_if_there(database);
+        let mut wake = Wake::NOBODY;
+        let mut is_said = plan.unfollowed;
+        // One that has begun since may have looked before there was anything to see; one that begins later looks at
+        // everything.
+        if !plan.unfollowed || database.is_followed() {
+            for table in &plan.tables {
+                if table.moved < Timestamp::INFINITY {
+                    wake |= database.look_at(table.relation, table.moved);
+                }
+                if table.visible_at < Timestamp::INFINITY {
+                    wake |= database.expect_without_slot(table.relation, table.visible_at);
+                }
+            }
         }
-        let mut must_ring = plan.untold && database.tell(News::EVERYTHING);
-        let mut is_said = false;
+        wake |= leave_to_new_slots(shared, plan);
         for mark in &plan.marks {
             is_said |= mark.is_said;
             let key = &plan.keys[mark.key.clone()];
-            must_ring |= make((shared, database), mark.claim, key, |claim| {
+            wake |= make((shared, database), mark.claim, (mark.relation, key), |claim| {
                 mark_in(shared, database, mark, claim)
             });
         }
@@ -247,14 +274,26 @@ pub(super) fn committed() {
         }
         if is_said {
             // Who needs a notifier in spite of that asks for one.
-            if must_ring {
-                ring_if_there(database);
-            }
-        // Whoever finds no notifier asks for one, for the first who asked may not have been heard.
-        } else if must_ring || !plan.marks.is_empty() && database.state() != State::Running {
-            ring(shared, database);
+            ring_if_there(shared, database, wake);
+        // Whoever finds no notifier asks for one, because the first who asked may not have been heard.
+        } else if wake.is_any() || !plan.marks.is_empty() && database.state() != State::Running {
+            ring(shared, database, wake);
         }
     });
+}
+
+/// A queue that had no slot may have got one since: a session that took it to wait there, before our commit, has looked
+/// when there was nothing to see yet.
+fn leave_to_new_slots(shared: Shared, plan: &Plan) -> Wake {
+    let told = plan.tables.iter().filter(|table| table.messages > 0);
+    // The messages before the slots; a session that waits has its slot before it looks.
+    fence(SeqCst);
+    let claims = told.filter_map(|table| {
+        let claim = shared.table.find(shared::own_oid(), &plan.keys[table.key.clone()])?;
+        Some((claim, table.messages))
+    });
+    let is_left = |(claim, messages)| shared.table.leave_to_waiters(claim, messages);
+    claims.fold(Wake::NOBODY, |wake, it| wake | Wake::WATCHER.only_if(is_left(it)))
 }
 
 fn here() -> Option<Here> {
@@ -262,42 +301,43 @@ fn here() -> Option<Here> {
     Some((shared, shared.own_database()?))
 }
 
-/// Makes a mark in a slot that was the route's. True if the notifier has to be woken.
+/// Makes a mark in a slot that was the route's. Says who has to be woken.
 fn make(
     (shared, database): Here,
     mut claim: Claim,
-    key: &[u8],
-    mark: impl Fn(Claim) -> Result<bool, Stale>,
-) -> bool {
+    (relation, key): (u32, &[u8]),
+    mark: impl Fn(Claim) -> Result<Wake, Stale>,
+) -> Wake {
     // A slot changes hands when its queue ceases to be realtime, which another commit can't bring about
-    // while we hold the lock on the queue's table: more than once is not to be expected.
+    // while we hold the lock on the queue's table, or when other databases need room: more than once is not to be
+    // expected.
     for _ in 0..3 {
         match mark(claim) {
-            Ok(must_ring) => return must_ring,
-            Err(Stale) => match find_or_take(shared, key, is_double(shared, key)) {
+            Ok(wake) => return wake,
+            Err(Stale) => match slots::find_or_take(shared, key) {
                 Ok(other) => claim = other,
                 Err(Full) => break,
             },
         }
     }
-    database.tell(News::EVERYTHING)
+    database.look_at(relation, Timestamp::NEG_INFINITY)
 }
 
-fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<bool, Stale> {
+fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<Wake, Stale> {
     let table = shared.table;
-    let rings_for_moved = match mark.moved {
-        Timestamp::INFINITY => false,
+    let for_moved = match mark.moved {
+        Timestamp::INFINITY => Wake::NOBODY,
         from => database.moved(table, claim, from)?,
     };
-    let rings_for_messages = match (mark.messages, mark.visible_at) {
-        (0, _) => false,
+    let for_messages = match (mark.messages, mark.visible_at) {
+        (0, _) => Wake::NOBODY,
         (messages, None) if mark.is_said => match table.is_current(claim) {
-            true => table.leave_to_waiters(claim, messages),
+            true => Wake::WATCHER.only_if(table.leave_to_waiters(claim, messages)),
             false => return Err(Stale),
         },
         (_, Some(at)) if mark.is_said => match table.expect(claim, at) {
             Marked::Stale => return Err(Stale),
-            first => first == Marked::First,
+            first => Wake::WATCHER.only_if(first == Marked::First),
         },
         (messages, None) => {
             if let Some(ids) = &mark.ids {
@@ -313,57 +353,89 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
             database.expect(table, claim, messages, at)?
         }
     };
-    Ok(rings_for_moved || rings_for_messages)
+    Ok(for_moved | for_messages)
 }
 
 /// The transaction is rolled back: what it had read or popped can be read again, and those who came for it
-/// meanwhile have passed it by. Cannot raise.
+/// meanwhile have passed it by. Cannot raise, and allocates nothing.
 pub(super) fn aborted(batch: &Batch) {
-    let mut back = batch.tallies().filter(|(_, tally)| tally.may_come_back()).peekable();
+    let mut back = batch.may_come_back().peekable();
     if back.peek().is_none() {
         return;
     }
     let Some((shared, database)) = here() else {
         return;
     };
+    let notifies_itself = settings::delivery() == Delivery::Transaction;
     // As in [`follow`]: one that begins later looks at everything.
-    if settings::delivery() == Delivery::Transaction && database.state() != State::Running {
+    if notifies_itself && !database.is_followed() {
         return;
     }
-    let mut must_ring = false;
-    for (route, _) in back {
-        let key = route.key();
-        if let Ok(claim) = claim(shared, &key) {
-            must_ring |= make((shared, database), claim, &key, |claim| {
+    let mut wake = Wake::NOBODY;
+    for key in back {
+        let relation = Route::relation_of(key);
+        wake |= match slots::find_or_take(shared, key) {
+            Ok(claim) => make((shared, database), claim, (relation, key), |claim| {
                 database.moved(shared.table, claim, Timestamp::NEG_INFINITY)
-            });
+            }),
+            Err(Full) => database.look_at(relation, Timestamp::NEG_INFINITY),
+        };
+    }
+    if !wake.is_any() {
+    } else if notifies_itself {
+        ring_if_there(shared, database, wake);
+    } else {
+        ring(shared, database, wake);
+    }
+}
+
+/// Has a table looked at, or all: now, and if the transaction has written anything, when it is committed.
+pub(crate) fn recheck(relation: Option<u32>) {
+    if ffi::has_written() {
+        statements::note_unseen();
+    }
+    if let Some((shared, database)) = here() {
+        let wake = match relation {
+            Some(relation) => database.look_at(relation, Timestamp::NEG_INFINITY),
+            None => Wake::WATCHER.only_if(database.tell(News::EVERYTHING)),
+        };
+        if wake.is_any() || database.state() != State::Running {
+            ring(shared, database, wake);
         }
     }
-    match settings::delivery() {
-        _ if !must_ring => {}
-        Delivery::Transaction => ring_if_there(database),
-        _ => ring(shared, database),
+}
+
+/// Wakes those that are there. Cannot raise.
+pub(super) fn ring_if_there(shared: Shared, database: &Database, wake: Wake) {
+    if wake.notifier {
+        ring_seat(&database.notifier);
+    }
+    if wake.watcher && ring_seat(database.who_watches()) && database.guard() {
+        launcher::ring(shared);
     }
 }
 
-/// Wakes the notifier, if there is one. Cannot raise.
-fn ring_if_there(database: &Database) {
-    if let Some(bell) = database.bell() {
+/// Wakes a process; false if there is none.
+fn ring_seat(seat: &Seat) -> bool {
+    let bell = seat.bell();
+    if let Some(bell) = bell {
+        seat.count_on(ffi::now());
         ffi::set_latch(bell);
     }
+    bell.is_some()
 }
 
-/// Wakes the notifier, or the launcher if there is none. Cannot raise.
-pub(crate) fn ring(shared: Shared, database: &Database) {
-    match database.bell() {
-        Some(bell) => ffi::set_latch(bell),
-        None => launcher::want(shared, database),
+/// Wakes those that have something to do, or the launcher if there are none. Cannot raise.
+pub(crate) fn ring(shared: Shared, database: &Database, wake: Wake) {
+    ring_if_there(shared, database, wake);
+    if database.notifier.bell().is_none() {
+        launcher::want(shared, database);
     }
 }
 
-/// The transaction with the messages is prepared: the notifier learns how it ends.
+/// The transaction with the messages is prepared: the watcher learns how it ends.
 pub(super) fn prepared() {
-    // What applies a subscription may end it, which nobody tells, before the notifier has asked.
+    // What applies a subscription may end it, which nobody tells, before the watcher has asked.
     // SAFETY: a plain variable.
     let is_replica = unsafe { pg_sys::SessionReplicationRole }
         == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();
@@ -371,9 +443,11 @@ pub(super) fn prepared() {
     with_plan(|plan| {
         if plan.prepared
             && let Some((shared, database)) = here()
-            && (database.tell(news) || database.state() != State::Running)
         {
-            ring(shared, database);
+            plan.tables.iter().for_each(|table| database.prepare(table.relation));
+            if database.tell(news) || database.state() != State::Running {
+                ring(shared, database, Wake::WATCHER);
+            }
         }
     });
 }
@@ -383,10 +457,10 @@ pub(super) fn end() {
     with_plan(|plan| {
         plan.marks.clear();
         plan.keys.clear();
+        plan.tables.clear();
         plan.prepared = false;
         plan.missing = false;
         plan.unfollowed = false;
-        plan.untold = false;
     });
 }
 

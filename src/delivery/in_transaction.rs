@@ -4,16 +4,18 @@
 //! (commands/async.c, PreCommit_Notify).
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use aimq_core::batch::Batch;
+use aimq_core::memory::{OutOfMemory, push};
 use aimq_core::payload::PAYLOAD_MAX_BYTES;
 use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys;
 
 use crate::error::Warning;
 use crate::ffi;
+use crate::text;
 
 /// How full the NOTIFY queue may be for us to add to it. When it is full, *every* transaction that
 /// notifies fails at commit, so we stop well before: what is left is for those who called NOTIFY
@@ -42,24 +44,28 @@ pub(crate) fn may_notify() -> bool {
 }
 
 /// Announces the whole batch, or only the routes that are named.
-pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) {
+pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) -> Result<(), OutOfMemory> {
     if !may_notify() {
         warn_full();
-        return;
+        return Ok(());
     }
     let now = ffi::now();
+    text::prepare();
     let notifications = batch.notifications_of(now, |route| {
-        route.options().notifies && only.is_none_or(|only| only.contains(&route.key()))
-    });
+        route.options().notifies && only.is_none_or(|only| only.iter().any(|key| route.is_key(key)))
+    })?;
     for notification in notifications {
         // JSON holds no NUL: serde escapes control characters.
-        if let Ok(payload) = CString::new(notification.payload) {
-            ffi::notify(notification.channel, &payload);
+        let mut payload = text::payload(notification.payload)?;
+        push(&mut payload, 0)?;
+        if let Ok(payload) = CStr::from_bytes_with_nul(&payload) {
+            ffi::notify(notification.channel, payload);
         }
     }
     // Transactions that notify commit one at a time, and wait for each other as for any lock: a
     // producer's lock_timeout, meant for its own tables, would make its enqueue fail.
     ffi::suspend_lock_timeout();
+    Ok(())
 }
 
 /// The transaction has ended, one way or the other. Cannot raise.
@@ -84,9 +90,13 @@ fn usage() -> f64 {
 
 /// NOTIFY would make PREPARE TRANSACTION fail (commands/async.c, AtPrepare_Notify), and COMMIT
 /// PREPARED may run in another session: the wake-up is left out, aloud.
-pub(crate) fn set_aside(batch: &Batch) {
-    let queues = batch.tallies().map(|(route, _)| route.queue.to_string_lossy().into_owned());
-    Warning::PreparedTransaction { queues: queues.collect() }.report();
+pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
+    let mut queues = Vec::new();
+    for told in batch.tallies() {
+        push(&mut queues, text::from_server(told?.0.queue.to_bytes()))?;
+    }
+    Warning::PreparedTransaction { queues: queues.join(", ") }.report();
+    Ok(())
 }
 
 fn warn_full() {

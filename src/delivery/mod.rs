@@ -5,13 +5,16 @@
 
 mod by_notifier;
 mod in_transaction;
+mod slots;
 
 use aimq_core::batch::Batch;
+use aimq_core::memory::OutOfMemory;
 
 use crate::shared;
 
-pub(crate) use by_notifier::{claim_to_wait, ring};
+pub(crate) use by_notifier::{recheck, ring};
 pub(crate) use in_transaction::may_notify;
+pub(crate) use slots::claim_to_wait;
 
 /// Gets ready for a transaction that enqueues, or that makes a queue realtime: what may take a moment or
 /// fail is done here, not at its commit.
@@ -31,22 +34,23 @@ pub(crate) fn has_notifier() -> bool {
 }
 
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.
-pub(crate) fn announce(batch: &Batch) {
+pub(crate) fn announce(batch: &Batch) -> Result<(), OutOfMemory> {
     if !batch.has_news() {
-        return;
+        return Ok(());
     }
     let has_messages = batch.has_messages();
     if let Some(notifier) = by_notifier::available(has_messages) {
-        let rest = by_notifier::plan(notifier, batch);
+        let rest = by_notifier::plan(notifier, batch)?;
         if !rest.is_empty() {
-            in_transaction::announce(batch, Some(&rest));
+            in_transaction::announce(batch, Some(&rest))?;
         }
     } else {
-        by_notifier::follow(batch);
+        by_notifier::follow(batch)?;
         if has_messages {
-            in_transaction::announce(batch, None);
+            in_transaction::announce(batch, None)?;
         }
     }
+    Ok(())
 }
 
 /// The transaction is committed and visible to others. Cannot raise.
@@ -66,12 +70,13 @@ pub(crate) fn end() {
 }
 
 /// The transaction is being prepared: whoever commits it later will have no batch.
-pub(crate) fn set_aside(batch: &Batch) {
+pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
     if by_notifier::is_reachable() {
-        by_notifier::set_aside();
+        by_notifier::set_aside(batch)?;
     } else if batch.has_messages() {
-        in_transaction::set_aside(batch);
+        in_transaction::set_aside(batch)?;
     }
+    Ok(())
 }
 
 /// The transaction is prepared. Cannot raise.

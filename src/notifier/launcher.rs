@@ -1,29 +1,34 @@
-//! The launcher: finds the databases with realtime queues, and keeps a notifier running in each.
+//! The launcher: finds the databases with realtime queues, and keeps a notifier and a watcher running in each.
 //!
 //! It is connected to no database, so it is in nobody's way. Where aimq is preloaded it comes with the
 //! server and asks each database once; else the first session that needs a notifier starts it.
 
-use std::collections::{HashMap, VecDeque};
+mod databases;
+mod job;
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::shared::{Database, State};
-use pgrx::bgworkers::{
-    BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
-};
+use aimq_core::shared::{ATTENDS_WITHIN, Database, Seat, State};
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use self::databases::{Found, accepts, databases_that, find, is_whole};
+use self::job::{Job, Role};
 use super::worker;
 use crate::ffi;
-use crate::process::{self, BackOff, leave};
+use crate::process::{self, leave};
 use crate::shared::{self, Shared};
+use crate::signals;
 
 /// The least time between two requests for a launcher, in microseconds.
 const REQUEST_EVERY: i64 = 1_000_000;
 
-/// How soon a notifier that ended is started again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// How soon a watcher is thought of again that gave its slot to a notifier.
+const CROWDED_FOR: Duration = Duration::from_secs(60);
 
 /// A notifier that ran this long has not failed at its start.
 const RAN_WELL: Duration = Duration::from_secs(5);
@@ -41,10 +46,18 @@ fn launcher() -> BackgroundWorkerBuilder {
         .set_restart_time(Some(Duration::from_secs(1)))
 }
 
+thread_local! {
+    /// The description of a launcher that a session may ask for. It is made when the library is loaded, for that takes
+    /// memory, and it is asked for after a commit.
+    static DESCRIPTION: Cell<Option<pg_sys::BackgroundWorker>> = const { Cell::new(None) };
+}
+
 /// Where aimq is preloaded, the launcher comes with the server.
 pub(super) fn init() {
-    // SAFETY: plain variables.
-    if shared::is_preloaded() && unsafe { !pg_sys::IsBinaryUpgrade } {
+    if !shared::is_preloaded() {
+        DESCRIPTION.set(Some(pg_sys::BackgroundWorker::from(&launcher())));
+    // SAFETY: a plain variable.
+    } else if unsafe { !pg_sys::IsBinaryUpgrade } {
         launcher().load();
     }
 }
@@ -61,15 +74,18 @@ pub(crate) fn want(shared: Shared, database: &Database) {
 }
 
 /// Wakes the launcher, if there is one.
-pub(super) fn ring(shared: Shared) {
+pub(crate) fn ring(shared: Shared) {
     match shared.launcher.bell.load(Ordering::SeqCst) {
         0 => {}
         bell => ffi::set_latch(bell),
     }
 }
 
-/// Starts a launcher, at most once a second.
+/// Starts a launcher, at most once a second. Allocates nothing.
 fn request(shared: Shared) {
+    let Some(mut worker) = DESCRIPTION.get() else {
+        return;
+    };
     // The postmaster starts none on a standby, but keeps the slot.
     // SAFETY: reads shared memory.
     if unsafe { pg_sys::RecoveryInProgress() } {
@@ -83,7 +99,6 @@ fn request(shared: Shared) {
     {
         return;
     }
-    let mut worker = pg_sys::BackgroundWorker::from(&launcher());
     // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
     // (postmaster/bgworker.c).
     if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
@@ -106,39 +121,8 @@ fn no_slot(what: &str) {
         PgLogLevel::LOG,
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         format!("aimq found no background worker slot for {what}"),
-        "Until there is one, transactions that enqueue notify themselves. Consider raising max_worker_processes."
+        "Without a notifier, transactions that enqueue notify themselves; without a watcher, the notifier does its work as well. Consider raising max_worker_processes."
     );
-}
-
-/// A database that has a notifier, or is to have one.
-struct Job {
-    /// When to start it.
-    due: Instant,
-    started: Option<(Instant, DynamicBackgroundWorker)>,
-    back_off: BackOff,
-    attempts: u32,
-    /// Nobody asked: the launcher wants to know whether there is anything to do.
-    is_probe: bool,
-    /// Somebody asked since it was started.
-    was_asked_for: bool,
-}
-
-impl Job {
-    fn new(is_probe: bool) -> Self {
-        Self {
-            due: Instant::now(),
-            started: None,
-            back_off: BackOff::new(AGAIN.0, AGAIN.1),
-            attempts: 0,
-            is_probe,
-            was_asked_for: false,
-        }
-    }
-
-    fn again(&mut self, delay: Duration) {
-        self.started = None;
-        self.due = Instant::now() + delay;
-    }
 }
 
 /// Gives back what a database has in the shared memory. False if it has to be tried again.
@@ -152,21 +136,12 @@ fn forget(shared: Shared, oid: u32, entry: &Database) -> bool {
     is_released
 }
 
-/// What can be said of a database without connecting to it.
-enum Found {
-    Here,
-    /// Gone.
-    Gone,
-    /// It is being dropped, renamed or copied.
-    Busy,
-}
-
 /// The launcher's process.
 #[unsafe(no_mangle)]
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
-    ffi::handle_signals();
+    signals::handle();
     // SAFETY: in a background worker that asked for a connection; with no name it is to none.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     let Some(shared) = process::shared_memory() else {
@@ -184,7 +159,8 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
         shared,
         jobs: HashMap::new(),
         probes: databases_that(accepts),
-        logged: false,
+        logged: HashSet::new(),
+        is_crowded: false,
         has_free_slot: false,
         is_busy: false,
         has_new_jobs: false,
@@ -212,11 +188,13 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
 
 struct Launcher {
     shared: Shared,
-    jobs: HashMap<u32, Job>,
+    jobs: HashMap<(u32, Role), Job>,
     /// Databases that are still to be asked.
     probes: VecDeque<u32>,
-    /// The log already tells that there are no slots.
-    logged: bool,
+    /// Of whom the log already tells that there are no slots.
+    logged: HashSet<Role>,
+    /// There is no slot for a notifier: none is taken for a watcher.
+    is_crowded: bool,
     /// A notifier has ended.
     has_free_slot: bool,
     /// Somebody wants a notifier that nobody wanted before.
@@ -230,15 +208,27 @@ impl Launcher {
     fn turn(&mut self) -> Option<Duration> {
         let now = Instant::now();
         for entry in self.shared.databases.all {
+            let oid = entry.oid();
+            if oid == 0 {
+                continue;
+            }
+            // A notifier that runs has a watcher beside it, if there is room.
+            if entry.state() == State::Running
+                && !matches!(entry.watcher.state(), State::Running | State::Starting)
+            {
+                let new = || Job::new(false);
+                self.jobs.entry((oid, Role::Watcher)).or_insert_with(new);
+            }
             // Where one is to be started later anyway, the wish stays, so that nobody rings for it once more.
             let waits = |job: &Job| job.started.is_none() && job.due > now;
-            if entry.oid() == 0 || self.jobs.get(&entry.oid()).is_some_and(waits) {
+            if self.jobs.get(&(oid, Role::Notifier)).is_some_and(waits) {
                 continue;
             }
             // Taken before the state is looked at: whoever asks later rings again.
             if entry.was_wanted() && entry.state() != State::Running {
-                self.has_new_jobs |= !self.jobs.contains_key(&entry.oid());
-                let job = self.jobs.entry(entry.oid()).or_insert_with(|| Job::new(false));
+                let key = (oid, Role::Notifier);
+                self.has_new_jobs |= !self.jobs.contains_key(&key);
+                let job = self.jobs.entry(key).or_insert_with(|| Job::new(false));
                 job.is_probe = false;
                 job.was_asked_for = true;
             }
@@ -250,27 +240,30 @@ impl Launcher {
         if !self.jobs.values().any(|job| job.is_probe) {
             while let Some(oid) = self.probes.pop_front() {
                 let runs = |entry: &Database| entry.state() == State::Running;
-                if !self.jobs.contains_key(&oid)
+                if !self.jobs.contains_key(&(oid, Role::Notifier))
                     && !self.shared.databases.find(oid).is_some_and(runs)
                 {
-                    self.jobs.insert(oid, Job::new(true));
+                    self.jobs.insert((oid, Role::Notifier), Job::new(true));
                     break;
                 }
             }
         }
-        let oids: Vec<u32> = self.jobs.keys().copied().collect();
-        for oid in oids {
-            self.attend(oid);
+        let all: Vec<_> = self.jobs.keys().copied().collect();
+        for (oid, role) in all {
+            self.attend(oid, role);
         }
         if std::mem::replace(&mut self.has_free_slot, false) {
             let databases = self.shared.databases;
-            let waits = |oid| databases.find(oid).is_some_and(|it| it.state() == State::NoSlot);
-            for (_, job) in self.jobs.iter_mut().filter(|(oid, _)| waits(**oid)) {
+            let waits = |oid, role: Role| {
+                databases.find(oid).is_some_and(|it| role.seat(it).state() == State::NoSlot)
+            };
+            for (_, job) in self.jobs.iter_mut().filter(|((oid, role), _)| waits(*oid, *role)) {
                 job.due = Instant::now();
             }
         }
+        let guard = self.guard();
         let due = self.jobs.values().filter(|job| job.started.is_none()).map(|job| job.due).min();
-        match due {
+        let next = match due {
             Some(due) => Some(due.saturating_duration_since(Instant::now())),
             // The last probe has just ended.
             None if !self.probes.is_empty() && !self.jobs.values().any(|job| job.is_probe) => {
@@ -278,12 +271,30 @@ impl Launcher {
                 Some(if is_busy { Duration::from_millis(100) } else { Duration::ZERO })
             }
             None => None,
-        }
+        };
+        [next, guard].into_iter().flatten().min()
+    }
+
+    /// Calls those who block in databases whose watcher was rung and has not shown itself since: they look for
+    /// themselves, until it does. Returns how soon that is to be asked again; never, where nobody was rung.
+    fn guard(&self) -> Option<Duration> {
+        let now = ffi::now();
+        let entries = self.shared.databases.all.iter().filter(|entry| entry.oid() != 0);
+        let rests = entries.filter_map(|entry| {
+            let left = entry.guarded_until(now)?.0.saturating_sub(now.0);
+            if left < 0 {
+                self.shared.waiters.call_everybody(entry.oid(), ffi::set_latch);
+            }
+            // Of one that does not show itself it is asked again.
+            let left = if left < 0 { ATTENDS_WITHIN } else { left.max(1000) };
+            Some(Duration::from_micros(left.unsigned_abs()))
+        });
+        rests.min()
     }
 
     /// Gives back what databases have in the shared memory that are gone, and had no notifier by then.
     fn forget_dropped(&self) {
-        let is_idle = |oid: &u32| *oid != 0 && !self.jobs.contains_key(oid);
+        let is_idle = |oid: &u32| *oid != 0 && !self.jobs.keys().any(|(of, _)| of == oid);
         // Before it is asked which databases there are: one that is made meanwhile is not among those.
         let idle: Vec<_> = (self.shared.databases.all.iter())
             .map(|entry| (entry.oid(), entry))
@@ -297,17 +308,18 @@ impl Launcher {
         }
     }
 
-    /// Sees to one database.
-    fn attend(&mut self, oid: u32) {
-        let Some(job) = self.jobs.get_mut(&oid) else {
+    /// Sees to one process.
+    fn attend(&mut self, oid: u32, role: Role) {
+        let Some(job) = self.jobs.get_mut(&(oid, role)) else {
             return;
         };
         let entry = self.shared.databases.find(oid);
+        let seat = entry.map(|entry| role.seat(entry));
         if let Some((since, worker)) = &job.started {
             match worker.pid() {
                 Ok(_) => {
                     // It has made itself known: the next probe may begin.
-                    if entry.is_some_and(|entry| entry.state() == State::Running) {
+                    if seat.is_some_and(|seat| seat.state() == State::Running) {
                         job.is_probe = false;
                         job.was_asked_for = false;
                     }
@@ -324,22 +336,34 @@ impl Launcher {
             }
             job.attempts += 1;
             // It left because there was nothing to do, and nobody has asked since.
-            let has_looked = self.shared.launcher.probed.swap(0, Ordering::SeqCst) == oid;
-            let is_done = match entry.map(Database::state) {
+            let has_looked = role == Role::Notifier
+                && self.shared.launcher.probed.swap(0, Ordering::SeqCst) == oid;
+            let is_done = match seat.map(Seat::state) {
                 // In the second case another process had its place.
                 Some(State::None | State::Running) => !job.was_asked_for,
                 None => has_looked || (job.is_probe && job.attempts >= ATTEMPTS),
                 Some(_) => false,
             };
             if is_done {
-                self.jobs.remove(&oid);
+                self.is_crowded &= role == Role::Watcher;
+                self.jobs.remove(&(oid, role));
                 return;
             }
             // The first time at once: somebody may have ended it by hand.
             let delay = if job.attempts <= 1 { Duration::ZERO } else { job.back_off.failed().0 };
             job.again(delay);
         }
+        // A watcher without a notifier has nothing to watch.
+        if role == Role::Watcher && entry.is_none_or(|entry| entry.state() == State::None) {
+            self.jobs.remove(&(oid, role));
+            return;
+        }
         if job.due > Instant::now() {
+            return;
+        }
+        if role == Role::Watcher && self.is_crowded {
+            job.again(CROWDED_FOR);
+            entry.into_iter().for_each(Self::do_without_watcher);
             return;
         }
         match find(oid) {
@@ -347,7 +371,7 @@ impl Launcher {
             Found::Busy if job.is_probe => {
                 // The others need not wait for this one.
                 self.probes.push_back(oid);
-                self.jobs.remove(&oid);
+                self.jobs.remove(&(oid, role));
                 self.is_busy = true;
                 return;
             }
@@ -357,23 +381,23 @@ impl Launcher {
                 if !is_forgotten {
                     return job.again(Duration::from_millis(100));
                 }
-                self.jobs.remove(&oid);
+                self.jobs.remove(&(oid, role));
                 return;
             }
         }
-        if let Some(entry) = entry
+        if let Some(seat) = seat
             // Somebody has done it for us.
-            && !entry.set_waiting(State::Starting)
+            && !seat.set_waiting(State::Starting)
         {
-            self.jobs.remove(&oid);
+            self.jobs.remove(&(oid, role));
             return;
         }
         // SAFETY: a plain variable.
         let own_pid = unsafe { pg_sys::MyProcPid };
-        let started = BackgroundWorkerBuilder::new(&format!("aimq notifier of database {oid}"))
-            .set_type("aimq notifier")
+        let started = BackgroundWorkerBuilder::new(&format!("{} of database {oid}", role.name()))
+            .set_type(role.name())
             .set_library("aimq")
-            .set_function("aimq_notifier_main")
+            .set_function(role.main())
             .enable_spi_access()
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
@@ -382,103 +406,55 @@ impl Launcher {
             .load_dynamic();
         match started {
             Ok(worker) => {
-                self.logged = false;
+                self.logged.remove(&role);
                 job.was_asked_for = false;
                 job.started = Some((Instant::now(), worker));
             }
             Err(_) => {
-                if let Some(entry) = entry {
-                    entry.set_waiting(State::NoSlot);
+                match (role, entry) {
+                    (_, None) => {}
+                    (Role::Watcher, Some(entry)) => Self::do_without_watcher(entry),
+                    (Role::Notifier, Some(entry)) => _ = entry.notifier.set_waiting(State::NoSlot),
                 }
-                if !std::mem::replace(&mut self.logged, true) {
-                    no_slot("a notifier");
+                if self.logged.insert(role) {
+                    no_slot(role.described());
                 }
+                let must_make_room = role == Role::Notifier;
                 let delay = job.back_off.failed().0.max(Duration::from_secs(1));
                 job.again(delay);
+                if must_make_room {
+                    self.give_up_a_watcher();
+                }
             }
         }
     }
-}
 
-/// Whether a notifier may be started in a database now. A connection to it would wait for whoever
-/// changes the database, and then find it gone, with a FATAL in the log.
-fn find(oid: u32) -> Found {
-    let found = process::transaction(move || {
-        let tag = pg_sys::LOCKTAG {
-            locktag_field1: 0,
-            locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
-            locktag_field3: oid,
-            locktag_field4: 0,
-            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    /// A notifier needs the slot more than a watcher does, whose work the notifier beside it can do as well.
+    fn give_up_a_watcher(&mut self) {
+        self.is_crowded = true;
+        let watchers = self.jobs.iter_mut().filter(|((_, role), _)| *role == Role::Watcher);
+        let mut running = watchers.filter(|(_, job)| job.started.is_some());
+        // One at a time: when it has ended, whoever waits for a slot may try.
+        let Some(((oid, _), first)) = running.next() else {
+            return;
         };
-        // SAFETY: the tag of a database (storage/lock.h, SET_LOCKTAG_OBJECT), and the lock that a
-        // connection takes (utils/init/postinit.c). It is released with the transaction.
-        let got =
-            unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
-        if got == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
-            Found::Busy
-        } else if each_database(|database| database.oid.to_u32() == oid && is_whole(database)) {
-            Found::Here
-        } else {
-            Found::Gone
-        }
-    });
-    // What went wrong may go right next time.
-    found.unwrap_or(Found::Busy)
-}
-
-/// Every database of a kind.
-fn databases_that(fits: fn(&pg_sys::FormData_pg_database) -> bool) -> VecDeque<u32> {
-    let found = process::transaction(move || {
-        let mut found = VecDeque::new();
-        each_database(|database| {
-            if fits(database) {
-                found.push_back(database.oid.to_u32());
+        if !first.is_given_up && running.all(|(_, job)| !job.is_given_up) {
+            let entry = self.shared.databases.find(*oid);
+            let pid = entry.map_or(0, |entry| entry.watcher.pid.load(Ordering::SeqCst));
+            if pid != 0 {
+                first.is_given_up = true;
+                // SAFETY: asks a process of ours to end.
+                unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
             }
-            false
-        });
-        found
-    });
-    match found {
-        Ok(found) => found,
-        Err(failure) => {
-            pgrx::log!("aimq launcher cannot list the databases: {}", failure.message);
-            leave(1)
         }
     }
-}
 
-fn accepts(database: &pg_sys::FormData_pg_database) -> bool {
-    database.datallowconn && is_whole(database)
-}
-
-/// False for one whose DROP was interrupted (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
-fn is_whole(database: &pg_sys::FormData_pg_database) -> bool {
-    database.datconnlimit != -2
-}
-
-/// Calls `look` with each row of pg_database until it says true; whether it did. In a transaction.
-fn each_database(mut look: impl FnMut(&pg_sys::FormData_pg_database) -> bool) -> bool {
-    // SAFETY: a scan of a shared catalog as autovacuum's launcher does it (get_database_list): the rows
-    // are valid until the scan goes on.
-    unsafe {
-        let relation =
-            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
-        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
-        let mut found = false;
-        loop {
-            let row = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
-            if row.is_null() {
-                break;
-            }
-            if look(&*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_database>()) {
-                found = true;
-                break;
-            }
+    /// There is to be no watcher: the notifier does its work as well.
+    fn do_without_watcher(entry: &Database) {
+        if entry.watcher.set_waiting(State::NoSlot)
+            && let Some(bell) = entry.notifier.bell()
+        {
+            ffi::set_latch(bell);
         }
-        pg_sys::heap_endscan(scan.cast());
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
-        found
     }
 }

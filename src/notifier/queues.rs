@@ -1,4 +1,4 @@
-//! What a notifier asks its database: which queues are realtime, and what a queue's table holds.
+//! What our processes ask their database: which queues are realtime, and what a queue's table holds.
 //!
 //! It is a superuser in there, so it reads nothing but catalogs as itself, and looks at a queue's table
 //! as the table's owner would.
@@ -7,81 +7,198 @@ use std::collections::{HashMap, HashSet};
 
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
+use aimq_core::version::Version;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::ffi;
+use crate::home;
 use crate::pgmq::report;
 use crate::process::with_snapshot;
 use crate::shared;
+use crate::text::{self, Text};
 
-/// The realtime queues: the tables by route.
-pub(super) type Queues = HashMap<Box<[u8]>, Tables>;
+/// The realtime queues by route.
+pub(super) type Queues = HashMap<Box<[u8]>, Queue>;
 
-/// Two tables may carry the same route.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tables {
-    /// In which messages wait.
-    pub(super) oids: Vec<pg_sys::Oid>,
-    /// That only tell what befalls messages later. Anybody can make such a trigger on a table of his, with any route.
-    pub(super) of_events: Vec<pg_sys::Oid>,
+/// A route that a table's trigger says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Queue {
+    /// It only tells what becomes of messages later: no message waits there.
+    pub(super) is_event: bool,
+    /// Changes whenever a trigger of the table, or of its partitions, may have been off, and whenever rows may have come
+    /// in by another way: with every trigger that was made, enabled or disabled, also there and back; with the table's
+    /// files, name, schema, owner and protection of rows; with its partitions and children.
+    pub(super) version: Version,
 }
 
-/// The catalogs only: no table of a user's, not even pgmq's list of queues. Only of tables in pgmq's schema, where not everybody
-/// may make one: else anybody could use the slots up, or have his table looked at. Triggers as
-/// `aimq.enable_realtime` attaches them, under whatever name: others refuse their first row, or may let it
-/// pass. Of a partitioned table, the partitions carry copies of the trigger.
-const QUEUES: &str = "
-    SELECT t.tgargs, t.tgrelid,
-           t.tgfoid OPERATOR(pg_catalog.<>)
-           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
-      FROM pg_catalog.pg_trigger t
-      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
-     WHERE (t.tgfoid OPERATOR(pg_catalog.=)
+/// What makes a queue realtime: triggers as `aimq.enable_realtime` attaches them, under whatever name; others refuse their
+/// first row, or may let it pass. Only of tables in pgmq's schema, where not everybody may make one: else anybody could
+/// use the slots up, or have his table looked at.
+const MAKES_REALTIME: &str = "
+           (t.tgfoid OPERATOR(pg_catalog.=)
             pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
             AND t.tgtype OPERATOR(pg_catalog.=) 7::pg_catalog.int2
             OR t.tgfoid OPERATOR(pg_catalog.=)
             pg_catalog.to_regprocedure('aimq.event_trigger()')::pg_catalog.oid
-            AND t.tgtype OPERATOR(pg_catalog.=) ANY ('{7,11,19}'::pg_catalog.int2[]))
-       AND t.tgqual IS NULL
-       AND t.tgnargs OPERATOR(pg_catalog.=) ANY ('{3,4}'::pg_catalog.int2[])
-       AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
-       AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
-       AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('pgmq')::pg_catalog.oid
-       AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
+            AND t.tgtype OPERATOR(pg_catalog.=) ANY ('{7,11,15,19}'::pg_catalog.int2[]))
+           AND t.tgqual IS NULL
+           AND t.tgnargs OPERATOR(pg_catalog.=) ANY ('{3,4}'::pg_catalog.int2[])
+           AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
+           AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+           AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('pgmq')::pg_catalog.oid
+           AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
+
+/// The triggers of ours, those of partitions and those that are disabled included. The catalogs only: no table of a
+/// user's, not even pgmq's list of queues.
+const TRIGGERS: &str = "
+    SELECT t.oid, t.tgparentid, t.tgrelid, t.tgargs,
+           t.tgfoid OPERATOR(pg_catalog.<>)
+           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid,
+{MAKES_REALTIME},
+           pg_catalog.concat_ws(' ', t.oid, t.xmin, t.tgenabled, t.tgrelid, c.xmin, c.relfilenode)
+      FROM pg_catalog.pg_trigger t
+      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+     WHERE t.tgfoid OPERATOR(pg_catalog.=)
+           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
+        OR t.tgfoid OPERATOR(pg_catalog.=)
+           pg_catalog.to_regprocedure('aimq.event_trigger()')::pg_catalog.oid";
+
+/// The tables that inherit from one with a trigger of ours; partitions do too.
+const CHILDREN: &str = "
+    SELECT i.inhparent, pg_catalog.concat_ws(' ', i.inhparent, i.inhrelid, i.xmin)
+      FROM pg_catalog.pg_inherits i
+     WHERE EXISTS (
+           SELECT FROM pg_catalog.pg_trigger t
+            WHERE t.tgrelid OPERATOR(pg_catalog.=) i.inhparent
+              AND t.tgfoid OPERATOR(pg_catalog.=)
+                  pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid)";
+
+/// The tables that a subscription writes to: what it applies fires no statement trigger.
+const SUBSCRIBED: &str = "
+    SELECT DISTINCT r.srrelid FROM pg_catalog.pg_subscription_rel r
+     WHERE EXISTS (
+           SELECT FROM pg_catalog.pg_trigger t
+            WHERE t.tgrelid OPERATOR(pg_catalog.=) r.srrelid
+              AND t.tgfoid OPERATOR(pg_catalog.=)
+                  pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid)";
+
+/// A row of [`TRIGGERS`].
+struct Trigger {
+    oid: u32,
+    parent: u32,
+    table: u32,
+    arguments: Vec<u8>,
+    is_event: bool,
+    makes_realtime: bool,
+    version: Version,
+}
+
+fn triggers() -> Vec<Trigger> {
+    let number = |oid: Option<pg_sys::Oid>| oid.map_or(0, pg_sys::Oid::to_u32);
+    let sql = TRIGGERS.replace("{MAKES_REALTIME}", MAKES_REALTIME);
+    report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+        client
+            .select(&sql, None, &[])?
+            .map(|row| {
+                Ok(Trigger {
+                    oid: number(row.get(1)?),
+                    parent: number(row.get(2)?),
+                    table: number(row.get(3)?),
+                    arguments: row.get(4)?.unwrap_or_default(),
+                    is_event: row.get(5)?.unwrap_or(false),
+                    makes_realtime: row.get(6)?.unwrap_or(false),
+                    version: Version::of(row.get::<&str>(7)?.unwrap_or_default()),
+                })
+            })
+            .collect()
+    }))
+}
 
 /// Which queues are realtime. In a transaction.
 pub(super) fn realtime() -> Queues {
-    let mut queues = Queues::new();
-    let rows = with_snapshot(|| {
-        report(Spi::connect(|client| -> spi::Result<Vec<_>> {
-            let rows = client.select(QUEUES, None, &[])?;
-            rows.map(|row| {
-                let is_event = row.get::<bool>(3)?.unwrap_or(false);
-                Ok((row.get::<Vec<u8>>(1)?, row.get::<pg_sys::Oid>(2)?, is_event))
+    with_snapshot(|| {
+        let triggers = triggers();
+        let parents: HashMap<u32, (u32, u32)> =
+            triggers.iter().map(|it| (it.oid, (it.parent, it.table))).collect();
+        // By partition and by itself: the table that carries the trigger. Copies lead to it.
+        let root_of = |trigger: &Trigger| {
+            let (mut parent, mut table) = (trigger.parent, trigger.table);
+            while let Some((next, of)) = parents.get(&parent) {
+                (parent, table) = (*next, *of);
+            }
+            table
+        };
+        let mut versions: HashMap<u32, Version> = HashMap::new();
+        let mut roots: HashMap<u32, u32> = HashMap::new();
+        for trigger in &triggers {
+            let root = root_of(trigger);
+            roots.entry(trigger.table).or_insert(root);
+            versions.entry(root).or_default().add(trigger.version);
+        }
+        for (parent, child) in children() {
+            let root = roots.get(&parent).copied().unwrap_or(parent);
+            versions.entry(root).or_default().add(child);
+        }
+        let of_queues = triggers.iter().filter(|trigger| trigger.makes_realtime);
+        let queues = of_queues.filter_map(|trigger| {
+            let route = Route::from_arguments(&trigger.arguments)?.of(trigger.table);
+            // A channel that NOTIFY would refuse is refused by the trigger with the first row.
+            let bytes = route.channel.count_bytes();
+            let version = versions.get(&trigger.table).copied().unwrap_or_default();
+            let queue = Queue { is_event: trigger.is_event, version };
+            (bytes > 0 && bytes <= CHANNEL_MAX_BYTES).then(|| (route.key(), queue))
+        });
+        queues.collect()
+    })
+}
+
+fn children() -> Vec<(u32, Version)> {
+    report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+        client
+            .select(CHILDREN, None, &[])?
+            .map(|row| {
+                let parent = row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32);
+                Ok((parent, Version::of(row.get::<&str>(2)?.unwrap_or_default())))
             })
             .collect()
+    }))
+}
+
+/// The routes of messages that a table's triggers say. In a transaction.
+pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
+    let sql = format!(
+        "SELECT t.tgargs
+           FROM pg_catalog.pg_trigger t
+           JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+          WHERE t.tgrelid OPERATOR(pg_catalog.=) $1
+            AND t.tgfoid OPERATOR(pg_catalog.=)
+                pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
+            AND {MAKES_REALTIME}"
+    );
+    let all = with_snapshot(|| {
+        report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+            let rows = client.select(&sql, None, &[pg_sys::Oid::from(table).into()])?;
+            rows.map(|row| row.get::<Vec<u8>>(1)).collect()
         }))
     });
-    for (key, table, is_event) in rows {
-        // The arguments of a trigger are kept as we keep a route's. A channel that NOTIFY would refuse is
-        // refused by the trigger with the first row.
-        let (Some(key), Some(table)) = (key, table) else {
-            continue;
-        };
-        let bytes = Route::from_key(&key).map_or(0, |route| route.channel.count_bytes());
-        if bytes > 0 && bytes <= CHANNEL_MAX_BYTES {
-            let tables = queues.entry(key.into_boxed_slice()).or_default();
-            if is_event { tables.of_events.push(table) } else { tables.oids.push(table) }
-        }
-    }
-    // So that the same tables are the same.
-    for tables in queues.values_mut() {
-        tables.oids.sort_unstable_by_key(|table| table.to_u32());
-        tables.of_events.sort_unstable_by_key(|table| table.to_u32());
-    }
-    queues
+    let keys = all.iter().flatten().filter_map(|arguments| Route::from_arguments(arguments));
+    keys.map(|route| route.of(table).key()).collect()
+}
+
+/// The queues' tables, or partitions of them, that a subscription writes to. In a transaction.
+pub(super) fn subscribed() -> HashSet<u32> {
+    with_snapshot(|| {
+        report(Spi::connect(|client| -> spi::Result<HashSet<u32>> {
+            let rows = client.select(SUBSCRIBED, None, &[])?;
+            let tables = rows.map(|row| row.get::<pg_sys::Oid>(1));
+            tables
+                .filter_map(Result::transpose)
+                .map(|table| table.map(pg_sys::Oid::to_u32))
+                .collect()
+        }))
+    })
 }
 
 /// What a table holds.
@@ -98,7 +215,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) const LOCKED: Self = Self { visible: 0, next: None, was_locked: true };
+    const NOTHING: Self = Self { visible: 0, next: None, was_locked: false };
+    pub(super) const LOCKED: Self = Self { was_locked: true, ..Self::NOTHING };
 }
 
 /// Whether a table can be looked at, and as whom: read once we have the lock, so that it stays true. Not
@@ -110,14 +228,16 @@ const TABLE: &str = "
       JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) c.oid
      WHERE c.oid OPERATOR(pg_catalog.=) $1
        AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])
-       AND NOT (c.relrowsecurity AND c.relforcerowsecurity)
+       AND NOT (c.relrowsecurity AND c.relforcerowsecurity
+                AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles r
+                          WHERE r.oid OPERATOR(pg_catalog.=) c.relowner))
        AND a.attname OPERATOR(pg_catalog.=) 'vt'::pg_catalog.name
        AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid";
 
 /// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
 /// time, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`ffi::within`] allows. So it does for that of the table itself, if it `may_wait`.
+/// for as long as [`crate::signals::within`] allows. So it does for that of the table itself, if it `may_wait`.
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
     // Then everybody who waits looks for himself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };
@@ -136,9 +256,11 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
             if rows.is_empty() { Ok((None, None)) } else { rows.first().get_two() }
         }));
         let (Some(name), Some(owner)) = found else {
-            return unknown;
+            // A table that is gone holds nothing.
+            return if home::is_of_pgmq(table) { unknown } else { Seen::NOTHING };
         };
-        let name: String = name;
+        let name: Text = name;
+        let name = name.0;
         let sql = format!(
             "SELECT (SELECT pg_catalog.count(*)
                        FROM (SELECT FROM {name}
@@ -154,7 +276,11 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
             report(Spi::connect(|client| {
                 // SAFETY: a timestamptz is this number (datatype/timestamp.h).
                 let from = unsafe { DatumWithOid::new(from.0, pg_sys::TIMESTAMPTZOID) };
-                let rows = client.select(&sql, Some(1), &[from, i64::from(count).into()])?;
+                let rows = client.select(
+                    text::to_c(&sql).as_c_str(),
+                    Some(1),
+                    &[from, i64::from(count).into()],
+                )?;
                 rows.first().get_two::<i64, TimestampWithTimeZone>()
             }))
         });
@@ -172,13 +298,54 @@ pub(super) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-        pg_sys::SetUserIdAndSecContext(owner, restricted);
         let level = pg_sys::NewGUCNestLevel();
+        // Whatever the server has set for sessions: the triggers behind realtime.send are to fire.
+        pg_sys::set_config_option(
+            c"session_replication_role".as_ptr(),
+            c"origin".as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        pg_sys::SetUserIdAndSecContext(owner, restricted);
         let done = work();
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
         done
     }
+}
+
+/// The name of a table's owner. In a transaction.
+pub(super) fn owner_of(table: u32) -> Option<String> {
+    let sql =
+        "SELECT pg_catalog.pg_get_userbyid(relowner)::pg_catalog.text FROM pg_catalog.pg_class
+                WHERE oid OPERATOR(pg_catalog.=) $1";
+    with_snapshot(|| {
+        report(Spi::connect(|client| {
+            let rows = client.select(sql, Some(1), &[pg_sys::Oid::from(table).into()])?;
+            if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
+        }))
+    })
+    .map(|owner| owner.0)
+}
+
+/// How many others are connected to this database, in whose way we would not be: not us and our kind, nor autovacuum, which gives
+/// way too, nor who asks. In a transaction.
+pub(super) fn others_connected(asked_by: i32) -> i64 {
+    let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+                WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+                  AND pid OPERATOR(pg_catalog.<>) $1
+                  AND backend_type OPERATOR(pg_catalog.<>) ALL
+                      ('{aimq notifier,aimq watcher,autovacuum worker}'::pg_catalog.text[])";
+    let count = with_snapshot(|| {
+        report(Spi::connect(|client| {
+            client.select(sql, Some(1), &[asked_by.into()])?.first().get_one()
+        }))
+    });
+    count.unwrap_or(0)
 }
 
 /// The owner of this database. In a transaction.
@@ -209,8 +376,8 @@ pub(super) fn prepared() -> HashSet<String> {
                 "SELECT pg_catalog.concat(gid, ' ', transaction) FROM pg_catalog.pg_prepared_xacts
                         WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";
             let rows = client.select(sql, None, &[])?;
-            let ids = rows.map(|row| row.get::<String>(1));
-            ids.filter_map(Result::transpose).collect()
+            let ids = rows.map(|row| row.get::<Text>(1));
+            ids.filter_map(Result::transpose).map(|id| id.map(|id| id.0)).collect()
         }))
     })
 }

@@ -5,22 +5,23 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use aimq_core::route::Route;
-use aimq_core::shared::{Database, State};
+use aimq_core::shared::{Database, Seat, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::prelude::*;
 
-use crate::shared;
+use crate::text::{self, Text};
+use crate::{ffi, pgmq, shared};
 
-/// `aimq._queue_counters()`: what the notifier's slots of this database hold.
+/// `aimq._queue_counters()`: what the notifier's slots of this database hold. Nothing for a caller who may not know the queues.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _queue_counters() -> TableIterator<
     'static,
     (
-        name!(queue, Option<String>),
-        name!(channel, Option<String>),
-        name!(event, Option<String>),
-        name!(options, Option<String>),
+        name!(queue, Option<Text>),
+        name!(channel, Option<Text>),
+        name!(event, Option<Text>),
+        name!(options, Option<Text>),
         name!(transactions, i64),
         name!(messages, i64),
         name!(notifications, i64),
@@ -34,13 +35,13 @@ fn _queue_counters() -> TableIterator<
 > {
     shared::prepare();
     let mut rows = Vec::new();
-    if let Some(shared) = shared::get() {
+    if let Some(shared) = shared::get().filter(|_| pgmq::may_see_queues()) {
         for claim in shared.table.of(shared::own_oid()) {
             let key = shared.table.key(claim);
             let Some(route) = Route::from_key(&key) else {
                 continue;
             };
-            let text = |part: &std::ffi::CStr| part.to_str().ok().map(str::to_owned);
+            let text = |part: &std::ffi::CStr| Some(Text(text::from_server(part.to_bytes())));
             let counters = shared.table.counters(claim);
             rows.push((
                 text(route.queue),
@@ -62,7 +63,8 @@ fn _queue_counters() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// `aimq._notifiers()`: the databases that have or had a notifier.
+/// `aimq._notifiers()`: the databases that have or had a notifier. Every role may ask, as for the counters of all databases in
+/// `pg_stat_database`: no queue is named.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _notifiers() -> TableIterator<
@@ -78,6 +80,9 @@ fn _notifiers() -> TableIterator<
         name!(errors, i64),
         name!(last_error, Option<String>),
         name!(last_error_at, Option<TimestampWithTimeZone>),
+        name!(watcher_pid, Option<i32>),
+        name!(watcher_state, String),
+        name!(watcher_wake_ups, i64),
     ),
 > {
     shared::prepare();
@@ -93,6 +98,14 @@ fn _is_preloaded() -> bool {
     shared::is_preloaded()
 }
 
+/// `aimq._has_room()`: whether one more queue of this database would get a slot.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _has_room() -> bool {
+    shared::prepare();
+    shared::get().is_none_or(|shared| shared.databases.may_take(shared.table, shared::own_oid()))
+}
+
 type Row = (
     pg_sys::Oid,
     Option<i32>,
@@ -104,31 +117,45 @@ type Row = (
     i64,
     Option<String>,
     Option<TimestampWithTimeZone>,
+    Option<i32>,
+    String,
+    i64,
 );
 
 fn row(entry: &Database) -> Row {
-    let pid = entry.pid.load(Relaxed).cast_signed();
-    let state = match entry.state() {
-        State::None => "none",
-        State::Starting => "starting",
-        State::Running => "running",
-        State::Down => "down",
-        State::NoSlot => "no slot",
-    };
+    let (pid, state) = about(&entry.notifier);
+    let (watcher_pid, watcher_state) = about(&entry.watcher);
     let known = |micros: i64| Some(micros).filter(|it| *it != 0).and_then(|it| at(Timestamp(it)));
     let code = entry.last_error.load(Relaxed);
     (
         pg_sys::Oid::from(entry.oid()),
-        Some(pid).filter(|pid| *pid != 0),
-        state.to_owned(),
-        known(entry.started_at.load(Relaxed)),
-        signed(entry.starts.load(Relaxed)),
-        signed(entry.wake_ups.load(Relaxed)),
+        pid,
+        state,
+        known(entry.notifier.started_at.load(Relaxed)),
+        signed(entry.notifier.starts.load(Relaxed)),
+        signed(entry.notifier.wake_ups.load(Relaxed)),
         signed(entry.notifications.load(Relaxed)),
         signed(entry.errors.load(Relaxed)),
         Some(code).filter(|code| *code != 0).map(sqlstate),
         known(entry.last_error_at.load(Relaxed)),
+        watcher_pid,
+        watcher_state,
+        signed(entry.watcher.wake_ups.load(Relaxed)),
     )
+}
+
+/// A process, and what the view says of it.
+fn about(seat: &Seat) -> (Option<i32>, String) {
+    let state = match seat.state() {
+        State::None => "none",
+        State::Starting => "starting",
+        State::Running if !seat.is_attended(ffi::now()) => "not responding",
+        State::Running => "running",
+        State::Down => "down",
+        State::NoSlot => "no slot",
+    };
+    let pid = seat.pid.load(Relaxed).cast_signed();
+    (Some(pid).filter(|pid| *pid != 0), state.to_owned())
 }
 
 fn signed(counter: u64) -> i64 {

@@ -1,26 +1,33 @@
-//! The notifier of one database: takes the marks, notifies, and keeps the timers.
+//! The two processes of one database. The notifier takes the marks, notifies and broadcasts: it may have to wait for
+//! others. The watcher calls those who block, keeps the times and looks at tables: it waits for nobody. Where there is room
+//! for one of them only, the notifier does both.
 
+mod announce;
+mod handed;
+mod leaving;
 mod looks;
+mod news;
 mod sinks;
 
-use std::collections::HashSet;
-use std::ffi::{CStr, CString};
+use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::notifier::{Moment, Notifier, Timers};
-use aimq_core::shared::{Database, News, State};
+use aimq_core::notifier::{Duties, Moment, Notifier, Timers};
+use aimq_core::shared::{Database, News, Seat, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use self::handed::HandedOver;
+use self::looks::Failing;
 use super::launcher;
 use super::queues::{self, Queues};
-use super::send;
 use crate::process::{self, BackOff, Failure, leave};
 use crate::settings::Delivery;
 use crate::shared::{self, Shared};
-use crate::{ffi, settings};
+use crate::{ffi, settings, signals, text};
 
 /// How soon something that failed is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -32,21 +39,22 @@ const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 /// After looking at everything, not again before this many times the processor time that it took; and how long
 /// that is at most.
 const LOOK_SHARE: u32 = 10;
-const LOOK_REST: Duration = Duration::from_secs(5);
+const LOOK_REST: Duration = Duration::from_millis(500);
 
 /// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
 /// tells.
 const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// What a notifier sets for itself, whatever its database has set for sessions.
+/// How often the tables that a subscription writes to are looked at: nobody tells what it brings.
+const SUBSCRIBED_AGAIN: Duration = Duration::from_secs(1);
+
+/// What our processes set for themselves, whatever its database has set for sessions.
 const SETTINGS: &[(&CStr, &CStr)] = &[
-    (c"application_name", c"aimq notifier"),
     (c"search_path", c"pg_catalog, pg_temp"),
     // What a notification says is in the queues anyway: after a crash everything is announced again.
     (c"synchronous_commit", c"off"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
-    (c"session_replication_role", c"origin"),
     // A look must not read a whole table because of old statistics.
     (c"enable_seqscan", c"off"),
     (c"enable_indexscan", c"on"),
@@ -63,7 +71,7 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
 ];
 
-/// What a notifier is given: the database, and whether it only is to see if there is anything to do.
+/// What a process is given: the database, and whether it only is to see if there is anything to do.
 pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
     pg_sys::Datum::from(u64::from(oid) | u64::from(is_probe) << 32)
 }
@@ -73,39 +81,55 @@ pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
-    ffi::handle_signals();
+    let is_probe = argument.value() >> 32 != 0;
+    let (shared, oid) = connect(argument, c"aimq notifier");
     sinks::init();
-    let oid = pg_sys::Oid::from(argument.value() as u32);
+    let Some(worker) = Worker::begin(shared, oid, is_probe) else {
+        leave(0);
+    };
+    worker.run(process::wait_event(c"AimqNotifierMain"))
+}
+
+/// A watcher's process; for its argument, see [`argument`].
+#[unsafe(no_mangle)]
+#[pg_guard]
+#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
+pub extern "C-unwind" fn aimq_watcher_main(argument: pg_sys::Datum) {
+    let (shared, oid) = connect(argument, c"aimq watcher");
+    let Some(worker) = Worker::begin_to_watch(shared, oid) else {
+        leave(0);
+    };
+    worker.run(process::wait_event(c"AimqWatcherMain"))
+}
+
+/// Makes a process of ours one of its database.
+fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
+    signals::handle_politely();
+    let oid = argument.value() as u32;
     let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
     unsafe {
         // Whoever is connected may enqueue, even if nobody else may connect any more.
         let flags = if is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(oid, pg_sys::InvalidOid, flags);
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(oid),
+            pg_sys::InvalidOid,
+            flags,
+        );
     }
+    text::prepare();
     for (name, value) in SETTINGS {
         process::set(name, value);
     }
+    process::set(c"application_name", name);
     let Some(shared) = process::shared_memory() else {
-        pgrx::log!("aimq notifier: there is no shared memory of this release; restart the server");
+        pgrx::log!(
+            "{}: there is no shared memory of this release; restart the server",
+            name.to_string_lossy()
+        );
         leave(0);
     };
-    let Some(mut worker) = Worker::begin(shared, oid.to_u32(), is_probe) else {
-        leave(0);
-    };
-    let event = process::wait_event(c"AimqNotifierMain");
-    loop {
-        if process::begin_turn() {
-            // Politely: whoever ended us may just want the database for itself.
-            leave(0);
-        }
-        let limit = worker.turn();
-        if !process::had_transaction() && limit.is_none_or(|limit| limit > Duration::ZERO) {
-            worker.rest(limit);
-            process::sleep(limit, event);
-            process::count(&worker.database.wake_ups);
-        }
-    }
+    (shared, oid)
 }
 
 /// The process ends against its will: the launcher starts another.
@@ -114,14 +138,25 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     let Some(shared) = shared::get() else {
         return;
     };
-    if let Some(database) = shared.databases.find(shared::own_oid())
-        // SAFETY: a plain variable.
-        && database.pid.load(Ordering::SeqCst) == unsafe { pg_sys::MyProcPid }.cast_unsigned()
-    {
+    let Some(database) = shared.databases.find(shared::own_oid()) else {
+        return;
+    };
+    // SAFETY: a plain variable.
+    let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();
+    let has_watched = std::ptr::eq(database.who_watches(), &database.watcher)
+        && database.watcher.pid.load(Ordering::SeqCst) == own;
+    if has_watched {
+        database.watcher.end(State::Down);
+        launcher::ring(shared);
+    } else if database.notifier.pid.load(Ordering::SeqCst) == own {
         database.end(State::Down);
-        // They look for themselves until there is another.
-        shared.waiters.call_everybody(shared::own_oid(), ffi::set_latch);
         launcher::want(shared, database);
+    } else {
+        return;
+    }
+    // They look for themselves until there is another.
+    if !database.is_watched(ffi::now()) {
+        shared.waiters.call_everybody(shared::own_oid(), ffi::set_latch);
     }
 }
 
@@ -136,18 +171,31 @@ struct Worker {
     shared: Shared,
     oid: u32,
     database: &'static Database,
+    /// This process's place there.
+    seat: &'static Seat,
     notifier: Notifier,
     queues: Queues,
     /// The clock of the intervals begins here.
     origin: Instant,
+    /// The least time between two notifications, as it was in force when it was looked at last.
+    interval: Moment,
     news: News,
     /// When the news may be attended to.
     news_due: Instant,
     /// From when on of the processor's time the last news were attended to, until all is looked at.
     looking_since: Option<u64>,
-    /// When tables that were locked, or a look at which failed, are looked at again, and from which visibility
-    /// time on.
+    /// When tables that were locked are looked at again, and from which visibility time on.
     look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
+    /// Routes a look at which failed.
+    failing: HashMap<Box<[u8]>, Failing>,
+    /// Those that the watcher has left to the notifier.
+    handed_over: HashMap<Box<[u8]>, HandedOver>,
+    /// The settings with which no trigger fires, as the server has them: that aimq does anything, and a session's
+    /// replication role.
+    switches: (bool, i32),
+    /// The tables that a subscription writes to, and when they are looked at again.
+    subscribed: HashSet<u32>,
+    subscribed_due: Option<Instant>,
     /// Routes with a table that was locked when it was looked at last: nobody waits for that lock again.
     locked: HashSet<Box<[u8]>>,
     /// For what is sent, and for all else but broadcasts, which have delays of their own.
@@ -156,6 +204,11 @@ struct Worker {
     /// When one that failed was logged last.
     broadcast_logged: Option<Instant>,
     prepared: HashSet<String>,
+    /// Those that were there when this process began: nobody has told which tables they have something for.
+    unknown_prepared: HashSet<String>,
+    /// How long to wait in NOTIFY's line, in milliseconds, where there is something else to do; 0 for as long as it
+    /// takes.
+    patience: i32,
     /// When to ask about them, and how long then to wait before the next time.
     prepared_due: Option<(Instant, Duration)>,
 }
@@ -182,7 +235,7 @@ impl Worker {
                 false => shared.wait_for_own_database(),
             };
             if let Some(database) = entry
-                && process::take_place(&database.pid)
+                && process::take_place(&database.notifier.pid)
             {
                 database.end(State::None);
                 // A queue that became realtime after we looked was told of, or asks the launcher. Taken, not
@@ -200,43 +253,105 @@ impl Worker {
             );
             return None;
         };
-        if !process::take_place(&database.pid) {
+        if !process::take_place(&database.notifier.pid) {
             return None;
         }
-        // SAFETY: a function of this library.
-        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
-        database.started_at.store(ffi::now().0, Ordering::Relaxed);
-        process::count(&database.starts);
-        database.begin(ffi::own_latch());
-        // It asks the next database now.
-        launcher::ring(shared);
-        let now = Instant::now();
-        let mut notifier = Notifier::default();
+        let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
             pgrx::log!(
                 "aimq notifier: the last one ended in a call of realtime.send; nothing is broadcast for a minute"
             );
-            notifier.sinks.rest_until(60_000_000);
+            worker.notifier.sinks.rest_until(60_000_000);
         }
-        Some(Self {
+        database.set_empty(false);
+        database.begin(ffi::own_latch());
+        // What the last one had taken and not announced, the watcher finds; or the one that is to come.
+        if database.tell(News::EVERYTHING)
+            && let Some(bell) = database.watcher.bell()
+        {
+            ffi::set_latch(bell);
+        }
+        // It asks the next database now, and starts a watcher.
+        launcher::ring(shared);
+        Some(worker)
+    }
+
+    /// Takes the watcher's place beside a notifier.
+    fn begin_to_watch(shared: Shared, oid: u32) -> Option<Self> {
+        let found = process::transaction(|| {
+            ffi::give_way(queues::owner());
+        });
+        found.unwrap_or_else(|failure| fail(&failure));
+        let database = shared.databases.find(oid)?;
+        if database.state() == State::None || !process::take_place(&database.watcher.pid) {
+            database.watcher.set_waiting(State::None);
+            return None;
+        }
+        let mut worker = Self::new(shared, oid, database, &database.watcher);
+        worker.notifier.duties = Duties::WATCHER;
+        // What happened before we began, nobody told us.
+        worker.news = News::EVERYTHING;
+        database.watcher.begin(ffi::own_latch());
+        launcher::ring(shared);
+        // What the notifier watched, it hands over.
+        if let Some(bell) = database.notifier.bell() {
+            ffi::set_latch(bell);
+        }
+        Some(worker)
+    }
+
+    fn new(shared: Shared, oid: u32, database: &'static Database, seat: &'static Seat) -> Self {
+        // SAFETY: a function of this library.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+        seat.started_at.store(ffi::now().0, Ordering::Relaxed);
+        process::count(&seat.starts);
+        let now = Instant::now();
+        Self {
             shared,
             oid,
             database,
-            notifier,
-            queues,
+            seat,
+            // Where there is room for a watcher, it comes at once.
+            notifier: Notifier::with(Duties::NOTIFIER),
+            queues: Queues::new(),
             origin: now,
-            // What happened before we began, nobody told us.
-            news: News::EVERYTHING,
+            interval: settings::notify_interval(),
+            news: News(0),
             news_due: now,
             looking_since: None,
             look_later: Vec::new(),
+            failing: HashMap::new(),
+            handed_over: HashMap::new(),
+            switches: switches(),
+            subscribed: HashSet::new(),
+            subscribed_due: None,
             locked: HashSet::new(),
             back_off: BackOff::new(AGAIN.0, AGAIN.1),
             other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
             broadcast_logged: None,
-            prepared_due: (nobody_tells && !prepared.is_empty()).then_some((now, PREPARED_AGAIN.0)),
-            prepared,
-        })
+            prepared_due: None,
+            prepared: HashSet::new(),
+            unknown_prepared: HashSet::new(),
+            patience: 0,
+        }
+    }
+
+    /// The main loop.
+    fn run(mut self, event: u32) -> ! {
+        loop {
+            if process::begin_turn() || self.must_go() {
+                // Politely: whoever ended us may just want the database for itself.
+                leave(0);
+            }
+            let limit = self.turn();
+            if !process::had_transaction() && limit.is_none_or(|limit| limit > Duration::ZERO) {
+                if !self.rest(limit) {
+                    continue;
+                }
+                process::sleep(limit, event);
+                process::count(&self.seat.wake_ups);
+            }
+        }
     }
 
     fn moment(&self) -> Moment {
@@ -245,13 +360,16 @@ impl Worker {
 
     /// Does what is to be done now. Returns how long to sleep; `None` until somebody wakes us.
     fn turn(&mut self) -> Option<Duration> {
-        self.news.0 |= self.database.news().0;
-        let now = Instant::now();
-        if self.news != News(0) && self.news_due <= now && self.looking_since.is_none() {
-            self.attend_to_news();
+        self.seat.works(ffi::now());
+        self.share_duties();
+        let Duties { announces, watches } = self.notifier.duties;
+        let interval = settings::notify_interval();
+        if std::mem::replace(&mut self.interval, interval) != interval {
+            self.notifier.change_interval(self.moment(), interval);
         }
-        if self.prepared_due.is_some_and(|(due, _)| due <= now) {
-            self.ask_about_prepared();
+        let now = Instant::now();
+        if watches {
+            self.hear(now);
         }
         let (again, later): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.look_later).into_iter().partition(|(due, ..)| *due <= now);
@@ -260,17 +378,29 @@ impl Worker {
             self.notifier.look_at(&key, from);
         }
 
+        self.see_to_handed_over(now);
+
         let table = self.shared.table;
         let mut timers =
             self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
-        self.shared.waiters.call(self.oid, table, ffi::set_latch);
-        // What is marked does not wait for looks, nor for what they find.
-        self.announce();
-        self.broadcast();
+        if watches {
+            self.look_without_slots();
+            self.shared.waiters.call(self.oid, table, ffi::set_latch);
+            let deadline = self.database.earliest_without_slot();
+            timers.deadline = [timers.deadline, deadline].into_iter().flatten().min();
+        }
+        if announces {
+            self.take_found();
+            // What is marked does not wait for looks, nor for what they find.
+            self.announce();
+            self.broadcast();
+        }
         let has_more = self.look();
-        let pending = self.notifier.next(self.moment());
-        let broadcasts = self.notifier.sinks.next(self.moment());
-        timers.interval = [timers.interval, pending, broadcasts].into_iter().flatten().min();
+        if announces {
+            let pending = self.notifier.next(self.moment());
+            let broadcasts = self.notifier.sinks.next(self.moment());
+            timers.interval = [timers.interval, pending, broadcasts].into_iter().flatten().min();
+        }
         if has_more {
             // What was seen may have set a timer, and there may be more to look at.
             return Some(Duration::ZERO);
@@ -280,10 +410,29 @@ impl Worker {
             let rest = Duration::from_micros(took).saturating_mul(LOOK_SHARE);
             self.news_due = Instant::now() + rest.min(LOOK_REST);
         }
-        if self.queues.is_empty() && self.is_free() {
-            self.leave();
-        }
+        self.leave_if_free();
         self.limit(timers)
+    }
+
+    /// The notifier does the watcher's work where there is no room for one, and leaves it to him where there is.
+    fn share_duties(&mut self) {
+        if !self.notifier.duties.announces {
+            return;
+        }
+        let watches = self.database.watcher.state() == State::NoSlot;
+        if watches != self.notifier.duties.watches {
+            self.notifier.duties.watches = watches;
+            if watches {
+                self.news = News::EVERYTHING;
+            } else {
+                // He begins with everything. But what was told after he began, we may have taken.
+                if self.database.tell(self.news) {
+                    self.wake_watcher();
+                }
+                (self.news, self.prepared_due, self.subscribed_due) = (News(0), None, None);
+                self.queues.clear();
+            }
+        }
     }
 
     /// The time until the earliest timer.
@@ -298,168 +447,37 @@ impl Worker {
         });
         let news = (self.news != News(0)).then(|| until(self.news_due));
         let prepared = self.prepared_due.map(|(due, _)| until(due));
+        let subscribed = self.subscribed_due.map(until);
         let locked = self.look_later.iter().map(|(due, ..)| until(*due)).min();
-        [interval, deadline, news, prepared, locked].into_iter().flatten().min()
-    }
-
-    fn attend_to_news(&mut self) {
-        let begun = process::processor_time();
-        let news = std::mem::replace(&mut self.news, News(0));
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking for realtime queues"));
-        let found = process::transaction(|| (queues::realtime(), queues::prepared()));
-        let (found, prepared) = match found {
-            Ok(found) => found,
-            Err(failure) => {
-                self.news.0 |= news.0;
-                self.news_due = Instant::now() + self.failed(&failure, Work::Look);
-                return;
-            }
-        };
-        let nobody_tells = queues::nobody_tells(&self.prepared) || queues::nobody_tells(&prepared);
-        let has_ended = nobody_tells && !self.prepared.is_subset(&prepared);
-        let everything = has_ended
-            || news.has(News::EVERYTHING)
-            || news.has(News::FINISHED)
-            || (news.has(News::PREPARED) && nobody_tells);
-        for (key, tables) in &found {
-            if tables.oids.is_empty() {
-                // No message waits there.
-            } else if everything || self.queues.get(key) != found.get(key) {
-                self.notifier.look_at(key, Timestamp::NEG_INFINITY);
-            }
-            // So that the queue has a place in aimq.stats, and its producers find their slot.
-            let _ = self.shared.table.claim(self.oid, key);
-        }
-        self.other_back_off.succeeded();
-        self.queues = found;
-        self.locked.retain(|key| self.queues.contains_key(key));
-        let is_realtime = |key: &[u8]| self.queues.contains_key(key);
-        self.notifier.sinks.tidy(0, is_realtime);
-        let kept = self.notifier.keep_only(self.oid, self.shared.table, is_realtime);
-        if kept.must_ask_again {
-            self.news.0 |= News::QUEUES.0;
-        }
-        // Their slots may be others' now.
-        self.shared.waiters.call_released(self.oid, &kept.released, ffi::set_latch);
-        self.prepared = prepared;
-        if nobody_tells && !self.prepared.is_empty() {
-            self.prepared_due = Some((Instant::now() + PREPARED_AGAIN.0, PREPARED_AGAIN.0));
-        }
-        self.looking_since = Some(begun);
-    }
-
-    /// Whether a prepared transaction has ended.
-    fn ask_about_prepared(&mut self) {
-        let Some((_, delay)) = self.prepared_due.take() else {
-            return;
-        };
-        let mut next = (delay * 2).min(PREPARED_AGAIN.1);
-        match process::transaction(queues::prepared) {
-            Ok(now) => {
-                if !self.prepared.is_subset(&now) {
-                    self.news.0 |= News::EVERYTHING.0;
-                    next = PREPARED_AGAIN.0;
-                }
-                self.prepared = now;
-            }
-            Err(failure) => next = self.failed(&failure, Work::Look),
-        }
-        if !self.prepared.is_empty() {
-            self.prepared_due = Some((Instant::now() + next, next));
-        }
-    }
-
-    /// Sends what may be sent.
-    fn announce(&mut self) {
-        let notifications = self.notifier.notifications();
-        if notifications.is_empty() {
-            // Of some, nothing is notified: their interval begins all the same.
-            if self.notifier.is_sending() {
-                let (table, interval) = (self.shared.table, settings::notify_interval());
-                self.notifier.sent(table, self.moment(), ffi::now(), interval, 0);
-            }
-            return;
-        }
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
-        let ready: Vec<send::Ready> = notifications
+        let failing = self.failing.values().map(|it| until(it.due)).min();
+        let handed_over = self.handed_over.values().map(|it| until(it.due)).min();
+        [interval, deadline, news, prepared, subscribed, locked, failing, handed_over]
             .into_iter()
-            // JSON holds no NUL: serde escapes control characters.
-            .filter_map(|it| Some((it.channel.to_owned(), CString::new(it.payload).ok()?)))
-            .collect();
-        let begun = process::processor_time();
-        match send::all(&ready) {
-            Ok(()) => {
-                self.back_off.succeeded();
-                self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
-                let interval = settings::notify_interval();
-                let table = self.shared.table;
-                let cost = process::processor_time().saturating_sub(begun);
-                self.notifier.sent(table, self.moment(), ffi::now(), interval, cost);
-            }
-            Err(failure) => {
-                let delay = self.failed(&failure, Work::Send);
-                let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
-                self.notifier.failed(self.moment(), delay);
-            }
-        }
+            .flatten()
+            .min()
     }
 
-    /// Counts and logs a failure; how long to wait.
-    fn failed(&mut self, failure: &Failure, work: Work) -> Duration {
-        let (delay, is_to_be_logged) = match work {
-            Work::Send => self.back_off.failed(),
-            Work::Look => self.other_back_off.failed(),
-        };
-        self.count_failure(failure, is_to_be_logged.then_some(delay));
-        delay
-    }
-
-    /// Counts a failure, and logs it with how long it is until the next try.
-    fn count_failure(&self, failure: &Failure, delay: Option<Duration>) {
-        process::count(&self.database.errors);
-        self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
-        self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
-        if let Some(delay) = delay {
-            ereport!(
-                PgLogLevel::LOG,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("aimq notifier: {}", failure.message),
-                format!(
-                    "It is tried again in {} ms. Nothing is lost, and enqueues go on.",
-                    delay.as_millis()
-                )
-            );
-        }
-    }
-
-    /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do.
-    fn rest(&self, limit: Option<Duration>) {
+    /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do. False if it is not to
+    /// sleep after all.
+    fn rest(&self, limit: Option<Duration>) -> bool {
         process::report(pg_sys::BackendState::STATE_IDLE, None);
         // SAFETY: not in a transaction.
         unsafe {
             pg_sys::pgstat_report_stat(limit.is_none());
         }
+        let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
+        let until = micros.map(|micros| Timestamp(ffi::now().0.saturating_add(micros)));
+        self.seat.sleeps(until);
+        // Who marked before that did not note that he counts on us.
+        !process::is_rung()
+            && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.table))
     }
+}
 
-    /// Whether nothing is expected of us any more.
-    fn is_free(&self) -> bool {
-        self.notifier.is_idle()
-            && self.news == News(0)
-            && self.look_later.is_empty()
-            && self.prepared_due.is_none()
-    }
-
-    /// The last realtime queue is gone: ends the process, unless there is something new.
-    fn leave(&self) {
-        self.database.end(State::None);
-        self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
-        // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
-        // a slot, or news.
-        if self.database.has_news() || self.shared.table.of(self.oid).next().is_some() {
-            launcher::want(self.shared, self.database);
-        }
-        leave(0);
-    }
+/// What the server has set of that with which no trigger fires.
+fn switches() -> (bool, i32) {
+    // SAFETY: a plain variable.
+    (settings::enabled(), unsafe { pg_sys::SessionReplicationRole })
 }
 
 /// Before there is a place to note it.

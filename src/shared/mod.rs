@@ -8,7 +8,9 @@ use std::mem::size_of;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use aimq_core::shared::{Database, Databases, NoEntry, Slot, Table, Waiter, Waiters, words};
+use aimq_core::shared::{
+    Claim, Database, Databases, Full, NoEntry, Slot, Table, Waiter, Waiters, words,
+};
 use pgrx::pg_sys;
 
 use crate::settings;
@@ -17,12 +19,12 @@ pub(crate) use source::{init, is_preloaded, prepare};
 
 /// Says whose memory this is, and which layout it has: the last byte counts up with every change. Where
 /// a server runs on with a former library's memory, a newer library leaves it alone.
-const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x06");
+const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x08");
 
 /// As long as a process that has just begun to take an entry may be kept from a processor.
 const ENTRY_IS_TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
-/// The beginning of the memory; the entries of the databases, the slots, the waiters' places and their bits
+/// The beginning of the memory; the entries of the databases, the slots, the waiters' places, their bits and the slots' hashes
 /// follow.
 #[repr(C, align(64))]
 struct Header {
@@ -85,7 +87,7 @@ impl Room {
     fn size(self) -> usize {
         let (queues, waiters) = (self.queues as usize, self.waiters as usize);
         size_of::<Header>()
-            + queues * (size_of::<Database>() + size_of::<Slot>())
+            + queues * (size_of::<Database>() + size_of::<Slot>() + size_of::<AtomicU32>())
             + waiters * (size_of::<Waiter>() + words(queues) * size_of::<AtomicU64>())
     }
 }
@@ -127,9 +129,11 @@ impl Shared {
             let waiters = header.waiters.load(Ordering::Relaxed) as usize;
             let places = slots.add(queues).cast::<Waiter>();
             let bits = places.add(waiters).cast::<AtomicU64>();
+            let hashes = bits.add(waiters * words(queues)).cast::<AtomicU32>();
             Some(Self {
                 table: Table {
                     slots: std::slice::from_raw_parts(slots, queues),
+                    hashes: std::slice::from_raw_parts(hashes, queues),
                     used: &header.used,
                 },
                 databases: Databases {
@@ -145,6 +149,20 @@ impl Shared {
                 launcher: &header.launcher,
             })
         }
+    }
+
+    /// Takes a slot for a route that has none, if this database may have one more. Cannot raise.
+    pub(crate) fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
+        if self.databases.may_take(self.table, database) {
+            self.table.take(database, key)
+        } else {
+            Err(Full)
+        }
+    }
+
+    /// Finds the slot of a route, or takes one as [`Shared::take`].
+    pub(crate) fn claim(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
+        self.table.find(database, key).map_or_else(|| self.take(database, key), Ok)
     }
 
     /// This backend's database, whose entry is taken if it has none. `None` if there is no room, or

@@ -9,10 +9,11 @@
 mod ready;
 
 use std::cell::{Cell, RefCell};
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use aimq_core::route::Route;
-use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State};
+use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State, Wake};
 use aimq_core::timestamp::Timestamp;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
@@ -24,6 +25,7 @@ use crate::error::{Error, Notice};
 use crate::notifier::launcher;
 use crate::process;
 use crate::shared::{self, Shared};
+use crate::text::{self, Text};
 use crate::{delivery, ffi, pgmq};
 
 /// How long a session sleeps between two looks where nobody can call it: at first, and at most. Each time half as
@@ -59,6 +61,8 @@ struct Wait {
     is_armed: bool,
     /// The last sleep ended with a call.
     is_called: bool,
+    /// That was for no message: something else may be so that nobody calls any more.
+    must_check: bool,
     /// It outlives the next commit.
     is_kept: bool,
     /// How long to sleep where nobody calls it.
@@ -66,8 +70,10 @@ struct Wait {
 }
 
 thread_local! {
-    /// Never borrowed while Postgres is called: whatever ends the session there gives the place back.
-    static WAIT: RefCell<Option<Wait>> = const { RefCell::new(None) };
+    /// Never borrowed while Postgres is called: whatever ends the session there gives the place back. To have it dropped
+    /// at the end of the thread takes memory, at its first use; and that may be after a commit.
+    static WAIT: RefCell<ManuallyDrop<Option<Wait>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
     static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
     static EVENT: Cell<Option<u32>> = const { Cell::new(None) };
 }
@@ -82,12 +88,13 @@ fn with_wait<T>(default: T, work: impl FnOnce(&mut Wait) -> T) -> T {
     done.ok().flatten().unwrap_or(default)
 }
 
-/// `aimq._check_wait(what, queues, qty, no_vt, no_time, no_condition)`: fails where a wait could never end, or an argument is missing.
+/// `aimq._check_wait(what, queues, qty, no_vt, no_time, no_condition)`: fails where a wait could never end, nothing
+/// could be read, or an argument is missing.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _check_wait(
     what: &str,
-    queues: Option<Array<'_, &str>>,
+    queues: Option<Array<'_, Text>>,
     qty: Option<i32>,
     no_vt: bool,
     no_time: bool,
@@ -110,6 +117,13 @@ fn _check_wait(
     }
     if qty.is_some_and(|qty| qty < 1) {
         return Err(Error::TooFew { argument: "qty" }.into());
+    }
+    // What only looks may be called where nothing can be written.
+    // SAFETY: a plain variable of this backend.
+    if !what.contains("wait") && unsafe { pg_sys::XactReadOnly } {
+        // SAFETY: asks the state of the server.
+        let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+        return Err(Error::ReadOnly { what: what.to_owned(), is_standby }.into());
     }
     if is_waiting() {
         return Err(Error::WaitsAlready.into());
@@ -140,13 +154,13 @@ fn _check_commit(what: &str) -> Result<(), ErrorReport> {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _arm(
-    queues: Array<'_, &str>,
+    queues: Array<'_, Text>,
     takes: i32,
     seconds: f64,
     keep: bool,
 ) -> Result<bool, ErrorReport> {
-    let queues: Vec<_> = queues.iter().flatten().map(str::to_owned).collect();
-    if WAIT.with_borrow(Option::is_none) {
+    let queues: Vec<_> = queues.iter().flatten().map(|queue| queue.0).collect();
+    if !is_waiting() {
         begin(queues, takes, seconds);
     } else if with_wait(false, |wait| wait.queues != queues) {
         return Err(Error::WaitsAlready.into());
@@ -165,6 +179,9 @@ fn _arm(
         Notice::NoMemory.report();
         return Ok(true);
     };
+    if with_wait(false, |wait| std::mem::take(&mut wait.must_check)) && !are_realtime() {
+        give_place_back(shared);
+    }
     while let Some(at) = place().or_else(|| enter(shared)) {
         shared.waiters.arm(at);
         let is_current =
@@ -192,10 +209,11 @@ fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
         call: None,
         is_armed: false,
         is_called: false,
+        must_check: false,
         is_kept: false,
         poll: POLL.0,
     };
-    WAIT.set(Some(wait));
+    WAIT.set(ManuallyDrop::new(Some(wait)));
 }
 
 fn place() -> Option<usize> {
@@ -217,7 +235,7 @@ fn enter(shared: Shared) -> Option<usize> {
             Notice::NotRealtime { queue }.report();
             return None;
         };
-        let Ok(claim) = delivery::claim_to_wait(shared, &key) else {
+        let Ok(Some(claim)) = delivery::claim_to_wait(shared, &key) else {
             Notice::NoRoom { setting: "aimq.max_queues" }.report();
             return None;
         };
@@ -245,6 +263,12 @@ fn enter(shared: Shared) -> Option<usize> {
     place
 }
 
+/// Whether all of its queues are realtime still, for sessions as others are.
+fn are_realtime() -> bool {
+    let queues = with_wait(Vec::new(), |wait| wait.queues.clone());
+    queues.iter().all(|queue| key_of(&ready::table_of(queue)).is_some())
+}
+
 /// The route of a realtime queue, from the relation cache. Only for who may read the table: whoever is called keeps others
 /// from being called.
 fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
@@ -252,7 +276,9 @@ fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
         return None;
     }
     let first = attached(table.oid, &TRIGGERS[..1])?.pop()?;
-    Some(first.filter(|it| it.enabled != b'D')?.setting?.key)
+    // One that fires for replicas only fires for no session.
+    let arguments = first.filter(|it| matches!(it.enabled, b'O' | b'A'))?.setting?.arguments;
+    Some(Route::from_arguments(&arguments)?.of(table.oid.to_u32()).key())
 }
 
 /// `aimq._sleep()`: sleeps until this session is called. True if it is to look, false if its time is over.
@@ -266,6 +292,7 @@ fn _sleep() -> bool {
         wait.is_armed = false;
         wait.call = shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.wake(at));
         wait.is_called = is_called || wait.call.is_some();
+        wait.must_check = wait.is_called && wait.call.is_none();
         wait.is_called
     })
 }
@@ -301,7 +328,7 @@ fn sleep(event: u32) -> bool {
         if left.is_some_and(|left| left.is_zero()) {
             return false;
         }
-        let somebody_calls = place.is_some_and(|(shared, _)| has_notifier(shared));
+        let somebody_calls = place.is_some_and(|(shared, _)| is_watched(shared));
         let rest = poll.saturating_sub(begun.elapsed());
         if !somebody_calls && rest.is_zero() {
             with_wait((), |wait| wait.poll = (poll + poll / 2).min(POLL.1));
@@ -313,7 +340,7 @@ fn sleep(event: u32) -> bool {
 }
 
 /// Whether somebody calls. Asks for a notifier, where there is none.
-fn has_notifier(shared: Shared) -> bool {
+fn is_watched(shared: Shared) -> bool {
     shared.own_database().is_some_and(|database| {
         let state = database.state();
         if state != State::Running {
@@ -322,7 +349,7 @@ fn has_notifier(shared: Shared) -> bool {
         if state == State::NoSlot {
             Notice::NoSlot.report();
         }
-        state == State::Running
+        database.is_watched(ffi::now())
     })
 }
 
@@ -330,6 +357,13 @@ fn has_notifier(shared: Shared) -> bool {
 #[pg_extern]
 fn _leave() {
     with_wait((), |wait| wait.call = None);
+    leave();
+}
+
+/// `aimq._leave_rest()`: the same, but it has read only a part of that.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _leave_rest() {
     leave();
 }
 
@@ -354,7 +388,7 @@ fn give_back(shared: Shared, call: Option<Call>) {
     if let Some(call) = call {
         shared.table.give_back(call);
         if let Some(database) = shared.databases.find(shared::own_oid()) {
-            delivery::ring(shared, database);
+            delivery::ring(shared, database, Wake::WATCHER);
         }
     }
 }
@@ -391,24 +425,24 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     leave();
 }
 
-/// `aimq._waiters()`: the sessions of this database that wait.
+/// `aimq._waiters()`: the sessions of this database that wait. Nothing for a caller who may not know the queues.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::type_complexity, reason = "columns are tuples in pgrx")]
 fn _waiters() -> TableIterator<
     'static,
-    (name!(pid, i32), name!(queues, Vec<String>), name!(since, Option<TimestampWithTimeZone>)),
+    (name!(pid, i32), name!(queues, Vec<Text>), name!(since, Option<TimestampWithTimeZone>)),
 > {
     shared::prepare();
     let mut rows = Vec::new();
-    if let Some(shared) = shared::get() {
+    if let Some(shared) = shared::get().filter(|_| pgmq::may_see_queues()) {
         let own = shared::own_oid();
         let claims: Vec<_> = shared.table.of(own).collect();
         for seen in shared.waiters.seen(own) {
             let ours = claims.iter().filter(|claim| seen.slots.contains(&claim.at));
             let names = ours.filter_map(|claim| {
                 let key = shared.table.key(*claim);
-                Some(Route::from_key(&key)?.queue.to_string_lossy().into_owned())
+                Some(Text(text::from_server(Route::from_key(&key)?.queue.to_bytes())))
             });
             let since = TimestampWithTimeZone::try_from(seen.since.0).ok();
             rows.push((seen.pid.cast_signed(), names.collect(), since));

@@ -12,7 +12,9 @@ use pgrx::spi::OwnedPreparedStatement;
 
 use crate::error::Error;
 use crate::ffi;
+use crate::passed_on::Spi;
 use crate::pgmq::{self, report};
+use crate::text::{self, Text};
 
 /// How many queues a session remembers before it starts anew.
 const REMEMBERED: usize = 256;
@@ -35,11 +37,11 @@ thread_local! {
 /// their indexes.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
-fn _ready(queues: Array<'_, &str>, free: bool) -> Result<Vec<String>, ErrorReport> {
+fn _ready(queues: Array<'_, Text>, free: bool) -> Result<Vec<Text>, ErrorReport> {
     let mut ready = Vec::new();
     for queue in queues.iter().flatten() {
-        if is_ready(queue, free)? {
-            ready.push(queue.to_owned());
+        if is_ready(&queue, free)? {
+            ready.push(queue);
         }
     }
     Ok(ready)
@@ -98,15 +100,16 @@ pub(super) fn table_of(queue: &str) -> pgmq::Table {
 fn prepare(queue: &str) -> Result<Known, Error> {
     let table = pgmq::table_of(queue);
     if !table.is_there() {
-        let (queue, table) = (queue.to_owned(), table.quoted());
-        return Err(Error::QueueTableNotFound { queue, table });
+        return Err(pgmq::no_table(queue, &table));
     }
     let order = if table.is_partitioned() { "" } else { "ORDER BY vt" };
     let sql = format!(
         "SELECT xmax FROM {} WHERE vt OPERATOR(pg_catalog.<=) $1 {order} LIMIT {LOCKED_MOST}",
         table.quoted()
     );
+    let sql = text::to_c(&sql);
     let time = pgrx::PgBuiltInOids::TIMESTAMPTZOID.oid();
-    let visible = report(Spi::connect(|client| Ok(client.prepare(sql.as_str(), &[time])?.keep())));
+    let visible =
+        report(Spi::connect(|client| Ok(client.prepare(sql.as_c_str(), &[time])?.keep())));
     Ok(Known { table, visible })
 }

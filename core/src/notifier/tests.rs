@@ -14,6 +14,7 @@ const INTERVAL: Moment = 100;
 /// Shared memory, and a notifier with its clock.
 struct Simulation {
     slots: Vec<Slot>,
+    hashes: Vec<AtomicU32>,
     used: AtomicU32,
     database: Database,
     notifier: Notifier,
@@ -30,6 +31,7 @@ impl Simulation {
     fn new() -> Self {
         Self {
             slots: (0..80).map(|_| Slot::new()).collect(),
+            hashes: (0..80).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
             database: Database::new(),
             notifier: Notifier::default(),
@@ -40,7 +42,7 @@ impl Simulation {
     }
 
     fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, used: &self.used }
+        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     fn now(&self) -> Timestamp {
@@ -53,15 +55,16 @@ impl Simulation {
 
     /// True if the notifier has to be woken.
     fn enqueue(&self, claim: Claim, messages: u64) -> bool {
-        self.database.enqueue(self.table(), claim, messages).unwrap()
+        self.database.enqueue(self.table(), claim, messages).unwrap().is_any()
     }
 
     fn expect(&self, claim: Claim, at: i64) -> bool {
-        self.database.expect(self.table(), claim, 1, Timestamp(at)).unwrap()
+        self.database.expect(self.table(), claim, 1, Timestamp(at)).unwrap().is_any()
     }
 
     fn sweep(&mut self) -> Timers {
-        let (now, table) = (self.now(), Table { slots: &self.slots, used: &self.used });
+        let (now, table) =
+            (self.now(), Table { slots: &self.slots, hashes: &self.hashes, used: &self.used });
         self.notifier.sweep(&self.database, OID, table, self.moment, now)
     }
 
@@ -69,14 +72,15 @@ impl Simulation {
     fn say(&mut self) -> (Vec<Said>, Option<Moment>) {
         let said = self.ready();
         if !said.is_empty() {
-            let (now, table) = (self.now(), Table { slots: &self.slots, used: &self.used });
+            let (now, table) =
+                (self.now(), Table { slots: &self.slots, hashes: &self.hashes, used: &self.used });
             self.notifier.sent(table, self.moment, now, self.interval, self.cost);
         }
         (said, self.notifier.next(self.moment))
     }
 
     fn ready(&mut self) -> Vec<Said> {
-        let ready = self.notifier.notifications().into_iter();
+        let ready = self.notifier.notifications().unwrap().into_iter();
         ready.map(|it| (it.channel.to_str().unwrap().to_owned(), it.payload)).collect()
     }
 
@@ -98,7 +102,7 @@ impl Simulation {
 }
 
 fn key(channel: &str, queue: &str) -> Box<[u8]> {
-    format!("{channel}\0e\0{queue}\0").into_bytes().into()
+    [b"\x01\0\0\0", format!("{channel}\0e\0{queue}\0").as_bytes()].concat().into()
 }
 
 fn look_at(simulation: &mut Simulation, channel: &str, queue: &str) {
@@ -111,7 +115,8 @@ fn looks(it: &mut Simulation) -> Vec<(Box<[u8]>, Timestamp)> {
 }
 
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
-    let table = Table { slots: &simulation.slots, used: &simulation.used };
+    let table =
+        Table { slots: &simulation.slots, hashes: &simulation.hashes, used: &simulation.used };
     simulation.notifier.found(table, &key(channel, queue), None);
 }
 
@@ -154,15 +159,44 @@ fn without_an_interval_everything_goes_at_once() {
 }
 
 #[test]
-fn an_interval_that_was_changed_applies_from_the_next_notification() {
+fn a_longer_interval_applies_from_the_next_notification() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
     it.turn(1000);
-    it.interval = 0;
+    it.interval = 500;
+    it.notifier.change_interval(1010, 500);
     it.enqueue(claim, 1);
-    assert_eq!(it.turn(1050).0, []);
-    assert_eq!(it.turn(1100), (vec![one("c", "q", 1)], IDLE));
+    assert_eq!(it.turn(1050), (vec![], until(1100)));
+    assert_eq!(it.turn(1100).0, vec![one("c", "q", 1)]);
+    it.enqueue(claim, 1);
+    assert_eq!(it.turn(1200), (vec![], until(1600)));
+}
+
+#[test]
+fn a_shorter_interval_applies_to_what_waits() {
+    let mut it = Simulation::new();
+    let claim = it.claim("c", "q");
+    it.enqueue(claim, 1);
+    it.turn(1000);
+    it.enqueue(claim, 1);
+    assert_eq!(it.turn(1010), (vec![], until(1100)));
+    it.interval = 5;
+    it.notifier.change_interval(1020, 5);
+    assert_eq!(it.turn(1020), (vec![], until(1025)));
+    assert_eq!(it.turn(1025).0, vec![one("c", "q", 1)]);
+}
+
+#[test]
+fn no_interval_lets_what_waits_go_at_once() {
+    let mut it = Simulation::new();
+    let claim = it.claim("c", "q");
+    it.enqueue(claim, 1);
+    it.turn(1000);
+    it.enqueue(claim, 1);
+    it.interval = 0;
+    it.notifier.change_interval(1050, 0);
+    assert_eq!(it.turn(1050), (vec![one("c", "q", 1)], IDLE));
 }
 
 #[test]
@@ -336,7 +370,7 @@ fn a_deadline_within_the_interval_is_looked_at_at_its_end() {
 }
 
 fn moved(it: &Simulation, claim: Claim, from: i64) -> bool {
-    it.database.moved(it.table(), claim, Timestamp(from)).unwrap()
+    it.database.moved(it.table(), claim, Timestamp(from)).unwrap().is_any()
 }
 
 #[test]
@@ -404,7 +438,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let (kept, gone) = (it.claim("c", "kept"), it.claim("c", "gone"));
     it.enqueue(kept, 1);
     it.turn(1000);
-    let table = Table { slots: &it.slots, used: &it.used };
+    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
     let done = it.notifier.keep_only(OID, table, |route| *route == *key("c", "kept"));
     assert_eq!(done, Kept { must_ask_again: false, released: vec![gone.at] });
     assert!(it.table().is_current(kept));
@@ -422,7 +456,7 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
     let mut it = Simulation::new();
     let early = it.claim("c", "early");
     it.enqueue(early, 5);
-    let table = Table { slots: &it.slots, used: &it.used };
+    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
     assert!(
         it.notifier.keep_only(OID, table, |_| false).must_ask_again,
         "it may be realtime by now"
@@ -434,14 +468,14 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
 fn the_second_slot_of_a_route_is_given_back() {
     let mut it = Simulation::new();
     // As if two producers had taken one at the same moment.
-    let second = Table { slots: &it.slots[1..], used: &AtomicU32::new(0) };
+    let second = Table { slots: &it.slots[1..], hashes: &it.hashes[1..], used: &AtomicU32::new(0) };
     second.claim(OID, &key("c", "q")).unwrap();
     let first = it.claim("c", "q");
     let other = it.claim("c", "other");
     assert_eq!((first.at, other.at), (0, 2));
     let all: Vec<_> = it.table().of(OID).collect();
     it.enqueue(all[1], 1);
-    let table = Table { slots: &it.slots, used: &it.used };
+    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
     it.notifier.keep_only(OID, table, |_| true);
     assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
     let looks = looks(&mut it);
@@ -473,7 +507,7 @@ fn what_is_said_of_a_former_queue_is_not_counted_for_the_next() {
     let former = it.claim("c", "former");
     it.enqueue(former, 1);
     it.sweep();
-    let table = Table { slots: &it.slots, used: &it.used };
+    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
     it.notifier.keep_only(OID, table, |_| false);
     let next = it.claim("c", "next");
     assert_eq!(next.at, former.at);
@@ -487,7 +521,7 @@ fn another_databases_queues_are_left_alone() {
     let strange = it.table().claim(OID + 1, &key("c", "q")).unwrap();
     it.table().mark(strange, 1);
     assert_eq!(it.turn(1000), (vec![], IDLE));
-    let table = Table { slots: &it.slots, used: &it.used };
+    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
     it.notifier.keep_only(OID, table, |_| false);
     assert!(it.table().is_current(strange));
 }

@@ -1,88 +1,37 @@
-//! One database's notifier: whether it runs, how to wake it, and what it was told.
+//! One database: its two processes, what they were told, and what is noted of queues that have no slot.
 
+use super::bucket::{Bucket, Handed, bucket_of};
+use super::news::{News, Wake};
+use super::seat::{ATTENDS_WITHIN, Seat, State};
 use super::slot::{Claim, Marked, Table};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
-/// What a notifier is told besides the marks. Bits, so that they can be told together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct News(pub u32);
-
-impl News {
-    /// Queues may have become realtime, or ceased to be.
-    pub const QUEUES: Self = Self(1);
-    /// Anything may have been enqueued anywhere: look at every queue.
-    pub const EVERYTHING: Self = Self(2);
-    /// A transaction with messages was prepared.
-    pub const PREPARED: Self = Self(4);
-    /// A prepared transaction has ended.
-    pub const FINISHED: Self = Self(8);
-
-    /// Whether all of `other` is in this.
-    #[must_use]
-    pub fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl std::ops::BitOr for News {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-/// Whether a database has a notifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum State {
-    /// None is wanted.
-    None = 0,
-    /// One is being started.
-    Starting = 1,
-    /// It takes marks.
-    Running = 2,
-    /// It has ended against its will, and is to be started again.
-    Down = 3,
-    /// There is no background worker slot for it.
-    NoSlot = 4,
-}
-
-impl State {
-    fn from(number: u32) -> Self {
-        match number {
-            1 => Self::Starting,
-            2 => Self::Running,
-            3 => Self::Down,
-            4 => Self::NoSlot,
-            _ => Self::None,
-        }
-    }
-}
+/// Under loom few: each is a state to explore.
+const BUCKETS: usize = if cfg!(feature = "loom") { 1 } else { 32 };
+const HANDED: usize = if cfg!(feature = "loom") { 1 } else { 16 };
 
 /// A database's entry.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Database {
     oid: AtomicU32,
-    state: AtomicU32,
     news: AtomicU32,
     wanted: AtomicU32,
-    /// How to wake the notifier: an address that only the server's side understands; 0 for none.
-    bell: AtomicU64,
     /// Not 0 while the notifier comes by at a known time anyway.
     closed: AtomicU32,
-    /// The notifier's process; 0 for none.
-    pub pid: AtomicU32,
+    /// The process that announces: it may have to wait for others that notify.
+    pub notifier: Seat,
+    /// The process that calls those who block, keeps the times and looks at tables: it waits for nobody.
+    pub watcher: Seat,
+    /// Not 0 while the launcher sees to it that those who block are called even if the watcher is not.
+    guarded: AtomicU32,
+    /// Not 0 while no queue is realtime, as far as the watcher knows.
+    empty: AtomicU32,
+    /// How many slots the database could use.
+    wants: AtomicU32,
     /// Not 0 while it calls somebody else's function: should it end in there, the next one is careful.
     pub calling: AtomicU32,
-    /// When it started.
-    pub started_at: AtomicI64,
-    /// How often it was started.
-    pub starts: AtomicU64,
-    /// How often it woke up.
-    pub wake_ups: AtomicU64,
     /// Notifications sent.
     pub notifications: AtomicU64,
     /// Failures.
@@ -91,6 +40,12 @@ pub struct Database {
     pub last_error: AtomicU32,
     /// When that was.
     pub last_error_at: AtomicI64,
+    /// What is noted of queues without a slot.
+    buckets: [Bucket; BUCKETS],
+    /// Tables without a slot in which the watcher found something to announce.
+    pub found: Handed<HANDED>,
+    /// Tables at which the watcher has no time to look.
+    pub dear: Handed<HANDED>,
 }
 
 impl Database {
@@ -99,20 +54,22 @@ impl Database {
     pub fn new() -> Self {
         Self {
             oid: AtomicU32::new(0),
-            state: AtomicU32::new(0),
             news: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
-            bell: AtomicU64::new(0),
             closed: AtomicU32::new(0),
-            pid: AtomicU32::new(0),
+            notifier: Seat::new(),
+            watcher: Seat::new(),
+            guarded: AtomicU32::new(0),
+            empty: AtomicU32::new(0),
+            wants: AtomicU32::new(0),
             calling: AtomicU32::new(0),
-            started_at: AtomicI64::new(0),
-            starts: AtomicU64::new(0),
-            wake_ups: AtomicU64::new(0),
             notifications: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             last_error: AtomicU32::new(0),
             last_error_at: AtomicI64::new(0),
+            buckets: std::array::from_fn(|_| Bucket::new()),
+            found: Handed::new(),
+            dear: Handed::new(),
         }
     }
 
@@ -125,19 +82,34 @@ impl Database {
     /// Whether there is a notifier.
     #[must_use]
     pub fn state(&self) -> State {
-        State::from(self.state.load(SeqCst))
+        self.notifier.state()
     }
 
-    /// Says whether there is a notifier.
-    pub fn set_state(&self, state: State) {
-        self.state.store(state as u32, SeqCst);
+    /// Whether marks are attended to: by a notifier that runs, and has shown that it does.
+    #[must_use]
+    pub fn takes_marks(&self, now: impl FnOnce() -> Timestamp) -> bool {
+        // The clock is asked only where something is expected of it.
+        self.state() == State::Running && self.notifier.attends_by().is_none_or(|by| now() <= by)
     }
 
-    /// Says that there is no notifier yet, unless one runs: then false. For the launcher.
-    pub fn set_waiting(&self, state: State) -> bool {
-        let running = State::Running as u32;
-        let change = |now| (now != running).then_some(state as u32);
-        self.state.fetch_update(SeqCst, SeqCst, change).is_ok()
+    /// Who does the watcher's work: where there is no background worker slot for one, it is the notifier.
+    #[must_use]
+    pub fn who_watches(&self) -> &Seat {
+        let is_notifier = self.watcher.state() == State::NoSlot;
+        if is_notifier { &self.notifier } else { &self.watcher }
+    }
+
+    /// Whether somebody follows the times, and calls those who block; be it late.
+    #[must_use]
+    pub fn is_followed(&self) -> bool {
+        self.who_watches().state() == State::Running
+    }
+
+    /// Whether those who block are called.
+    #[must_use]
+    pub fn is_watched(&self, now: Timestamp) -> bool {
+        let seat = self.who_watches();
+        seat.state() == State::Running && seat.is_attended(now)
     }
 
     /// Asks the launcher for a notifier; true if nobody had.
@@ -152,8 +124,8 @@ impl Database {
 
     // The producer's side: all of it after the transaction is visible to others.
 
-    /// Marks `messages` that are visible. True if the notifier has to be woken.
-    pub fn enqueue(&self, table: Table<'_>, claim: Claim, messages: u64) -> Result<bool, Stale> {
+    /// Marks `messages` that are visible.
+    pub fn enqueue(&self, table: Table<'_>, claim: Claim, messages: u64) -> Result<Wake, Stale> {
         // Before the mark: the sweep that finds the mark counts the transaction as well.
         table.count(claim, messages);
         let is_marked = match table.mark(claim, messages) {
@@ -161,38 +133,62 @@ impl Database {
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
-        Ok(table.leave_to_waiters(claim, messages) || is_marked)
+        Ok(Wake { notifier: is_marked, watcher: table.leave_to_waiters(claim, messages) })
     }
 
-    /// Notes messages that become visible at `at`. True if the notifier has to be woken: it would
-    /// look at the clock too late.
+    /// Notes messages that become visible at `at`. The watcher is woken if it would look at the clock too late.
     pub fn expect(
         &self,
         table: Table<'_>,
         claim: Claim,
         messages: u64,
         at: Timestamp,
-    ) -> Result<bool, Stale> {
+    ) -> Result<Wake, Stale> {
         match table.expect(claim, at) {
             Marked::Stale => Err(Stale),
             first => {
                 table.count(claim, messages);
-                Ok(first == Marked::First)
+                Ok(Wake::WATCHER.only_if(first == Marked::First))
             }
         }
     }
 
-    /// Notes that messages may have got another visibility time, of `from` or later. True if the notifier has
-    /// to be woken.
-    pub fn moved(&self, table: Table<'_>, claim: Claim, from: Timestamp) -> Result<bool, Stale> {
+    /// Notes that messages may have got another visibility time, of `from` or later.
+    pub fn moved(&self, table: Table<'_>, claim: Claim, from: Timestamp) -> Result<Wake, Stale> {
         let is_noted = match table.moved(claim, from) {
-            Marked::First => self.must_ring(),
+            Marked::First => true,
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
-        // Those who block don't wait for the notifier's timers, if there may be something to read.
+        // Those who block don't wait for the watcher's timers, if there may be something to read.
         let is_awaited = from == Timestamp::NEG_INFINITY && table.how_many_wait(claim) > 0;
-        Ok(is_noted || is_awaited)
+        Ok(Wake::WATCHER.only_if(is_noted || is_awaited))
+    }
+
+    /// Has a table looked at that has no slot, or whose slot is not to be had now: what is visible there is news from
+    /// the visibility time `from` on.
+    pub fn look_at(&self, relation: u32, from: Timestamp) -> Wake {
+        Wake::WATCHER.only_if(self.bucket(relation).look_from(from))
+    }
+
+    /// Notes a time for such a table.
+    pub fn expect_without_slot(&self, relation: u32, at: Timestamp) -> Wake {
+        Wake::WATCHER.only_if(self.bucket(relation).expect(at))
+    }
+
+    /// Notes that a prepared transaction has something for the table: it is looked at when one has ended.
+    pub fn prepare(&self, relation: u32) {
+        self.bucket(relation).prepare();
+    }
+
+    /// How many slots it has below its share, if it could use them.
+    fn lacks(&self, table: Table<'_>, share: usize) -> usize {
+        let wants = self.wants.load(Relaxed) as usize;
+        wants.min(share).saturating_sub(table.of(self.oid()).count())
+    }
+
+    fn bucket(&self, relation: u32) -> &Bucket {
+        &self.buckets[bucket_of(relation, BUCKETS)]
     }
 
     /// Whether the first mark of a queue has to wake the notifier: not if it comes by anyway.
@@ -207,12 +203,30 @@ impl Database {
         self.news.fetch_or(news.0, SeqCst) & news.0 != news.0
     }
 
-    /// How to wake the notifier. To be asked after marking or telling.
-    #[must_use]
-    pub fn bell(&self) -> Option<u64> {
-        // The mark before the bell, as a notifier that begins or ends has the bell before the marks.
+    /// Has the launcher see to it that the watcher attends to what it is rung for. True if it has to be woken for
+    /// that.
+    pub fn guard(&self) -> bool {
+        self.guarded.load(SeqCst) == 0 && self.guarded.swap(1, SeqCst) == 0
+    }
+
+    /// Until when the watcher has to show that it attends, `None` if it has to do nothing. For the launcher, which comes by
+    /// then, or when it is woken. A watcher that sleeps with a timer of its own is not guarded until somebody wakes it:
+    /// then it has less time.
+    pub fn guarded_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let seat = self.who_watches();
+        let is_near = |by: Timestamp| by.0 <= now.0.saturating_add(ATTENDS_WITHIN);
+        let by = seat.attends_by();
+        if by.is_some_and(is_near) {
+            return by;
+        }
+        self.guarded.store(0, SeqCst);
+        // Who wakes it now found it guarded.
         fence(SeqCst);
-        Some(self.bell.load(SeqCst)).filter(|bell| *bell != 0)
+        let by = seat.attends_by();
+        if by.is_some_and(is_near) {
+            self.guarded.store(1, SeqCst);
+        }
+        by
     }
 
     // The notifier's side.
@@ -220,17 +234,61 @@ impl Database {
     /// A notifier begins: from here on it is woken. What was marked before, its first sweep finds.
     pub fn begin(&self, bell: u64) {
         self.closed.store(0, SeqCst);
-        self.bell.store(bell, SeqCst);
-        self.set_state(State::Running);
-        fence(SeqCst);
+        self.notifier.begin(bell);
     }
 
     /// The notifier ends.
     pub fn end(&self, state: State) {
-        self.set_state(state);
-        self.bell.store(0, SeqCst);
-        self.pid.store(0, SeqCst);
-        fence(SeqCst);
+        self.notifier.end(state);
+    }
+
+    // The watcher's side.
+
+    /// The tables without a slot that are to be looked at, one bucket after the other: which bucket, and from which
+    /// visibility time on. What is returned is forgotten: whoever calls this looks afterwards.
+    pub fn take_looks(&self, now: Timestamp, mut look: impl FnMut(usize, Timestamp)) {
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            if let Some(from) = bucket.take_look(now) {
+                look(at, from);
+            }
+        }
+    }
+
+    /// When the first time of a table without a slot comes.
+    #[must_use]
+    pub fn earliest_without_slot(&self) -> Option<Timestamp> {
+        self.buckets.iter().filter_map(Bucket::earliest).min()
+    }
+
+    /// The tables for which prepared transactions have something: which bucket. They stay so if `keep`.
+    pub fn take_prepared(&self, keep: bool, mut look: impl FnMut(usize)) {
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            if bucket.is_prepared(keep) {
+                look(at);
+            }
+        }
+    }
+
+    /// Whether a table is in a bucket.
+    #[must_use]
+    pub fn is_in_bucket(&self, relation: u32, at: usize) -> bool {
+        bucket_of(relation, BUCKETS) == at
+    }
+
+    /// Says how many slots the database could use.
+    pub fn set_wants(&self, slots: usize) {
+        self.wants.store(u32::try_from(slots).unwrap_or(u32::MAX), SeqCst);
+    }
+
+    /// Says whether any queue is realtime.
+    pub fn set_empty(&self, is_empty: bool) {
+        self.empty.store(u32::from(is_empty), SeqCst);
+    }
+
+    /// Whether none is, as far as the watcher knows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.empty.load(SeqCst) != 0
     }
 
     /// Opens the door: whoever marks from here on wakes the notifier. To be called *before* the marks
@@ -290,18 +348,62 @@ impl<'a> Databases<'a> {
     /// moment.
     pub fn release(&self, entry: &Database) -> bool {
         self.locked(|| {
-            entry.end(State::None);
+            entry.notifier.reset();
+            entry.watcher.reset();
             entry.news.store(0, SeqCst);
             entry.wanted.store(0, SeqCst);
-            let counters = [&entry.starts, &entry.wake_ups, &entry.notifications, &entry.errors];
-            for counter in counters {
+            for counter in [&entry.notifications, &entry.errors] {
                 counter.store(0, Relaxed);
             }
-            entry.last_error.store(0, Relaxed);
-            entry.calling.store(0, Relaxed);
+            for flag in
+                [&entry.guarded, &entry.empty, &entry.wants, &entry.calling, &entry.last_error]
+            {
+                flag.store(0, Relaxed);
+            }
+            entry.buckets.iter().for_each(Bucket::reset);
+            entry.found.reset();
+            entry.dear.reset();
             entry.oid.store(0, SeqCst);
         })
         .is_some()
+    }
+
+    // What each database may use of the slots, so that none can use up another's. Counted by looking through the table: not
+    // exact while others take slots at the same moment, and done only where they are scarce.
+
+    /// How many slots each database is sure of, if it can use that many.
+    #[must_use]
+    pub fn share(&self, table: Table<'_>) -> usize {
+        let users = self.all.iter().filter(|entry| entry.wants.load(Relaxed) > 0).count();
+        table.slots.len() / users.max(1)
+    }
+
+    /// Whether a database may take one more slot: below its share, or as long as what others are sure of stays free.
+    #[must_use]
+    pub fn may_take(&self, table: Table<'_>, oid: u32) -> bool {
+        if !table.is_scarce() {
+            return true;
+        }
+        let share = self.share(table);
+        if table.of(oid).count() < share {
+            return true;
+        }
+        let others = self.all.iter().filter(|entry| ![0, oid].contains(&entry.oid()));
+        let reserved: usize = others.map(|entry| entry.lacks(table, share)).sum();
+        table.how_many_free() > reserved
+    }
+
+    /// Has the databases above their share give slots back, if this one is below. Calls `ring` for each that has to be woken.
+    pub fn demand(&self, table: Table<'_>, own: &Database, mut ring: impl FnMut(&Database)) {
+        let share = self.share(table);
+        if own.lacks(table, share) > 0 {
+            let others = self.all.iter().filter(|entry| ![0, own.oid()].contains(&entry.oid()));
+            for entry in others.filter(|entry| table.of(entry.oid()).count() > share) {
+                if entry.tell(News::SHARE) {
+                    ring(entry);
+                }
+            }
+        }
     }
 
     fn locked<T>(&self, change: impl FnOnce() -> T) -> Option<T> {

@@ -25,6 +25,11 @@ pub(super) struct Cells {
 }
 
 impl Cells {
+    /// The slot is given back: what its queue's producers could not tell one by one is not the next one's.
+    pub(super) fn reset(&self) {
+        self.more.store(0, SeqCst);
+    }
+
     pub(super) fn new() -> Self {
         Self {
             newest: AtomicU64::new(0),

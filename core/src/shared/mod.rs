@@ -4,14 +4,20 @@
 //! valid when zeroed, as shared memory comes. The argument that no wake-up is lost is in
 //! docs/design/notifier.md; the tests under loom check it.
 
+mod bucket;
 mod counters;
 mod database;
 mod ids;
+mod news;
+mod seat;
 mod slot;
 mod waiters;
 
+pub use bucket::Handed;
 pub use counters::Counters;
-pub use database::{Database, Databases, News, NoEntry, Stale, State};
+pub use database::{Database, Databases, NoEntry, Stale};
+pub use news::{News, Wake};
+pub use seat::{ATTENDS_WITHIN, Seat, State};
 pub use slot::{Claim, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
 pub use waiters::{Call, SLOTS_MOST, Seen, Session, Waiter, Waiters, words};
 

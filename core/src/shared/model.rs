@@ -9,6 +9,7 @@
 
 mod deadlines;
 mod ids;
+mod processes;
 mod slots;
 mod waiters;
 mod world;
@@ -111,7 +112,8 @@ fn behind_the_door(world: &World, claim: Claim) -> Host {
         host.take_latch();
         host.turn();
     }
-    assert!(!world.database.enqueue(world.table(), world.claim(B), 0).unwrap(), "no door");
+    let wake = world.database.enqueue(world.table(), world.claim(B), 0).unwrap();
+    assert!(!wake.is_any(), "no door");
     host
 }
 

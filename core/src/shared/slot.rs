@@ -9,9 +9,9 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 /// Under loom a key is short: each of its words is a state to explore.
-const KEY_WORDS: usize = if cfg!(feature = "loom") { 1 } else { 32 };
+const KEY_WORDS: usize = if cfg!(feature = "loom") { 2 } else { 33 };
 
-/// The longest route that has room in a slot: channel, event and queue, each with a NUL behind it.
+/// The longest route that has room in a slot: the table, channel, event and queue, each of these with a NUL behind it.
 /// One that is longer is announced in the transaction.
 pub const KEY_MAX_BYTES: usize = KEY_WORDS * 8;
 
@@ -39,12 +39,12 @@ const fn no_time(generation: u32) -> u64 {
 }
 
 /// Backwards, so that the earliest time is the greatest number, and none is 0.
-fn from_time(time: Timestamp) -> u64 {
+pub(super) fn from_time(time: Timestamp) -> u64 {
     TIME - u64::try_from(time.0).unwrap_or(0).min(TIME - 1)
 }
 
 /// What [`from_time`] made of a time, whatever stands above it.
-fn to_time(word: u64) -> Timestamp {
+pub(super) fn to_time(word: u64) -> Timestamp {
     match word & TIME {
         0 => Timestamp::INFINITY,
         TIME => Timestamp::NEG_INFINITY,
@@ -73,6 +73,8 @@ pub struct Slot {
     waiting: AtomicU32,
     /// Messages that are left to them, and that none of them has been called for.
     turns: AtomicU64,
+    /// How long a look at the table takes, where it takes long.
+    look_cost: AtomicU32,
     key: [AtomicU64; KEY_WORDS],
     counters: counters::Cells,
     ids: ids::Cells,
@@ -126,6 +128,7 @@ impl Slot {
             length: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             turns: AtomicU64::new(0),
+            look_cost: AtomicU32::new(0),
             key: std::array::from_fn(|_| AtomicU64::new(0)),
             counters: counters::Cells::new(),
             ids: ids::Cells::new(),
@@ -173,11 +176,18 @@ fn hash_of(database: u32, key: &[u8]) -> u64 {
     hash.finish()
 }
 
+/// What [`Table::hashes`] has of a hash.
+const fn part_of(hash: u64) -> u32 {
+    (hash ^ hash >> 32) as u32
+}
+
 /// The table of all databases' queues.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     /// The slots.
     pub slots: &'a [Slot],
+    /// For each a part of its route's hash, close together: who searches reads these alone, and the slots that may be it.
+    pub hashes: &'a [AtomicU32],
     /// How many of them, from the first, were ever used.
     pub used: &'a AtomicU32,
 }
@@ -195,18 +205,24 @@ impl Table<'_> {
         self.find(database, key).map_or_else(|| self.take(database, key), Ok)
     }
 
-    /// Finds the slot of a route. Searches all slots; whoever asks often remembers the answer.
+    /// Finds the slot of a route. Searches all hashes; whoever asks often remembers the answer.
     #[must_use]
     pub fn find(&self, database: u32, key: &[u8]) -> Option<Claim> {
         let hash = hash_of(database, key);
-        for (at, slot) in (0..).zip(self.ever_used()) {
+        self.like(hash).find_map(|(at, slot)| {
             let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
             // A slot that changes hands meanwhile gets another generation before another key.
-            if slot.is(database, hash, key) && self.is_current(claim) {
-                return Some(claim);
-            }
-        }
-        None
+            (slot.is(database, hash, key) && self.is_current(claim)).then_some(claim)
+        })
+    }
+
+    /// The slots whose route may have this hash. Who sees a slot that is ready sees its hash: that was written first, and all
+    /// agree on the order of both.
+    fn like(&self, hash: u64) -> impl Iterator<Item = (u32, &Slot)> {
+        let part = part_of(hash);
+        let hashes = self.hashes[..self.ever_used().len()].iter();
+        let like = (0..).zip(hashes).filter(move |(_, of)| of.load(SeqCst) == part);
+        like.map(|(at, _)| (at, &self.slots[at as usize]))
     }
 
     /// Takes a slot for a route that has none.
@@ -219,7 +235,9 @@ impl Table<'_> {
                 && slot.state.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok()
             {
                 let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
-                slot.write(database, hash_of(database, key), key);
+                let hash = hash_of(database, key);
+                slot.write(database, hash, key);
+                self.hashes[at as usize].store(part_of(hash), SeqCst);
                 // Before anybody can mark it: a sweep that is told of a mark must come by.
                 self.used.fetch_max(at + 1, SeqCst);
                 slot.state.store(READY, SeqCst);
@@ -229,14 +247,22 @@ impl Table<'_> {
         Err(Full)
     }
 
+    /// Whether so many slots are in use that it has to be counted who has them.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.used.load(SeqCst) as usize > self.slots.len() / 2
+    }
+
+    pub(super) fn how_many_free(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.state.load(Relaxed) == FREE).count()
+    }
+
     /// Whether the route has another slot too. Of two that take one at the same moment, one at least sees that.
     #[must_use]
     pub fn is_double(&self, claim: Claim, database: u32, key: &[u8]) -> bool {
         // The own slot before the others', on both sides.
         fence(SeqCst);
         let hash = hash_of(database, key);
-        let others = (0..).zip(self.ever_used()).filter(|(at, _)| *at != claim.at);
-        others.into_iter().any(|(_, slot)| slot.is(database, hash, key))
+        self.like(hash).any(|(at, slot)| at != claim.at && slot.is(database, hash, key))
     }
 
     fn slot(&self, claim: Claim) -> &Slot {
@@ -286,6 +312,15 @@ impl Table<'_> {
             }
         }
         if old & COUNT == 0 { Marked::First } else { Marked::More }
+    }
+
+    /// Marks that a look has found something to read, unless what is marked already says so.
+    pub fn mark_found(&self, claim: Claim) -> Marked {
+        if self.is_marked(claim) && self.is_current(claim) {
+            Marked::More
+        } else {
+            self.mark(claim, 1)
+        }
     }
 
     /// Notes that a message of a transaction that is visible becomes visible itself at `at`: `First` if
@@ -422,6 +457,18 @@ impl Table<'_> {
         self.slot(claim).counters.broadcast_failed(at);
     }
 
+    /// Notes how long a look at the table takes a processor, in microseconds.
+    pub fn set_look_cost(&self, claim: Claim, cost: u64) {
+        let cost = u32::try_from(cost.max(1)).unwrap_or(u32::MAX);
+        self.slot(claim).look_cost.store(cost, Relaxed);
+    }
+
+    /// What was noted of that; 0 if nothing was.
+    #[must_use]
+    pub fn look_cost(&self, claim: Claim) -> u64 {
+        self.slot(claim).look_cost.load(Relaxed).into()
+    }
+
     /// Gives a slot back; says whether anything was marked in it.
     pub fn release(&self, claim: Claim) -> bool {
         let slot = self.slot(claim);
@@ -435,8 +482,10 @@ impl Table<'_> {
             counter.store(0, Relaxed);
         }
         slot.counters.reset();
+        slot.ids.reset();
         // Who waits for it is called anyway.
         slot.turns.store(0, SeqCst);
+        slot.look_cost.store(0, Relaxed);
         slot.state.store(FREE, SeqCst);
         marked || expected || moved
     }

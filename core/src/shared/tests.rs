@@ -4,16 +4,18 @@ use crate::timestamp::Timestamp;
 
 struct Memory {
     slots: Vec<Slot>,
+    hashes: Vec<AtomicU32>,
     used: AtomicU32,
 }
 
 impl Memory {
     fn new(slots: usize) -> Self {
-        Self { slots: (0..slots).map(|_| Slot::new()).collect(), used: AtomicU32::new(0) }
+        let hashes = (0..slots).map(|_| AtomicU32::new(0)).collect();
+        Self { slots: (0..slots).map(|_| Slot::new()).collect(), hashes, used: AtomicU32::new(0) }
     }
 
     fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, used: &self.used }
+        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 }
 

@@ -352,6 +352,12 @@ impl Table<'_> {
         self.turns(slot).fetch_add(messages.min(1 << 40), SeqCst);
     }
 
+    /// Whether messages are left to sessions that wait.
+    #[must_use]
+    pub fn has_turns(&self, claim: Claim) -> bool {
+        self.turns(claim.at).load(SeqCst) != 0
+    }
+
     fn take_turns(&self, claim: Claim) -> Option<u64> {
         let turns = self.turns(claim.at);
         (turns.load(SeqCst) != 0).then(|| turns.swap(0, SeqCst))

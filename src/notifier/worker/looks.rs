@@ -1,84 +1,185 @@
-//! What the notifier sees for itself: it looks at tables where nobody can tell it what they hold.
+//! What our processes see for themselves: they look at tables where nobody can tell what these hold.
+//!
+//! The watcher's looks are short, for it keeps the times of all queues; a table that takes longer it hands to the notifier,
+//! which has time. What could not be looked at is announced once, for nobody knows what it holds, and is looked at again
+//! with a back-off of its own.
 
 use std::time::{Duration, Instant};
 
-use aimq_core::shared::News;
+use aimq_core::route::Route;
+use aimq_core::shared::{Claim, Marked, News};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::{Work, Worker};
-use crate::ffi;
-use crate::notifier::queues;
-use crate::process;
+use super::Worker;
+use crate::notifier::queues::{self, Seen};
+use crate::process::{self, BackOff, Failure};
+use crate::{ffi, signals};
 
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long a look waits for a lock, and how long it takes at most, in milliseconds; and when the process ends with it that takes
-/// no notice of that: an index of the table may have code in it.
-const EACH_LOCK: i32 = 20;
-const A_LOOK: i32 = 1000;
+/// How soon a table is looked at again a look at which failed, at first and at most.
+const FAILED_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+
+/// How long a look waits for a lock, and how long it takes at most, in milliseconds: the watcher's, and the notifier's. And
+/// when the process ends with it that takes no notice of that: an index of the table may have code in it.
+const EACH_LOCK: (i32, i32) = (5, 20);
+const A_LOOK: (i32, i32) = (10, 1000);
 const LAST_RESORT: i32 = 2000;
+
+/// How soon one that can't be looked at is announced again, if there is news of it.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many tables are looked at, and for how long, before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
 const LOOKS_FOR: Duration = Duration::from_millis(10);
+
+/// A route a look at which failed.
+#[derive(Debug)]
+pub(super) struct Failing {
+    /// When it is tried again.
+    pub(super) due: Instant,
+    from: Timestamp,
+    back_off: BackOff,
+    /// Something was noted since it was announced.
+    is_news: bool,
+    /// When it was announced last.
+    told: Instant,
+}
 
 impl Worker {
     /// Looks at some of the tables that are to be looked at. False if there were none.
     pub(super) fn look(&mut self) -> bool {
         let begun = Instant::now();
         let mut looks = 0;
-        while looks < LOOKS_AT_ONCE
-            && begun.elapsed() < LOOKS_FOR
-            && let Some((key, from)) = self.notifier.next_look()
-        {
-            if looks == 0 {
-                process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+        while looks < LOOKS_AT_ONCE && begun.elapsed() < LOOKS_FOR {
+            self.seat.works(ffi::now());
+            if let Some((key, from)) = self.next_retry() {
+                self.look_now(key, from, false);
+            } else if let Some((key, from)) = self.notifier.next_look() {
+                self.look_for(key, from);
+            } else if !self.take_dear() {
+                break;
             }
             looks += 1;
-            self.look_for(key, from);
         }
         looks > 0
     }
 
-    fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
-        match self.queues.get(&key) {
-            Some(tables) if tables.oids.is_empty() => return,
-            Some(_) => {}
-            None => {
-                // If it is realtime since we asked, it is looked at then.
-                self.news.0 |= News::QUEUES.0;
-                return;
+    /// One that failed and whose time has come.
+    fn next_retry(&mut self) -> Option<(Box<[u8]>, Timestamp)> {
+        let now = Instant::now();
+        let (key, failing) = self.failing.iter_mut().find(|(_, it)| it.due <= now)?;
+        // Until the look has failed again.
+        failing.due = now + FAILED_AGAIN.1;
+        Some((key.clone(), failing.from))
+    }
+
+    pub(super) fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
+        if self.notifier.duties.watches {
+            match self.queues.get(&key) {
+                Some(queue) if queue.is_event => return,
+                Some(_) => {}
+                None => {
+                    // If it is realtime since we asked, it is looked at then.
+                    self.news.0 |= News::QUEUES.0;
+                    return;
+                }
             }
         }
-        let begun = process::processor_time();
+        if let Some(failing) = self.failing.get_mut(&key) {
+            // What is noted meanwhile is looked for when its time has come. But it may be that a message can be read now, so
+            // nobody waits for that.
+            failing.from = failing.from.min(from);
+            failing.is_news = true;
+            let now = Instant::now();
+            if failing.told + TOLD_AGAIN <= now {
+                failing.told = now;
+                let claim = self.shared.table.find(self.oid, &key);
+                self.found(&key, claim, u64::MAX);
+            } else {
+                failing.due = failing.due.min(failing.told + TOLD_AGAIN);
+            }
+            return;
+        }
+        self.look_now(key, from, true);
+    }
+
+    /// One that failed is tried again before its time: what is noted now counts too.
+    pub(super) fn retry(&mut self, key: Box<[u8]>, from: Timestamp) {
+        if let Some(failing) = self.failing.get_mut(&key) {
+            failing.from = failing.from.min(from);
+            failing.is_news = true;
+            let from = failing.from;
+            self.look_now(key, from, false);
+        }
+    }
+
+    fn look_now(&mut self, key: Box<[u8]>, from: Timestamp, is_news: bool) {
+        let (begun, clock) = (process::processor_time(), Instant::now());
+        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
         let table = self.shared.table;
         let known = table.find(self.oid, &key);
         let count = known.map_or(0, |claim| table.how_many_wait(claim)).max(1);
         let seen = self.look_at(&key, from, count);
         let cost = process::processor_time().saturating_sub(begun);
-        let next = seen.iter().filter_map(|seen| seen.next).min();
-        let claim = known.or_else(|| next.and_then(|_| table.claim(self.oid, &key).ok()));
-        self.notifier.looked(claim, self.moment(), cost);
-        // What can't be known is announced: a wake-up too many is allowed.
-        let visible = match seen.is_empty() {
-            true => u64::from(count),
-            false => seen.iter().map(|seen| seen.visible).sum(),
-        };
-        if visible > 0 {
-            self.notifier.found(table, &key, claim);
-            // Where as many were found as were asked for, there may be more. They are called in the next turn.
-            let messages = if visible < u64::from(count) { visible } else { u64::MAX };
-            if let Some(claim) = claim {
-                table.leave_to_waiters(claim, messages);
+        self.notifier.looked(known, self.moment(), cost);
+        if !self.notifier.duties.watches {
+            // It was handed to us: whoever did that asks how long it takes.
+            if let Some(claim) = known {
+                table.set_look_cost(claim, cost);
             }
         }
-        if let (Some(next), Some(claim)) = (next, claim) {
-            table.expect(claim, next);
+        match seen {
+            Ok(seen) => {
+                self.failing.remove(&key);
+                self.handed_over.remove(&key);
+                self.saw(key, known, from, count, seen);
+            }
+            // In these two cases it has not failed any more: who looks at it next is not to wait for that.
+            Err(failure) if failure.is(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE) => {
+                self.failing.remove(&key);
+                self.saw(key, known, from, count, Seen::LOCKED);
+            }
+            Err(failure) if self.is_too_long(&failure) => {
+                self.failing.remove(&key);
+                self.hand_over(key, known, from);
+            }
+            Err(failure) => {
+                let rest = clock.elapsed() * aimq_core::pace::LOOK as u32;
+                self.look_failed((key, known, from), is_news, &failure, rest);
+            }
         }
-        if seen.iter().any(|seen| seen.was_locked) {
+    }
+
+    fn saw(
+        &mut self,
+        key: Box<[u8]>,
+        known: Option<Claim>,
+        from: Timestamp,
+        count: u32,
+        seen: Seen,
+    ) {
+        let table = self.shared.table;
+        let relation = Route::relation_of(&key);
+        let claim =
+            known.or_else(|| seen.next.and_then(|_| self.shared.claim(self.oid, &key).ok()));
+        if seen.visible > 0 {
+            // Where as many were found as were asked for, there may be more. They are called in the next turn.
+            let is_all = seen.visible < u64::from(count);
+            self.found(&key, claim, if is_all { seen.visible } else { u64::MAX });
+        }
+        let is_earlier = match (seen.next, claim) {
+            (Some(next), Some(claim)) => table.expect(claim, next) != Marked::More,
+            (Some(next), None) => self.database.expect_without_slot(relation, next).is_any(),
+            (None, _) => false,
+        };
+        if is_earlier && !self.notifier.duties.watches {
+            self.wake_watcher();
+        }
+        if seen.was_locked {
             self.look_later.push((Instant::now() + LOCKED_AGAIN, key.clone(), from));
             self.locked.insert(key);
         } else {
@@ -86,31 +187,111 @@ impl Worker {
         }
     }
 
-    /// What the tables of a route hold. Nothing where that can't be known.
-    fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Vec<queues::Seen> {
-        let tables = self.queues.get(key).cloned().unwrap_or_default().oids;
-        // Whoever made the queue tells us in his commit, a moment before he gives his locks back.
-        let may_wait = !self.locked.contains(key);
-        let mut all = Vec::new();
-        for table in tables {
-            let look = || queues::look(table, from, count, may_wait);
-            let look = || ffi::within(EACH_LOCK, A_LOOK, || process::transaction(look));
-            match ffi::or_end_within(LAST_RESORT, look) {
-                Ok(seen) => all.push(seen),
-                Err(failure)
-                    if failure.sqlstate == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE as i32 =>
-                {
-                    all.push(queues::Seen::LOCKED);
-                }
-                Err(failure) => {
-                    let delay = self.failed(&failure, Work::Look);
-                    self.look_later.push((Instant::now() + delay, key.into(), from));
-                    all.clear();
-                    break;
-                }
-            }
+    /// There is something to read, or nobody knows.
+    fn found(&mut self, key: &[u8], claim: Option<Claim>, messages: u64) {
+        let table = self.shared.table;
+        if self.notifier.duties.announces {
+            self.notifier.found(table, key, claim);
+        } else if let Some(claim) = claim {
+            self.notifier.mark_found(table, key, claim);
+            self.wake_notifier();
+        } else if self.database.found.put(Route::relation_of(key), Timestamp::NEG_INFINITY) {
+            self.wake_notifier();
+        } else {
+            // The notifier is busy: it is tried again.
+            self.look_later.push((
+                Instant::now() + LOCKED_AGAIN,
+                key.into(),
+                Timestamp::NEG_INFINITY,
+            ));
         }
+        if let Some(claim) = claim
+            && table.leave_to_waiters(claim, messages)
+            && !self.notifier.duties.watches
+        {
+            self.wake_watcher();
+        }
+    }
+
+    pub(super) fn wake_watcher(&self) {
+        let seat = &self.database.watcher;
+        if let Some(bell) = seat.bell() {
+            seat.count_on(ffi::now());
+            ffi::set_latch(bell);
+        }
+    }
+
+    pub(super) fn wake_notifier(&self) {
+        if let Some(bell) = self.database.notifier.bell() {
+            self.database.notifier.count_on(ffi::now());
+            ffi::set_latch(bell);
+        }
+    }
+
+    /// What a table holds.
+    fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Result<Seen, Failure> {
+        let relation = pg_sys::Oid::from(Route::relation_of(key));
+        // Whoever enqueues tells us in his commit, a moment before he gives his locks back.
+        let may_wait = !self.locked.contains(key);
+        let is_short = !self.notifier.duties.announces;
+        let of = |(short, long): (i32, i32)| if is_short { short } else { long };
+        let look = || queues::look(relation, from, count, may_wait);
+        let look = || signals::within(of(EACH_LOCK), of(A_LOOK), || process::transaction(look));
+        let look = || signals::or_end_within(LAST_RESORT, look);
+        // A look that is short needs no sign of life: if it takes no notice of its end, the watcher does not respond.
+        let seen = if is_short {
+            look()
+        } else {
+            let at_most = Timestamp(ffi::now().0 + i64::from(LAST_RESORT) * 1000);
+            signals::while_alive(self.seat, at_most, look)
+        };
         ffi::release_advisory_locks();
-        all
+        seen
+    }
+
+    /// Whether it was the watcher's time that was over.
+    fn is_too_long(&self, failure: &Failure) -> bool {
+        !self.notifier.duties.announces && failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+    }
+
+    fn look_failed(
+        &mut self,
+        (key, claim, from): (Box<[u8]>, Option<Claim>, Timestamp),
+        is_news: bool,
+        failure: &Failure,
+        rest: Duration,
+    ) {
+        let failing = self.failing.remove(&key);
+        let now = Instant::now();
+        let told = failing.as_ref().map_or(now, |it| it.told);
+        let is_news = is_news || failing.as_ref().is_some_and(|it| it.is_news);
+        let mut back_off =
+            failing.map_or(BackOff::new(FAILED_AGAIN.0, FAILED_AGAIN.1), |it| it.back_off);
+        let (delay, is_to_be_logged) = back_off.failed();
+        // One that takes long before it fails is tried more seldom.
+        let delay = delay.max(rest.min(FAILED_AGAIN.1));
+        let what = self.described(&key);
+        let message = format!("cannot look at {what}: {}", failure.message);
+        let described = Failure { message, sqlstate: failure.sqlstate };
+        self.count_failure(&described, is_to_be_logged.then_some(delay));
+        if is_news {
+            // What can't be known is announced, once: a wake-up too many is allowed.
+            self.found(&key, claim, u64::MAX);
+        }
+        let (due, told) = (now + delay, if is_news { now } else { told });
+        self.failing.insert(key, Failing { due, from, back_off, is_news: false, told });
+    }
+
+    /// The queue and its table's owner, for the log.
+    fn described(&self, key: &[u8]) -> String {
+        let queue =
+            Route::from_key(key).map(|route| crate::text::from_server(route.queue.to_bytes()));
+        let relation = Route::relation_of(key);
+        let owner = process::transaction(move || queues::owner_of(relation)).ok().flatten();
+        format!(
+            "queue \"{}\" as \"{}\", the owner of its table",
+            queue.unwrap_or_default(),
+            owner.unwrap_or_default()
+        )
     }
 }

@@ -1,9 +1,9 @@
 //! Broadcasts by Supabase Realtime: `realtime.send`, which is somebody else's function, each call in a transaction of its own.
 //!
 //! The notifier is a superuser, and whoever may create a schema may create that function, or put triggers on what is behind
-//! it. So it is called as the owner of the queue's table, who asked for it and must be allowed to; and only if it belongs to
-//! a superuser or the database's owner, so that it is no stranger's, and for a superuser's table only if it belongs to a
-//! superuser. Everything else in this process waits for the call: it has little time, and should it not end, the process does.
+//! it. So it is called as the owner of the queue's table, who asked for it, must be allowed to, and must be no superuser; and
+//! only if it belongs to a superuser or the database's owner, so that it is no stranger's. Everything else in this process waits
+//! for the call: it has little time, and should it not end, the process does.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use aimq_core::payload::{self, Entry};
 use aimq_core::route::Route;
-use aimq_core::shared::News;
 use aimq_core::sinks::Pending;
+use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -22,7 +22,8 @@ use super::Worker;
 use crate::notifier::queues::as_owner;
 use crate::pgmq::report;
 use crate::process::{self, Failure, with_snapshot};
-use crate::{ffi, settings};
+use crate::text::{self, Text};
+use crate::{ffi, home, settings, signals};
 
 /// How many, and for how long, before the marks are taken again.
 const AT_ONCE: usize = 32;
@@ -46,17 +47,10 @@ impl Worker {
             let Some((key, pending)) = self.notifier.sinks.ready(moment) else {
                 break;
             };
-            let tables = self.queues.get(&key).map(|it| [&it.oids[..], &it.of_events].concat());
-            let result = if let Some(tables) = tables {
-                self.database.calling.store(1, Ordering::SeqCst);
-                let result = send(&key, &pending, tables);
-                self.database.calling.store(0, Ordering::SeqCst);
-                Some(result)
-            } else {
-                // If it is realtime since we asked, it is broadcast then; else it is forgotten.
-                self.news.0 |= News::QUEUES.0;
-                None
-            };
+            self.database.calling.store(1, Ordering::SeqCst);
+            let at_most = Timestamp(ffi::now().0 + i64::from(LAST_RESORT) * 1000);
+            let result = signals::while_alive(self.seat, at_most, || send(&key, &pending));
+            self.database.calling.store(0, Ordering::SeqCst);
             // By the clock: all others have waited for it.
             let cost = self.moment().saturating_sub(moment);
             self.broadcast_result(&key, &pending, result, cost);
@@ -67,47 +61,55 @@ impl Worker {
         self.notifier.sinks.tidy(self.moment(), |_| true);
     }
 
-    /// `None` if it was not tried.
     fn broadcast_result(
         &mut self,
         key: &[u8],
         pending: &Pending,
-        result: Option<Result<(), Failure>>,
+        result: Result<Sent, Failure>,
         cost: u64,
     ) {
         let (moment, table) = (self.moment(), self.shared.table);
         // The slot may be another queue's by now.
         let claim = pending.claim.filter(|claim| table.is_current(*claim));
-        if let (Some(claim), Some(result)) = (claim, &result) {
-            match result {
-                Ok(()) => table.broadcast(claim),
-                Err(_) => table.broadcast_failed(claim, ffi::now()),
+        match result {
+            Ok(sent) => {
+                if let (Some(claim), Sent::Said) = (claim, sent) {
+                    table.broadcast(claim);
+                }
+                self.notifier.sinks.sent(key, moment, settings::notify_interval(), cost);
             }
-        }
-        if let Some(Ok(())) = result {
-            self.notifier.sinks.sent(key, moment, settings::notify_interval(), cost);
-            return;
-        }
-        let (delay, is_to_be_logged) = self.notifier.sinks.failed(key, moment, cost);
-        if let Some(Err(failure)) = result {
-            let is_to_be_logged = is_to_be_logged
-                && self.broadcast_logged.is_none_or(|last| last.elapsed() >= LOG_EVERY);
-            if is_to_be_logged {
-                self.broadcast_logged = Some(Instant::now());
+            Err(failure) => {
+                if let Some(claim) = claim {
+                    table.broadcast_failed(claim, ffi::now());
+                }
+                let (delay, is_to_be_logged) = self.notifier.sinks.failed(key, moment, cost);
+                let is_to_be_logged = is_to_be_logged
+                    && self.broadcast_logged.is_none_or(|last| last.elapsed() >= LOG_EVERY);
+                if is_to_be_logged {
+                    self.broadcast_logged = Some(Instant::now());
+                }
+                let delay = is_to_be_logged.then_some(Duration::from_micros(delay));
+                self.count_failure(&failure, delay);
             }
-            let delay = is_to_be_logged.then_some(Duration::from_micros(delay));
-            self.count_failure(&failure, delay);
         }
     }
 }
 
-/// The function, as which role to call it, and whether it is to be called. Of the tables with this route that in pgmq's schema:
+/// What a broadcast came to.
+enum Sent {
+    Said,
+    /// There is no such queue any more.
+    Gone,
+}
+
+/// The function, as which role to call it, whether it is to be called, and for which table. Of the tables with this route that in pgmq's schema:
 /// others may be anybody's. By names, for to_regprocedure raises where the schema is not to be looked into.
 const FUNCTION: &str = "
     SELECT p.oid, c.relowner,
-           f.rolsuper OR p.proowner OPERATOR(pg_catalog.=) d.datdba AND NOT o.rolsuper,
+           f.rolsuper OR p.proowner OPERATOR(pg_catalog.=) d.datdba,
            pg_catalog.has_schema_privilege(c.relowner, p.pronamespace, 'USAGE')
-           AND pg_catalog.has_function_privilege(c.relowner, p.oid, 'EXECUTE')
+           AND pg_catalog.has_function_privilege(c.relowner, p.oid, 'EXECUTE'),
+           o.rolsuper, pg_catalog.format('%I.%I', s.nspname, c.relname)
       FROM pg_catalog.pg_proc p
       JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
       JOIN pg_catalog.pg_roles f ON f.oid OPERATOR(pg_catalog.=) p.proowner
@@ -122,26 +124,31 @@ const FUNCTION: &str = "
      ORDER BY s.nspname OPERATOR(pg_catalog.<>) 'pgmq'::pg_catalog.name, c.oid
      LIMIT 1";
 
-fn send(key: &[u8], pending: &Pending, tables: Vec<pg_sys::Oid>) -> Result<(), Failure> {
+fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
     let Some(route) = Route::from_key(key) else {
-        return Ok(());
+        return Ok(Sent::Gone);
     };
+    let relation = pg_sys::Oid::from(route.relation);
     let entry = Entry {
         queue: route.queue,
         count: pending.messages,
         visible_at: None,
-        ids: Some(Box::new(pending.ids.clone())),
+        ids: Some(&pending.ids),
     };
     // JSON holds no NUL: serde escapes control characters.
-    let payload = CString::new(payload::broadcast(&entry, route.options().ids)).unwrap_or_default();
+    let payload = CString::new(text::payload(payload::broadcast(&entry, route.options().ids)?)?)
+        .unwrap_or_default();
     process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"broadcasting"));
     HEARD.set(None);
     IS_LISTENING.set(true);
-    let done = ffi::or_end_within(LAST_RESORT, || {
-        ffi::within(EACH_LOCK, A_CALL, || {
+    let done = signals::or_end_within(LAST_RESORT, || {
+        signals::within(EACH_LOCK, A_CALL, || {
             process::transaction(AssertUnwindSafe(|| {
+                if !home::is_of_pgmq(relation) {
+                    return Sent::Gone;
+                }
                 with_snapshot(|| {
-                    let (function, owner) = function_to_call(tables);
+                    let (function, owner) = function_to_call(vec![relation]);
                     as_owner(owner, || {
                         ffi::call_send(function, &payload, route.event, route.channel)
                     });
@@ -150,6 +157,7 @@ fn send(key: &[u8], pending: &Pending, tables: Vec<pg_sys::Oid>) -> Result<(), F
                     let code = PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
                     ereport!(PgLogLevel::ERROR, code, format!("realtime.send failed: {message}"));
                 }
+                Sent::Said
             }))
         })
     });
@@ -169,21 +177,29 @@ fn function_to_call(tables: Vec<pg_sys::Oid>) -> (pg_sys::Oid, pg_sys::Oid) {
         let oid =
             |at| Ok::<_, spi::Error>(row.get::<pg_sys::Oid>(at)?.unwrap_or(pg_sys::InvalidOid));
         let is = |at| Ok::<_, spi::Error>(row.get::<bool>(at)?.unwrap_or(false));
-        Ok(Some((oid(1)?, oid(2)?, is(3)?, is(4)?)))
+        let superusers = is(5)?.then_some(row.get::<Text>(6)?.unwrap_or_default().0);
+        Ok(Some((oid(1)?, oid(2)?, is(3)?, is(4)?, superusers)))
     }));
     let (code, message) = match found {
-        Some((function, owner, true, true)) => return (function, owner),
+        Some((function, owner, true, true, None)) => return (function, owner),
         None => (
             PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
-            "there is no function realtime.send(jsonb, text, text, boolean)",
+            "there is no function realtime.send(jsonb, text, text, boolean)".to_owned(),
         ),
-        Some((_, _, false, _)) => (
+        Some((_, _, _, _, Some(table))) => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while the queue's table is a superuser's",
+            format!(
+                "nothing is broadcast as a superuser: give table {table} to a role that is none (ALTER TABLE {table} OWNER TO ...)"
+            ),
         ),
-        Some((_, _, _, false)) => (
+        Some((_, _, false, _, None)) => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "the owner of the queue's table may not call realtime.send",
+            "realtime.send belongs neither to a superuser nor to the owner of the database"
+                .to_owned(),
+        ),
+        Some((_, _, true, false, None)) => (
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "the owner of the queue's table may not call realtime.send".to_owned(),
         ),
     };
     ereport!(PgLogLevel::ERROR, code, message);

@@ -20,6 +20,17 @@ impl Blocked {
         self.thread.join().expect("a session that blocks")
     }
 
+    /// What it came to, as [`Self::end`] has it, if that is so before a time.
+    pub fn ends_by(self, deadline: Instant) -> Option<Result<Vec<i64>, String>> {
+        while !self.thread.is_finished() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Some(self.end())
+    }
+
     /// What it read; it must not have failed.
     pub fn read(self) -> Vec<i64> {
         self.end().expect("a read")
@@ -31,14 +42,18 @@ pub const READ: &str = "SELECT msg_id FROM aimq.read('a', 60, 1, '60 s')";
 
 /// Starts a session that blocks, and waits until it does.
 pub fn block(database: &Database, sql: &str) -> Blocked {
-    let mut client = database.connect();
+    block_over(database.connect(), &mut database.connect(), sql)
+}
+
+/// The same in a session that the caller made; another one of the same database watches it.
+pub fn block_over(mut client: Client, watch: &mut Client, sql: &str) -> Blocked {
     let pid = pid(&mut client);
     let sql = sql.to_owned();
     let thread = std::thread::spawn(move || match client.query(&sql, &[]) {
         Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
         Err(error) => Err(error.code().map_or(error.to_string(), |code| code.code().to_owned())),
     });
-    wait_until("a session to block", || waits(&mut database.connect(), pid));
+    wait_until("a session to block", || waits(watch, pid));
     Blocked { pid, thread }
 }
 

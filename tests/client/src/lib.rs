@@ -7,6 +7,7 @@ pub mod programs;
 pub mod relay;
 pub mod servers;
 pub mod supabase;
+pub mod unseen;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -300,13 +301,17 @@ pub fn started(queues: &[&str]) -> (Database, Client, Listener) {
     (database, client, listener)
 }
 
-/// A queue that the notifier hears of is looked at; before that it has no counters, and after that the
-/// notifier sleeps.
+/// A queue that the watcher hears of is looked at; before that it has no counters, and after that the
+/// watcher sleeps, and the notifier, which has announced what was found.
 pub fn wait_until_settled(client: &mut Client, queues: usize) {
     let sql = format!(
         "SELECT (SELECT count(*) FROM aimq._queue_counters()) >= {queues}
-            AND EXISTS (SELECT FROM pg_stat_activity a JOIN aimq.notifiers n USING (pid)
-                         WHERE n.database = current_database() AND a.state = 'idle')"
+            AND EXISTS (SELECT FROM aimq.notifiers
+                         WHERE database = current_database() AND state = 'running'
+                           AND watcher_state IN ('running', 'no slot'))
+            AND NOT EXISTS (SELECT FROM pg_stat_activity
+                             WHERE datname = current_database() AND state <> 'idle'
+                               AND backend_type IN ('aimq notifier', 'aimq watcher'))"
     );
     let deadline = Instant::now() + DEADLINE;
     while !boolean(client, &sql) {

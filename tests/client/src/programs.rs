@@ -128,8 +128,21 @@ impl Running {
         self.delays().len() >= if self.program.listens { times } else { 1 }
     }
 
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// What Linux says of its memory, in kB: `VmRSS` now, `VmHWM` at most until now.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|it| it.trim().strip_suffix(" kB")?.parse().ok()).expect(name)
+    }
+
     /// Whether it has ended; it must have ended well.
-    fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         let status = self.child.try_wait().expect("a child");
         if let Some(status) = status {
             let end = (status.code(), status.signal());
@@ -143,7 +156,7 @@ impl Running {
 pub fn end(all: &mut Vec<Running>, what: &str, signal: &str, limit: Duration) {
     let begun = Instant::now();
     for running in &mut *all {
-        kill(signal, i32::try_from(running.child.id()).expect("a process id"));
+        kill(signal, running.pid());
     }
     wait_until("all programs to end", || {
         all.retain_mut(|running| {

@@ -28,7 +28,8 @@ pub fn server(settings: &[&str]) -> (MutexGuard<'static, ()>, Cluster) {
 
 /// A server with nothing in it.
 pub fn bare(settings: &[&str]) -> Cluster {
-    let base = ["fsync=off", "autovacuum=off", "max_connections=100"];
+    // Two processes for each database.
+    let base = ["fsync=off", "autovacuum=off", "max_connections=100", "max_worker_processes=32"];
     Cluster::start(Major(major()), &[&base, settings].concat()).expect("a server")
 }
 

@@ -48,12 +48,44 @@ fn make_roles() {
     });
 }
 
+/// From here on, the tables that a superuser makes in pgmq's schema belong to an ordinary role, which this returns: what
+/// belongs to a superuser is not broadcast. It may make queues, and call what is in the schema `realtime`.
+pub fn ordinary_owner(database: &Database, client: &mut Client) -> String {
+    let owner = database.role("owner");
+    run(
+        client,
+        &format!(
+            "GRANT ALL ON SCHEMA pgmq TO {owner}; GRANT USAGE ON SCHEMA realtime TO {owner};
+             ALTER TABLE pgmq.meta OWNER TO {owner};
+             GRANT ALL ON ALL TABLES IN SCHEMA realtime TO {owner};
+             GRANT ALL ON ALL SEQUENCES IN SCHEMA realtime TO {owner};
+             CREATE FUNCTION public.give_away() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             DECLARE made regclass;
+             BEGIN
+                 FOR made IN
+                     SELECT c.oid
+                       FROM pg_catalog.pg_event_trigger_ddl_commands() d
+                       JOIN pg_catalog.pg_class c ON c.oid = d.objid
+                       JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+                      WHERE d.object_type = 'table' AND d.schema_name = 'pgmq' AND r.rolsuper
+                 LOOP
+                     EXECUTE pg_catalog.format('ALTER TABLE %s OWNER TO {owner}', made);
+                 END LOOP;
+             END $$;
+             CREATE EVENT TRIGGER give_away ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+             EXECUTE FUNCTION public.give_away()"
+        ),
+    );
+    owner
+}
+
 /// A database as AIMQ leaves it, without a queue.
 pub fn supabase() -> (Database, Client) {
     make_roles();
     let database = Database::empty();
     let mut client = database.connect();
     run(&mut client, SUPABASE);
+    ordinary_owner(&database, &mut client);
     (database, client)
 }
 

@@ -195,14 +195,26 @@ fn what_works_is_not_given_up_for_what_cannot() {
         let extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'aimq'";
         assert_eq!(value::<i64>(client, extensions), 0, "nothing changed");
     };
-    // Broadcasts are the notifier's, which asks for the owner's privileges.
-    run(&mut client, "ALTER TABLE pgmq.q_a OWNER TO service_role");
+    // Broadcasts are the notifier's, which calls nothing as a superuser: not for the queues that there are, nor for those to come.
+    run(&mut client, "ALTER TABLE pgmq.q_a OWNER TO postgres");
+    let message =
+        "nobody would be woken: pgmq.q_a belongs to a superuser, and nothing is broadcast as one";
+    fails(&mut client, "42501", message, "ALTER TABLE pgmq.q_a OWNER TO ");
+    run(&mut client, "ALTER TABLE pgmq.meta OWNER TO postgres");
+    let message = "nobody would be woken: queues of pgmq_public.create_queue would belong to postgres, a superuser, and nothing is broadcast as one";
+    fails(&mut client, "42501", message, "ALTER TABLE pgmq.meta OWNER TO ");
+    // And it asks for the owner's privileges.
+    run(
+        &mut client,
+        "GRANT ALL ON SCHEMA pgmq TO service_role; ALTER TABLE pgmq.meta OWNER TO service_role;
+         ALTER TABLE pgmq.q_a OWNER TO service_role",
+    );
     let message = "nobody would be woken: the owner of pgmq.q_a may not call realtime.send";
     fails(&mut client, "42501", message, "TO service_role; and apply this again.");
     run(&mut client, "GRANT USAGE ON SCHEMA realtime TO service_role");
     const SEND: &str = "ALTER FUNCTION realtime.send(jsonb, text, text, boolean)";
     run(&mut client, &format!("{SEND} OWNER TO service_role"));
-    let message = "nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database, or to the latter while pgmq.q_a is a superuser's";
+    let message = "nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database";
     fails(&mut client, "42501", message, "Find out whose it is");
     run(&mut client, &format!("{SEND} OWNER TO CURRENT_USER"));
     run(&mut client, &migration());
@@ -336,7 +348,7 @@ fn queues_are_managed_by_servers_unless_somebody_wants_otherwise() {
 #[test]
 fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
     let (database, mut client) = supabase();
-    let owner = database.role("owner");
+    let owner = database.role("other");
     run(
         &mut client,
         &format!("ALTER TABLE pgmq.meta OWNER TO {owner}; GRANT ALL ON SCHEMA pgmq TO {owner}"),
@@ -371,7 +383,7 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
 #[test]
 fn the_owner_of_the_queues_may_apply_it_once_the_extension_is_there() {
     let (database, mut client) = supabase();
-    let owner = database.role("owner");
+    let owner = database.role("other");
     run(&mut client, "CREATE EXTENSION aimq; SELECT pgmq.create('a')");
     attach(&mut client, "a", "aimq_notify_a", "aimq:jobs", "job_enqueued");
     run(
@@ -425,14 +437,14 @@ const WRAPPERS: &str = "
     CREATE FUNCTION pgmq_public.delete(queue_name text, message_id bigint) RETURNS boolean
         LANGUAGE sql AS 'SELECT pgmq.delete($1, $2)';
     GRANT USAGE ON SCHEMA pgmq TO service_role;
-    ALTER DEFAULT PRIVILEGES IN SCHEMA pgmq GRANT ALL ON TABLES TO service_role;
-    ALTER DEFAULT PRIVILEGES IN SCHEMA pgmq GRANT ALL ON SEQUENCES TO service_role;";
+    ALTER DEFAULT PRIVILEGES FOR ROLE OWNER IN SCHEMA pgmq GRANT ALL ON TABLES TO service_role;
+    ALTER DEFAULT PRIVILEGES FOR ROLE OWNER IN SCHEMA pgmq GRANT ALL ON SEQUENCES TO service_role;";
 
 /// The provider of the package `aimq`, its HTTP call replaced by one in SQL.
 #[test]
 fn package_aimqs_own_provider_works() {
     let (database, mut client) = supabase();
-    run(&mut client, WRAPPERS);
+    run(&mut client, &WRAPPERS.replace("OWNER", &format!("{}_owner", database.name)));
     run(&mut client, &migration());
     let socket = std::env::var("AIMQ_TEST_SOCKET").expect("a server");
     let output = std::process::Command::new("python3")

@@ -38,6 +38,42 @@ fn a_session_blocks_until_there_is_a_message() {
     assert_clean(&mut client);
 }
 
+/// What the slots and places in shared memory hold: as the views, for those who may read the queues' names.
+#[test]
+fn who_may_not_know_the_queues_is_told_of_none() {
+    let (database, mut client, _listener) = started(&["a"]);
+    let _blocked = block(&database, READ);
+    let role = database.role("user");
+    let mut user = database.connect_as(&role);
+    let told = |user: &mut Client| {
+        let count = |from: &str| format!("(SELECT count(*) FROM {from})");
+        let all = ["aimq._queue_counters()", "aimq._waiters()", "aimq.waiters"].map(count);
+        value::<String>(user, &format!("SELECT concat_ws(' ', {})", all.join(", ")))
+    };
+    let grants = [
+        "GRANT SELECT ON pgmq.q_a TO",
+        "GRANT USAGE ON SCHEMA pgmq TO",
+        "REVOKE USAGE ON SCHEMA pgmq FROM",
+        "GRANT SELECT ON pgmq.meta TO",
+    ];
+    for grant in grants {
+        assert_eq!(told(&mut user), "0 0 0", "before {grant}");
+        // Postgres' own word, as ever; and which notifiers there are is no secret.
+        assert_eq!(failure(&mut user, "SELECT * FROM aimq.stats").code().code(), "42501");
+        assert_eq!(notifier_state(&mut user), "running");
+        run(&mut client, &format!("{grant} {role}"));
+    }
+    assert_eq!(told(&mut user), "0 0 0", "without USAGE");
+    run(&mut client, &format!("GRANT USAGE ON SCHEMA pgmq TO {role}"));
+    assert_eq!(told(&mut user), "1 1 1");
+    assert_eq!(value::<i64>(&mut user, "SELECT count(*) FROM aimq.stats"), 1);
+    // A superuser may, and so he does not when he acts as somebody who may not.
+    run(&mut client, &format!("REVOKE ALL ON pgmq.meta FROM {role}"));
+    assert_eq!(told(&mut client), "1 1 1");
+    run(&mut client, &format!("SET ROLE {role}"));
+    assert_eq!(told(&mut client), "0 0 0");
+}
+
 #[test]
 fn its_time_is_over() {
     let (_database, mut client, _listener) = started(&["a"]);

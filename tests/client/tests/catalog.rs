@@ -1,6 +1,7 @@
 //! What the extension puts into the catalogs: triggers, functions, views, settings.
 
 use aimq_client_tests::*;
+use postgres::Client;
 
 #[test]
 fn the_trigger_is_what_the_documents_say() {
@@ -53,7 +54,7 @@ fn the_functions_run_as_their_caller_with_a_path_of_their_own() {
           WHERE pronamespace = 'aimq'::regnamespace
             AND (prosecdef
                  OR 'search_path=pg_catalog, pg_temp' <> ALL (coalesce(proconfig, '{}'))
-                    AND proname NOT IN ('realtime_trigger', 'event_trigger', '_sleep', '_doze', '_is_called', '_leave',
+                    AND proname NOT IN ('realtime_trigger', 'event_trigger', 'ddl_trigger', '_sleep', '_doze', '_is_called', '_leave',
                                         'read', 'read_for', 'wait', 'wait_for'))",
     );
     assert_eq!(odd, [""; 0]);
@@ -80,4 +81,51 @@ fn settings_have_their_defaults_and_a_mistyped_one_is_refused() {
     // PostgreSQL 14 knows no reserved prefixes: it only warns of those that are there already.
     let refused = client.batch_execute("SET aimq.enabeld = off").is_err();
     assert_eq!(refused, major() > 14);
+}
+
+/// What a call for one queue costs does not grow with the queues that there are: it reads no list of them.
+#[test]
+fn calls_for_one_queue_read_no_others() {
+    const OTHERS: i64 = 3000;
+    let database = Database::new();
+    let mut client = database.connect();
+    run(
+        &mut client,
+        &format!(
+            "SELECT pgmq.create('a'), pgmq.create('b');
+             INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged)
+             SELECT 'other_' || n, false, false FROM generate_series(1, {OTHERS}) n;
+             ANALYZE pgmq.meta"
+        ),
+    );
+    run(&mut client, "SELECT pgmq.enable_notify_insert('b')");
+    // One that is spelt otherwise is looked for among all, so this sees whether rows are counted.
+    for (call, reads_all) in [
+        ("aimq.enable_realtime('a')", false),
+        ("aimq.enable_realtime('a')", false),
+        ("aimq.enable_realtime('A', ids => true)", true),
+        ("aimq.read('a', 30, 1, '1 ms')", false),
+        ("aimq.recheck('a')", false),
+        ("aimq.disable_realtime('a')", false),
+        ("aimq.create_queue('c')", false),
+        ("aimq.create_queue('c', ids => true)", false),
+        ("aimq.adopt_pgmq_notify('b')", false),
+    ] {
+        run(&mut client, "BEGIN");
+        let before = rows_read(&mut client);
+        run(&mut client, &format!("SELECT {call}"));
+        let read = rows_read(&mut client) - before;
+        run(&mut client, "COMMIT");
+        println!("{call}: {read} rows");
+        assert_eq!(read > OTHERS / 2, reads_all, "{call} read {read} rows");
+    }
+}
+
+/// How many rows the session has read of these tables by looking at all of them, as far as it has not told the server yet.
+fn rows_read(client: &mut Client) -> i64 {
+    value(
+        client,
+        "SELECT sum(pg_stat_get_xact_tuples_returned(oid))::bigint
+           FROM unnest(ARRAY['pgmq.meta', 'pg_class', 'pg_trigger', 'pg_proc']::regclass[]) oid",
+    )
 }

@@ -1,5 +1,6 @@
 //! What `aimq.doctor()` finds.
 
+use aimq_client_tests::supabase::ordinary_owner;
 use aimq_client_tests::*;
 use postgres::Client;
 
@@ -22,13 +23,28 @@ fn only(client: &mut Client, what: &str) {
 #[test]
 fn all_is_well() {
     let (_database, mut client, _listener) = started(&["a", "B c"]);
+    assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
+}
+
+/// Which may be meant.
+#[test]
+fn a_queue_that_is_not_realtime_is_found() {
+    let (_database, mut client, _listener) = started(&["a"]);
     run(&mut client, "SELECT pgmq.create('plain')");
+    only(&mut client, "info plain: it is not realtime, while others are");
+    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    wait_until("all to be well", || problems(&mut client).is_empty());
+    // Where no queue is, that is meant.
+    run(&mut client, "SELECT aimq.disable_realtime_all()");
     assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
 }
 
 #[test]
 fn each_problem_is_found() {
     let (database, mut client, _listener) = started(&["a", "b"]);
+    let owner = database.role("owner");
+    let usage = format!("GRANT USAGE ON SCHEMA pgmq TO {owner}");
+    run(&mut client, &format!("{usage}; ALTER TABLE pgmq.q_a OWNER TO {owner}"));
     for (how, what, mend) in [
         ("ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime_vt", "is disabled", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a DISABLE TRIGGER aimq_realtime", "error a: the trigger aimq_realtime is disabled", "ALTER TABLE pgmq.q_a ENABLE TRIGGER aimq_realtime"),
@@ -43,6 +59,11 @@ fn each_problem_is_found() {
         ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a RENAME TO q_gone", "error a: the queue has no table", "ALTER TABLE pgmq.q_gone RENAME TO q_a"),
         ("DROP TABLE pgmq.q_b", "error b: the queue has no table", "SELECT pgmq.create('b'), pgmq.drop_queue('b')"),
+        (
+            "ALTER TABLE pgmq.q_a ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+            "is bound by the row security of pgmq.q_a, its own table",
+            "ALTER TABLE pgmq.q_a NO FORCE ROW LEVEL SECURITY",
+        ),
         ("DROP INDEX pgmq.q_a_vt_idx", "no index on vt", "CREATE INDEX ON pgmq.q_a (vt)"),
         ("SELECT pgmq.enable_notify_insert('a')", "pgmq's own trigger", "SELECT pgmq.disable_notify_insert('a')"),
         (
@@ -71,13 +92,17 @@ fn each_problem_is_found() {
 
 #[test]
 fn broadcasts_that_fail_are_found() {
-    let (database, mut client, _listener) = started(&["a"]);
-    let owner = database.role("owner");
+    let database = Database::new();
+    let mut client = database.connect();
     run(
         &mut client,
         "CREATE SCHEMA realtime;
          CREATE FUNCTION realtime.send(jsonb, text, text, boolean) RETURNS void LANGUAGE sql AS 'SELECT 1/0'",
     );
+    ordinary_owner(&database, &mut client);
+    let owner = database.role("other");
+    run(&mut client, "SELECT aimq.create_queue('a')");
+    wait_until_settled(&mut client, 1);
     run(&mut client, "SELECT aimq.enable_realtime('a', sink => 'both')");
     assert!(problems(&mut client).is_empty());
     run(&mut client, "SELECT pgmq.send('a', '{}')");
@@ -95,6 +120,148 @@ fn broadcasts_that_fail_are_found() {
     );
     let found = problems(&mut client);
     assert!(found.iter().any(|it| it.contains("may not call realtime.send")), "{found:?}");
+    let hint = "SELECT hint FROM aimq.doctor() WHERE problem ~ 'may not call'";
+    run_hint(&mut client, hint);
+    let found = problems(&mut client);
+    assert!(!found.iter().any(|it| it.contains("may not call realtime.send")), "{found:?}");
+    run(&mut client, "ALTER TABLE pgmq.q_b OWNER TO postgres");
+    let found = problems(&mut client);
+    let row = "error b: it is to be broadcast, and pgmq.q_b belongs to a superuser: nothing is broadcast as one";
+    assert!(found.iter().any(|it| it == row), "{found:?}");
+}
+
+/// Runs what a hint says.
+#[track_caller]
+fn run_hint(client: &mut Client, sql: &str) {
+    let hint: String = value(client, sql);
+    let rest = hint.strip_prefix("Run ").unwrap_or_else(|| panic!("{hint}"));
+    let end = [". ", ", with", ", if"].iter().filter_map(|end| rest.find(end)).min();
+    run(client, rest[..end.unwrap_or(rest.len())].trim_end_matches('.'));
+}
+
+/// pgmq makes the new queue beside the table that still has the triggers.
+#[test]
+fn triggers_that_stayed_on_another_table_are_found() {
+    let (database, mut client, _listener) = started(&["b"]);
+    run(
+        &mut client,
+        "SELECT aimq.create_queue('It s', channel => 'c', event => 'e', sink => 'notify', ids => true)",
+    );
+    wait_until_settled(&mut client, 2);
+    assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
+    run(&mut client, "ALTER TABLE pgmq.\"q_it s\" RENAME TO q_old; SELECT pgmq.create('It s')");
+    only(
+        &mut client,
+        "error It s: nobody is woken for what is enqueued to pgmq.\"q_it s\": its triggers are on pgmq.q_old",
+    );
+    let hint: String = value(&mut client, "SELECT hint FROM aimq.doctor()");
+    assert_eq!(
+        hint,
+        "Run SELECT aimq.enable_realtime('It s', channel => 'c', event => 'e'), with sink, events and ids as they were. \
+         Where pgmq.q_old is no queue any more, or nobody is to be woken: \
+         DROP TRIGGER aimq_realtime ON pgmq.q_old; DROP TRIGGER aimq_realtime_vt ON pgmq.q_old."
+    );
+    // Its workers are woken again, and still for the other table as well.
+    run(
+        &mut client,
+        "SELECT aimq.enable_realtime('It s', channel => 'c', event => 'e', ids => true)",
+    );
+    let found = problems(&mut client);
+    let row = "warning It s: its workers are woken for pgmq.q_old as well, which is not its table: the triggers there name it";
+    assert!(found.iter().any(|it| it == row), "{found:?}");
+    run(
+        &mut client,
+        "DROP TRIGGER aimq_realtime ON pgmq.q_old; DROP TRIGGER aimq_realtime_vt ON pgmq.q_old;
+         CREATE INDEX ON pgmq.\"q_it s\" (vt)",
+    );
+    wait_until("all to be well", || problems(&mut client).is_empty());
+
+    // A queue under a new name, whose workers are told the old one; and an archive that was swapped.
+    run(
+        &mut client,
+        "ALTER TABLE pgmq.q_b RENAME TO q_c; ALTER TABLE pgmq.a_b RENAME TO a_c;
+         UPDATE pgmq.meta SET queue_name = 'c' WHERE queue_name = 'b'",
+    );
+    only(
+        &mut client,
+        "error c: its triggers name another queue, \"b\": its workers are not told of it",
+    );
+    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
+    run(&mut client, "SELECT aimq.enable_realtime('c', events => '{job_enqueued,job_archived}')");
+    run(&mut client, "ALTER TABLE pgmq.a_c RENAME TO a_old; SELECT pgmq.create('c')");
+    only(&mut client, "warning c: its workers are woken for pgmq.a_old as well");
+    drop(database);
+}
+
+/// Of partitions there are copies of the triggers, and partitions may be anywhere.
+#[test]
+fn triggers_outside_of_pgmqs_schema_are_found() {
+    let (database, mut client, _listener) = started(&["a"]);
+    run(
+        &mut client,
+        "CREATE SCHEMA other; CREATE TABLE other.jobs (msg_id bigint, vt timestamptz);
+         CREATE TRIGGER mine BEFORE INSERT ON other.jobs FOR EACH ROW
+         EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', 'job_enqueued', 'a')",
+    );
+    only(
+        &mut client,
+        "warning a: nobody is woken for other.jobs: its trigger mine is aimq's, and the table is not in the schema pgmq",
+    );
+    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
+    // A queue's table that was put aside: the queue has none then, and that is said as well.
+    run(&mut client, "ALTER TABLE pgmq.q_a SET SCHEMA other");
+    let found = problems(&mut client);
+    assert!(
+        found.iter().any(|it| it.starts_with("warning a: nobody is woken for other.q_a: ")),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|it| it == "error a: the queue has no table"), "{found:?}");
+    run(&mut client, "ALTER TABLE other.q_a SET SCHEMA pgmq");
+    run(
+        &mut client,
+        "CREATE TABLE pgmq.q_p (msg_id bigint, read_ct int, vt timestamptz) PARTITION BY RANGE (msg_id);
+         CREATE INDEX ON pgmq.q_p (vt); INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged) VALUES ('p', true, false);
+         SELECT aimq.enable_realtime('p');
+         CREATE TABLE other.p1 PARTITION OF pgmq.q_p DEFAULT",
+    );
+    wait_until("all to be well", || problems(&mut client).is_empty());
+    drop(database);
+}
+
+/// The notifier looks at a table as its owner.
+#[test]
+fn owners_who_may_not_look_at_their_queues_are_found() {
+    let (database, mut client, _listener) = started(&["a", "b"]);
+    let owner = database.role("owner");
+    run(&mut client, &format!("ALTER TABLE pgmq.q_a OWNER TO {owner}"));
+    let found = problems(&mut client);
+    let row = format!(
+        "error a: {owner}, the owner of pgmq.q_a, has no USAGE on the schema pgmq: as that role the notifier cannot look when messages can be read"
+    );
+    assert!(found.contains(&row), "{found:?}");
+    let hint = "SELECT hint FROM aimq.doctor() WHERE subject = 'a'";
+    assert_eq!(
+        value::<String>(&mut client, hint),
+        format!("Run GRANT USAGE ON SCHEMA pgmq TO {owner}.")
+    );
+    run_hint(&mut client, hint);
+    run(&mut client, &format!("REVOKE SELECT ON pgmq.q_a FROM {owner}"));
+    let found = problems(&mut client);
+    assert!(found.iter().any(|it| it.contains("has no SELECT on the table")), "{found:?}");
+    let wanted = format!("Run GRANT SELECT ON pgmq.q_a TO {owner}.");
+    assert_eq!(value::<String>(&mut client, hint), wanted);
+    run_hint(&mut client, hint);
+    let found = problems(&mut client);
+    assert!(!found.iter().any(|it| it.contains(" a: ")), "{found:?}");
+    // Nobody looks at a queue that is not realtime.
+    run(
+        &mut client,
+        &format!("SELECT aimq.disable_realtime('a'); REVOKE SELECT ON pgmq.q_a FROM {owner}"),
+    );
+    let found = problems(&mut client);
+    assert!(!found.iter().any(|it| it.starts_with("error a: ")), "{found:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What befalls a message after it was enqueued, as a page that shows jobs hears of it.
+//! What becomes of a message after it was enqueued, as a page that shows jobs hears of it.
 
 use std::time::Instant;
 
@@ -18,16 +18,21 @@ fn started_telling(more: &str) -> (Database, Client, Listener) {
     (database, client, listener)
 }
 
-/// The next notification: the event, and what it says of the queue `a`. Not one that came of a look at the queue, of
-/// which there may be some too many: it names no message.
+/// The next notification: the event, and what it says of the queue `a`. A look at the queue may have found something
+/// too: then `job_enqueued` says `more`, in a notification of its own or in the one of the messages that came
+/// meanwhile. Of those it says `more` only where it names fewer than it counts.
 fn next(listener: &mut Listener) -> (String, u64, Vec<i64>, bool) {
     loop {
         let payload: Payload = serde_json::from_str(&listener.wait_for_one()).expect("JSON");
         let mut news = payload.queues.expect("queues are named");
-        let news = news.remove("a").expect("queue a");
-        if payload.event != "job_enqueued" || !news.ids.is_empty() || !news.more {
-            return (payload.event, news.count, news.ids, news.more);
+        let mut news = news.remove("a").expect("queue a");
+        if payload.event == "job_enqueued" {
+            if news.ids.is_empty() && news.more {
+                continue;
+            }
+            news.more = news.count > news.ids.len() as u64;
         }
+        return (payload.event, news.count, news.ids, news.more);
     }
 }
 

@@ -101,6 +101,17 @@ fn a_standby_has_no_notifier_until_it_is_promoted() {
     let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'aimq %'";
     assert_eq!(value::<i64>(&mut client, workers), 0);
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM aimq.stats"), 1);
+    // A worker that is pointed here is told so at once, as by pgmq.read.
+    for sql in
+        ["SELECT aimq.read('a', 30, 1, '1 hour')", "CALL aimq.read_for('a', 30, 1, '1 hour')"]
+    {
+        let error = failure(&mut client, sql);
+        assert_eq!(error.code().code(), "25006");
+        assert_eq!(
+            error.hint(),
+            Some("This server is a standby: connect the worker to the primary.")
+        );
+    }
     drop(primary);
     standby.promote().expect("promotion");
     // Sent before the promotion, visible after it, and no traffic.
@@ -346,15 +357,18 @@ fn an_idle_server_is_left_alone() {
     let mut poller = connect(&cluster);
     run(&mut poller, "SELECT pgmq.pop('a')");
     run(&mut poller, "SELECT pgmq.read('a', 30, 1)");
-    let pids: Vec<String> = names(
-        &mut client,
-        "SELECT pid::text FROM pg_stat_activity WHERE backend_type LIKE 'aimq %'",
-    );
-    assert_eq!(pids.len(), 2, "the launcher and the notifier");
+    let mut pids = Vec::new();
+    // The launcher asks the other databases one after the other, each by a process that ends at once.
+    wait_until("the launcher, the notifier and the watcher to be alone", || {
+        let sql = "SELECT pid::text FROM pg_stat_activity WHERE backend_type LIKE 'aimq %'";
+        pids = names(&mut client, sql);
+        pids.len() == 3
+    });
     let seen = |client: &mut Client| -> Vec<String> {
         let mut all = names(
             client,
-            "SELECT pg_current_wal_insert_lsn()::text UNION ALL SELECT wake_ups::text FROM aimq.notifiers",
+            "SELECT pg_current_wal_insert_lsn()::text
+             UNION ALL SELECT concat(wake_ups, ' ', watcher_wake_ups) FROM aimq.notifiers",
         );
         for pid in &pids {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");

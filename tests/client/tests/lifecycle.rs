@@ -234,29 +234,167 @@ fn the_schema_may_be_there_before_with_other_things_in_it() {
     assert_eq!(queues(&mut client), ["a f f t aimq:jobs job_enqueued"]);
 }
 
+/// How many triggers of aimq's there are, on whatever table.
+fn triggers(client: &mut Client) -> i64 {
+    value(
+        client,
+        "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgfoid::regproc::text ^@ 'aimq.'",
+    )
+}
+
+const ARCHIVED: &str = "SELECT aimq.enable_realtime('a', events => '{job_enqueued,job_archived}')";
+
+/// What aimq attached it finds again, and takes off, whatever became of the table and of pgmq's list.
 #[test]
-fn a_database_that_is_not_utf8_works_for_ascii_and_says_check_all_for_the_rest() {
-    let database = Database::empty();
-    let latin = format!("{}_latin1", database.name);
-    run(
-        &mut database.connect(),
-        &format!("CREATE DATABASE {latin} TEMPLATE template0 ENCODING latin1 LOCALE 'C'"),
-    );
-    let latin = Database { name: latin };
-    let mut client = latin.connect();
+fn triggers_are_found_again_wherever_their_tables_are() {
+    for gone in [
+        "ALTER TABLE pgmq.q_a RENAME TO elsewhere; SELECT pgmq.create('a')",
+        "ALTER TABLE pgmq.q_a RENAME TO elsewhere; DELETE FROM pgmq.meta",
+        // A restore of the schema alone.
+        "DELETE FROM pgmq.meta",
+        "CREATE SCHEMA other; ALTER TABLE pgmq.q_a SET SCHEMA other",
+        "CREATE SCHEMA other; ALTER TABLE pgmq.a_a SET SCHEMA other",
+        "ALTER TABLE pgmq.a_a RENAME TO a_old; ALTER TABLE pgmq.q_a RENAME TO q_new;
+         UPDATE pgmq.meta SET queue_name = 'new'",
+        "CREATE TABLE of_somebody (msg_id bigint, vt timestamptz);
+         CREATE TRIGGER mine BEFORE INSERT ON of_somebody FOR EACH ROW
+         EXECUTE FUNCTION aimq.realtime_trigger('c', 'e', 'a')",
+    ] {
+        let database = Database::new();
+        let mut client = database.connect();
+        run(&mut client, "SELECT aimq.create_queue('a')");
+        run(&mut client, ARCHIVED);
+        run(&mut client, gone);
+        assert!(triggers(&mut client) > 0, "{gone}");
+        let queues = names(&mut client, "SELECT aimq.disable_realtime_all()");
+        // As pgmq knows the queue, or as its triggers name it.
+        assert!(queues.iter().any(|queue| queue == "a" || queue == "new"), "{gone}: {queues:?}");
+        assert_eq!(triggers(&mut client), 0, "{gone}");
+        assert_eq!(names(&mut client, "SELECT aimq.disable_realtime_all()"), [""; 0]);
+        run(&mut client, "DROP EXTENSION aimq");
+    }
+}
+
+/// An archive that was put aside under a name that begins as its own did: one call for the queue is enough.
+#[test]
+fn an_archive_that_was_put_aside_is_a_part_of_its_queue() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(&mut client, "SELECT aimq.create_queue('a'); SELECT aimq.create_queue('a_old')");
+    run(&mut client, ARCHIVED);
+    let others = triggers(&mut client);
+    run(&mut client, "ALTER TABLE pgmq.a_a RENAME TO a_a_2025; SELECT pgmq.create('a')");
+    assert_eq!(triggers(&mut client), others + 1, "the new one has it too");
+    assert!(boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
+    assert!(!boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
+    // Those of the queue whose name begins as this one's does.
+    assert_eq!(triggers(&mut client), 2);
+    assert!(boolean(&mut client, "SELECT realtime FROM aimq.queues WHERE queue = 'a_old'"));
+    run(&mut client, "SELECT aimq.disable_realtime('a_old'); DROP EXTENSION aimq");
+}
+
+/// Whose table it is, its triggers are: they keep nobody from what is his.
+#[test]
+fn nobody_takes_triggers_off_strangers_tables() {
+    let database = Database::new();
+    let mut client = database.connect();
+    let role = database.role("stranger");
     run(
         &mut client,
-        "CREATE EXTENSION aimq CASCADE; SELECT aimq.create_queue('a'); SELECT pgmq.create('é')",
+        &format!(
+            "SELECT aimq.create_queue('a'); ALTER TABLE pgmq.q_a RENAME TO q_a_old; SELECT pgmq.create('a');
+             GRANT USAGE ON SCHEMA pgmq TO {role}; GRANT SELECT ON pgmq.meta TO {role};
+             ALTER TABLE pgmq.q_a OWNER TO {role}; ALTER TABLE pgmq.a_a OWNER TO {role}"
+        ),
     );
-    // The control plane is for UTF-8; the trigger itself is not particular.
+    let (mut stranger, heard) = database.connect_hearing();
+    run(&mut stranger, &format!("SET ROLE {role}"));
+    for call in ["aimq.disable_realtime('a')", "aimq.disable_realtime_all()"] {
+        run(&mut stranger, "SELECT aimq.enable_realtime('a')");
+        run(&mut stranger, &format!("SELECT {call}"));
+        let warnings = heard.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0].code().code(), "42501");
+        assert!(warnings[0].detail().is_some_and(|it| it.contains("pgmq.q_a_old")), "{warnings:?}");
+        assert_eq!(triggers(&mut client), 2, "{call}");
+    }
+}
+
+/// A table that is a queue's today is left alone, whatever its triggers name.
+#[test]
+fn a_queue_of_today_keeps_its_triggers() {
+    let database = Database::new();
+    let mut client = database.connect();
     run(
         &mut client,
-        "CREATE TRIGGER aimq_realtime BEFORE INSERT ON pgmq.q_é FOR EACH ROW
-         EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', 'job_enqueued', 'é')",
+        "SELECT aimq.create_queue('s');
+         ALTER TABLE pgmq.q_s RENAME TO q_s_new; ALTER TABLE pgmq.a_s RENAME TO a_s_new;
+         UPDATE pgmq.meta SET queue_name = 's_new'; SELECT pgmq.create('s')",
     );
-    let mut listener = latin.listen(CHANNEL);
-    run(&mut client, "SELECT pgmq.send('a', '{}')");
-    assert_eq!(listener.counts(), one([("a", 1)]));
-    run(&mut client, "SELECT pgmq.send('é', '{}')");
-    assert_eq!(listener.raw(), [r#"{"event":"job_enqueued"}"#]);
+    assert!(!boolean(&mut client, "SELECT aimq.disable_realtime('s')"));
+    assert!(boolean(&mut client, "SELECT realtime FROM aimq.queues WHERE queue = 's_new'"));
+}
+
+#[test]
+fn tables_of_any_name_that_begins_as_the_queues_are_found() {
+    let database = Database::new();
+    let mut client = database.connect();
+    for (queue, table) in [
+        ("n1", "q_n1~old"),
+        ("n1", "q_n1é"),
+        ("n1", "q_n1\"x y"),
+        ("n1_é", "q_n1_é_old"),
+        ("n~", "q_n~2"),
+    ] {
+        run(
+            &mut client,
+            &format!(
+                "SELECT aimq.create_queue('{queue}');
+                 ALTER TABLE pgmq.\"q_{queue}\" RENAME TO {table}; SELECT pgmq.create('{queue}')",
+                table = quoted(table)
+            ),
+        );
+        assert!(
+            boolean(&mut client, &format!("SELECT aimq.disable_realtime('{queue}')")),
+            "{table}"
+        );
+        assert_eq!(triggers(&mut client), 0, "{table}");
+        run(&mut client, &format!("DROP TABLE pgmq.{}", quoted(table)));
+    }
+    // Those that name no queue name none.
+    run(
+        &mut client,
+        "CREATE TABLE few (msg_id bigint, vt timestamptz);
+         CREATE TRIGGER none BEFORE INSERT ON few FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger();
+         CREATE TRIGGER many BEFORE INSERT ON few FOR EACH ROW
+         EXECUTE FUNCTION aimq.realtime_trigger('c', 'e', 'five', 'ids', 'more')",
+    );
+    assert_eq!(names(&mut client, "SELECT aimq.disable_realtime_all()"), ["five"]);
+    assert_eq!(triggers(&mut client), 0);
+}
+
+/// Tables are known by their OIDs: one that is renamed while it is waited for is found all the same, and no other is hit.
+#[test]
+fn a_table_that_is_being_renamed_is_the_one_that_is_meant() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "SELECT aimq.create_queue('a'); ALTER TABLE pgmq.q_a RENAME TO q_a_old; SELECT pgmq.create('a');
+         SELECT aimq.create_queue('victim')",
+    );
+    run(
+        &mut client,
+        "BEGIN; ALTER TABLE pgmq.q_a_old RENAME TO q_tmp; ALTER TABLE pgmq.q_victim RENAME TO q_a_old",
+    );
+    let mut other = database.connect();
+    let pid = value(&mut other, "SELECT pg_backend_pid()");
+    let call = std::thread::spawn(move || boolean(&mut other, "SELECT aimq.disable_realtime('a')"));
+    wait_until_blocked(&database, pid);
+    run(&mut client, "COMMIT");
+    assert!(call.join().expect("a call"));
+    let left = "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgfoid::regproc::text ^@ 'aimq.'";
+    assert_eq!(names(&mut client, left), ["pgmq.q_a_old"]);
+    // Nobody takes off the same twice.
+    assert!(!boolean(&mut client, "SELECT aimq.disable_realtime('a')"));
 }

@@ -376,10 +376,16 @@ fn a_locked_queue_does_not_keep_the_others_waiting() {
 
 #[test]
 fn a_table_whose_owner_is_kept_from_its_rows_is_announced_all_the_same() {
-    let (_database, mut client, mut listener) = started(&["a"]);
+    let (database, mut client, mut listener) = started(&["a"]);
     let pid = notifier_pid(&mut client);
-    run(&mut client, "ALTER TABLE pgmq.q_a ENABLE ROW LEVEL SECURITY");
-    run(&mut client, "ALTER TABLE pgmq.q_a FORCE ROW LEVEL SECURITY");
+    let owner = database.role("owner");
+    run(
+        &mut client,
+        &format!(
+            "GRANT USAGE ON SCHEMA pgmq TO {owner}; ALTER TABLE pgmq.q_a OWNER TO {owner};
+             ALTER TABLE pgmq.q_a ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        ),
+    );
     run(&mut client, "SET aimq.enabled = off");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     run(&mut client, &format!("SELECT pg_terminate_backend({pid})"));

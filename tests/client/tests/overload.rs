@@ -4,6 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aimq_client_tests::*;
+use postgres::Client;
 
 fn alone() -> MutexGuard<'static, ()> {
     static SERVER: Mutex<()> = Mutex::new(());
@@ -160,4 +161,77 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
     });
     producer.batch_execute("SELECT pgmq.send('a', '{}')").expect("send");
     assert_eq!(listener.counts(), one([("a", 1)]));
+}
+
+/// Limits the memory of a session, to so many bytes more than it has; `None` for no limit. As the server's user, who alone
+/// may do that.
+fn limit_memory(by: &mut Client, pid: i32, more: Option<u64>) {
+    let limit = match more {
+        None => "unlimited".to_owned(),
+        Some(more) => {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+            let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+            let kilobytes = size.and_then(|size| size.split_whitespace().next()).expect("VmSize");
+            (kilobytes.parse::<u64>().expect("a number") * 1024 + more).to_string()
+        }
+    };
+    let program = format!("cat && prlimit --pid={pid} --as={limit}:");
+    run(by, &format!("COPY (SELECT 1) TO PROGRAM '{program}'"));
+}
+
+/// Rust ends a process in which an allocation fails, and Postgres takes that for a crash of the server.
+///
+/// A route that takes as much memory as nothing else in the session can only be made by hand.
+#[test]
+fn memory_that_runs_out_fails_a_statement_or_a_commit_and_not_the_server() {
+    const MB: u64 = 1 << 20;
+    const EVENT: u64 = 64 * MB;
+    let _alone = alone();
+    let database = Database::new();
+    let mut client = database.connect();
+    let mut other = database.connect();
+    let pid = pid(&mut client);
+    let event = "e".repeat(EVENT as usize);
+    run(&mut client, "SET log_min_error_statement = panic; CREATE TABLE pgmq.t (vt timestamptz)");
+    run(
+        &mut client,
+        &format!(
+            "CREATE TRIGGER t BEFORE INSERT ON pgmq.t FOR EACH ROW
+             EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', '{event}', 'a')"
+        ),
+    );
+    drop(event);
+    // From here on the session knows the trigger and its arguments.
+    run(
+        &mut client,
+        "SET aimq.enabled = off; INSERT INTO pgmq.t VALUES (now()); SET aimq.enabled = on",
+    );
+
+    // Postgres makes a copy of the arguments for the statement, for which there is room; but for no other.
+    limit_memory(&mut other, pid, Some(EVENT + EVENT / 2));
+    for _ in 0..3 {
+        let error = failure(&mut client, "INSERT INTO pgmq.t VALUES (now())");
+        assert_eq!(error.code().code(), "53200", "{error:?}");
+        assert_eq!(error.message(), "aimq is out of memory");
+        assert!(error.detail().is_some() && error.hint().is_some(), "{error:?}");
+    }
+    // So it is with a savepoint, and what was there before is there after it.
+    run(&mut client, "BEGIN; SAVEPOINT a");
+    assert_eq!(failure(&mut client, "INSERT INTO pgmq.t VALUES (now())").code().code(), "53200");
+    run(&mut client, "ROLLBACK TO a");
+    limit_memory(&mut other, pid, None);
+    run(&mut client, "INSERT INTO pgmq.t VALUES (now())");
+
+    // The row is noted, and what is to be said of it takes as much again.
+    limit_memory(&mut other, pid, Some(EVENT / 2));
+    let error = failure(&mut client, "COMMIT");
+    assert_eq!((error.code().code(), error.message()), ("53200", "aimq is out of memory"));
+    limit_memory(&mut other, pid, None);
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM pgmq.t"), 1);
+
+    let mut listener = database.listen(CHANNEL);
+    run(&mut client, "INSERT INTO pgmq.t VALUES (now())");
+    assert_eq!(listener.raw(), [""], "what can't be parsed means: check all your queues");
+    // The server has not been restarted by a crash: this session is still the same.
+    run(&mut other, "SELECT 1");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use aimq_client_tests::supabase::ordinary_owner;
 use aimq_client_tests::*;
 use postgres::Client;
 
@@ -24,11 +25,12 @@ const STAND_IN: &str = "
         RAISE WARNING 'ErrorSendingBroadcastMessage: %', SQLERRM;
     END $$";
 
-/// A database with the stand-in and these queues, which are broadcast.
+/// A database with the stand-in and these queues, which are broadcast. Their tables belong to an ordinary role.
 fn started_sending(queues: &[&str], sink: &str) -> (Database, Client, Listener) {
     let database = Database::new();
     let mut client = database.connect();
     run(&mut client, STAND_IN);
+    ordinary_owner(&database, &mut client);
     for queue in queues {
         run(&mut client, &format!("SELECT aimq.create_queue('{queue}', sink => '{sink}')"));
     }
@@ -87,19 +89,9 @@ fn a_message_is_broadcast_as_upstream_does() {
     assert!(listener.raw().is_empty(), "still nothing is notified");
 }
 
-/// Gives the table of queue `a` to a role of this test, which may broadcast. It goes with its database.
+/// The role that the table of queue `a` belongs to.
 fn queue_owner(client: &mut Client) -> String {
-    let name: String = value(client, "SELECT current_database() || '_owner'");
-    run(
-        client,
-        &format!(
-            "CREATE ROLE {name}; GRANT USAGE ON SCHEMA pgmq, realtime TO {name};
-             GRANT ALL ON ALL TABLES IN SCHEMA realtime TO {name};
-             GRANT ALL ON ALL SEQUENCES IN SCHEMA realtime TO {name};
-             ALTER TABLE pgmq.q_a OWNER TO {name}"
-        ),
-    );
-    name
+    value(client, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'q_a'")
 }
 
 /// A function in SQL returns null for void, one in PL/pgSQL does not.
@@ -380,11 +372,92 @@ fn a_notifier_that_ends_loses_no_broadcast() {
     wait_for(&mut client, "a", 1);
 }
 
+/// A superuser's table: the function, and the triggers of the tables behind it, would run as that superuser.
+#[test]
+fn nothing_is_broadcast_as_a_superuser() {
+    let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
+    let owner = queue_owner(&mut client);
+    // Here who owns the table behind the function has put a trigger on it.
+    run(
+        &mut client,
+        &format!(
+            "CREATE TABLE public.ran_as (who name, is_superuser text);
+             GRANT ALL ON public.ran_as TO PUBLIC; ALTER TABLE realtime.stand_in OWNER TO {owner};
+             CREATE FUNCTION realtime.spy() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.ran_as VALUES (current_user, current_setting(''is_superuser'')); RETURN NEW; END';
+             CREATE TRIGGER spy BEFORE INSERT ON realtime.stand_in FOR EACH ROW EXECUTE FUNCTION realtime.spy();
+             ALTER TABLE pgmq.q_a OWNER TO postgres"
+        ),
+    );
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    wait_until("a failure", || failures(&mut client) > 0);
+    assert_eq!((sent(&mut client), last_error(&mut client).as_str()), (0, "42501"));
+    assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM public.ran_as"), 0);
+    let row = "SELECT concat_ws(' ', severity, subject || ':', problem, hint) FROM aimq.doctor() WHERE problem ~ 'superuser'";
+    let row: String = value(&mut client, row);
+    assert!(
+        row.starts_with("error a: ") && row.contains("ALTER TABLE pgmq.q_a OWNER TO "),
+        "{row}"
+    );
+    run(&mut client, &format!("ALTER TABLE pgmq.q_a OWNER TO {owner}"));
+    wait_for(&mut client, "a", 1);
+    let who = "SELECT DISTINCT who::text FROM public.ran_as";
+    assert_eq!(names(&mut client, who), [owner.as_str()]);
+}
+
+/// An event is told as the owner of the table that its trigger is on.
+#[test]
+fn nothing_is_broadcast_as_the_superuser_who_owns_the_archive() {
+    let (_database, mut client, _listener) = started_sending(&[], "both");
+    run(
+        &mut client,
+        "SELECT aimq.create_queue('it s', sink => 'both', events => '{job_enqueued,job_archived}')",
+    );
+    wait_until_settled(&mut client, 2);
+    run(&mut client, "ALTER TABLE pgmq.\"a_it s\" OWNER TO postgres");
+    run(&mut client, "SELECT pgmq.archive('it s', pgmq.send('it s', '{}'))");
+    wait_until("the refusal", || {
+        boolean(
+            &mut client,
+            "SELECT last_error IS NOT DISTINCT FROM '42501' FROM aimq.notifiers WHERE database = current_database()",
+        )
+    });
+    let archived = "SELECT count(*) FROM realtime.stand_in WHERE event = 'job_archived'";
+    assert_eq!(value::<i64>(&mut client, archived), 0);
+    let row = "SELECT concat_ws(' ', severity, subject || ':', problem, hint) FROM aimq.doctor() WHERE problem ~ 'superuser'";
+    let row: String = value(&mut client, row);
+    assert!(row.contains("ALTER TABLE pgmq.\"a_it s\" OWNER TO "), "{row}");
+    // The enqueue is told as the owner of the queue's own table. And the log says what to do.
+    wait_until("the enqueue", || sent(&mut client) > 0);
+    let log = std::path::PathBuf::from(std::env::var("AIMQ_TEST_SOCKET").expect("a server"));
+    let log = std::fs::read(log.join("log")).expect("the server's log");
+    // Databases of other encodings write into it, too.
+    assert!(String::from_utf8_lossy(&log).contains("(ALTER TABLE pgmq.\"a_it s\" OWNER TO "));
+}
+
 #[test]
 fn who_asks_for_broadcasts_hears_what_is_missing() {
     let database = Database::new();
     let (mut client, heard) = database.connect_hearing();
-    run(&mut client, "SELECT aimq.create_queue('a', sink => 'supabase')");
+    // A superuser's table, at first.
+    let asked = [
+        "SELECT aimq.create_queue('a', sink => 'supabase', events => '{job_enqueued,job_archived}')",
+        "SELECT aimq.enable_realtime('a', sink => 'both')",
+        "SELECT aimq.enable_realtime_all(sink => 'supabase')",
+    ];
+    for (at, ask) in asked.into_iter().enumerate() {
+        run(&mut client, ask);
+        let warnings = heard.warnings();
+        let [function, owner] = &warnings[..] else { panic!("{ask}: {warnings:?}") };
+        assert!(function.message().contains("realtime.send"));
+        assert_eq!(owner.message(), "nothing is broadcast as a superuser");
+        let tables = if at == 0 { "pgmq.q_a, pgmq.a_a." } else { ": pgmq.q_a." };
+        assert!(owner.detail().is_some_and(|detail| detail.ends_with(tables)), "{owner:?}");
+        assert!(owner.hint().is_some_and(|hint| hint.contains("OWNER TO")), "{owner:?}");
+    }
+    let owner = database.role("owner");
+    run(&mut client, &format!("ALTER TABLE pgmq.q_a OWNER TO {owner}"));
+    run(&mut client, "SELECT aimq.enable_realtime('a', sink => 'supabase')");
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].message().contains("realtime.send"));

@@ -278,3 +278,21 @@ fn a_thousand_deadlines_are_all_met() {
         left -= value::<i64>(&mut client, "SELECT count(*) FROM pgmq.pop('a', 1000)");
     }
 }
+
+/// Row security does not bind one, forced or not.
+#[test]
+fn forced_row_security_keeps_nothing_of_a_superuser_from_being_found() {
+    let (_database, mut client, mut listener) = started(&["a"]);
+    run(
+        &mut client,
+        "ALTER TABLE pgmq.q_a ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; SELECT pgmq.send('a', '{}')",
+    );
+    listener.wait_for_count("a", 1);
+    // A worker that dies: long before the backstop, a wake-up comes when the message can be read.
+    run(&mut client, "SELECT pgmq.read('a', 1, 1)");
+    let readable = "SELECT count(*) FROM pgmq.q_a WHERE vt <= clock_timestamp()";
+    wait_until("a wake-up for a message that can be read", || {
+        listener.wait_for_count("a", 1);
+        value::<i64>(&mut client, readable) == 1
+    });
+}

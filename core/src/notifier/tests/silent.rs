@@ -6,13 +6,13 @@ use super::*;
 #[test]
 fn a_silent_route_is_broadcast() {
     let mut it = Simulation::new();
-    let key = b"c\0e\0q\0sink=supabase\0";
+    let key = b"\x01\0\0\0c\0e\0q\0sink=supabase\0";
     let claim = it.table().claim(OID, key).unwrap();
     it.table().note_ids(claim, &Ids::one(5));
     assert!(it.enqueue(claim, 2));
     it.sweep();
     assert!(it.ready().is_empty() && it.notifier.is_sending());
-    let (now, table) = (it.now(), Table { slots: &it.slots, used: &it.used });
+    let (now, table) = (it.now(), Table { slots: &it.slots, hashes: &it.hashes, used: &it.used });
     it.notifier.sent(table, it.moment, now, it.interval, 0);
     assert_eq!(table.counters(claim).notifications, 0);
     let (sent, pending) = it.notifier.sinks.ready(it.moment).unwrap();

@@ -7,14 +7,15 @@ use loom::thread::{JoinHandle, spawn};
 use super::world::check;
 use crate::notifier::Notifier;
 use crate::shared::{Claim, Database, Marked, News, Session, Slot, State, Table, Waiter, Waiters};
-use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
 
 const OID: u32 = 1;
-const KEY: &[u8] = b"c\0e\0a\0";
+const KEY: &[u8] = b"\x01\0\0\0c\0e\0a\0";
 
 struct Memory {
     slots: Vec<Slot>,
+    hashes: Vec<AtomicU32>,
     used: AtomicU32,
     places: Vec<Waiter>,
     bits: Vec<AtomicU64>,
@@ -50,6 +51,7 @@ impl Hall {
     fn with_slots(slots: usize) -> Self {
         Self(Arc::new(Memory {
             slots: (0..slots).map(|_| Slot::new()).collect(),
+            hashes: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
             places: vec![Waiter::new(), Waiter::new()],
             bits: vec![AtomicU64::new(0), AtomicU64::new(0)],
@@ -62,7 +64,7 @@ impl Hall {
     }
 
     fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, used: &self.used }
+        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     fn waiters(&self) -> Waiters<'_> {
@@ -83,7 +85,7 @@ impl Hall {
 
     /// Whoever finds no notifier has one started, which takes a turn first of all.
     fn ring(&self) {
-        if self.database.bell().is_some() {
+        if self.database.notifier.bell().is_some() {
             self.latch.swap(1, SeqCst);
         }
     }
@@ -382,6 +384,39 @@ fn a_session_and_a_producer_meet_a_new_queue() {
 #[should_panic(expected = "stranded")]
 fn wrong_nobody_tells_of_two_slots_for_one_queue() {
     meet_a_new_queue(false);
+}
+
+/// There was no room for a slot when a message was about to be committed. One became free, and a session takes it.
+fn get_a_slot_during_a_commit(looks_once_more: bool) {
+    check(move || {
+        let hall = Hall::with_slots(1);
+        hall.database.begin(1);
+        let session = hall.spawn(|hall| hall.find_and_block(true));
+        let producer = hall.spawn(move |hall| {
+            hall.commit();
+            if looks_once_more {
+                fence(SeqCst);
+                if let Some(claim) = hall.table().find(OID, KEY) {
+                    hall.tell(claim);
+                }
+            }
+        });
+        hall.notifier();
+        let sleeper = session.join().unwrap();
+        producer.join().unwrap();
+        hall.settle(sleeper.map(|at| (at, 1)).into_iter().collect());
+    });
+}
+
+#[test]
+fn a_session_gets_a_slot_during_a_commit() {
+    get_a_slot_during_a_commit(true);
+}
+
+#[test]
+#[should_panic(expected = "stranded")]
+fn wrong_nobody_looks_for_a_slot_after_the_commit() {
+    get_a_slot_during_a_commit(false);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use loom::thread::{JoinHandle, spawn};
 
 use crate::notifier::{Notifier, Timers};
 use crate::payload::Payload;
-use crate::shared::{Claim, Database, Marked, News, Slot, Stale, State, Table};
+use crate::shared::{Claim, Database, Marked, News, Slot, Stale, State, Table, Wake};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::timestamp::Timestamp;
 
@@ -17,7 +17,7 @@ const OID: u32 = 1;
 /// Two queues on one channel.
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
-const KEYS: [&[u8]; 2] = [b"c\0e\0a\0", b"c\0e\0b\0"];
+const KEYS: [&[u8]; 2] = [b"\x01\0\0\0c\0e\0a\0", b"\x01\0\0\0c\0e\0b\0"];
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// Most mistakes of this kind show with two or three preemptions; LOOM_MAX_PREEMPTIONS for more.
@@ -30,6 +30,7 @@ pub(super) fn check(model: impl Fn() + Send + Sync + 'static) {
 
 pub(super) struct Memory {
     slots: Vec<Slot>,
+    hashes: Vec<AtomicU32>,
     used: AtomicU32,
     pub(super) database: Database,
     /// One for each notifier that comes.
@@ -61,6 +62,7 @@ impl World {
         let two = || [AtomicU64::new(0), AtomicU64::new(0)];
         Self(Arc::new(Memory {
             slots: (0..slots).map(|_| Slot::new()).collect(),
+            hashes: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
             database: Database::new(),
             latches: [AtomicU32::new(0), AtomicU32::new(0)],
@@ -71,7 +73,7 @@ impl World {
     }
 
     pub(super) fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, used: &self.used }
+        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     // A producer.
@@ -101,11 +103,11 @@ impl World {
         self.make(queue, claim, |claim| self.database.expect(self.table(), claim, 1, at));
     }
 
-    fn make(&self, queue: usize, mut claim: Claim, make: impl Fn(Claim) -> Result<bool, Stale>) {
+    fn make(&self, queue: usize, mut claim: Claim, make: impl Fn(Claim) -> Result<Wake, Stale>) {
         for _ in 0..3 {
             match make(claim) {
-                Ok(true) => return self.ring(),
-                Ok(false) => return,
+                Ok(wake) if wake.is_any() => return self.ring(),
+                Ok(_) => return,
                 Err(Stale) => match self.table().claim(OID, KEYS[queue]) {
                     Ok(other) => claim = other,
                     Err(_) => break,
@@ -118,7 +120,7 @@ impl World {
     }
 
     fn ring(&self) {
-        match self.database.bell() {
+        match self.database.notifier.bell() {
             Some(bell) => _ = self.latches[bell as usize - 1].swap(1, SeqCst),
             None => _ = self.database.want(),
         }
@@ -395,6 +397,7 @@ impl Host {
         let sent: Vec<Payload> = self
             .notifier
             .notifications()
+            .unwrap()
             .into_iter()
             .map(|it| serde_json::from_str(&it.payload).unwrap())
             .collect();

@@ -1,0 +1,20 @@
+//! What a process does of the work.
+
+/// What a process does of a notifier's work. Two processes share it, so that what may have to wait for others keeps
+/// nothing waiting that needs not; where there is room for one only, it does both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duties {
+    /// Takes the marks and announces.
+    pub announces: bool,
+    /// Keeps the times, calls those who block, looks at tables.
+    pub watches: bool,
+}
+
+impl Duties {
+    /// All of it.
+    pub const ALL: Self = Self { announces: true, watches: true };
+    /// A notifier beside a watcher.
+    pub const NOTIFIER: Self = Self { announces: true, watches: false };
+    /// A watcher.
+    pub const WATCHER: Self = Self { announces: false, watches: true };
+}

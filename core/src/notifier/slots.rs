@@ -1,0 +1,81 @@
+//! Which slots a database keeps.
+
+use std::collections::HashSet;
+
+use super::{Notifier, look_from};
+use crate::shared::{Claim, Table};
+use crate::timestamp::Timestamp;
+
+/// What became of slots that are not wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Somebody marked a queue that was not yet realtime when it was asked: that has to be asked again soon.
+    pub must_ask_again: bool,
+    /// Those that were given back: who waits there has to be told.
+    pub released: Vec<u32>,
+}
+
+impl Notifier {
+    /// Gives back the slots of all routes but those that are realtime now, and of two of one route one.
+    pub fn keep_only(
+        &mut self,
+        oid: u32,
+        table: Table<'_>,
+        is_realtime: impl Fn(&[u8]) -> bool,
+    ) -> Kept {
+        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
+        let mut kept = Kept::default();
+        for claim in table.of(oid) {
+            let key = table.key(claim).into_boxed_slice();
+            // Of two slots of one route, the first is the one that producers find.
+            let is_realtime = is_realtime(&key);
+            if is_realtime && seen.insert(key.clone()) {
+                continue;
+            }
+            if !self.duties.announces && table.is_marked(claim) {
+                // It was realtime when that was enqueued: those who listen are told of it first.
+                kept.must_ask_again = true;
+                continue;
+            }
+            if let Some(known) = self.known.get_mut(claim.at as usize) {
+                *known = None;
+            }
+            kept.released.push(claim.at);
+            let was_noted = table.release(claim);
+            if is_realtime {
+                // It may have been a time that was noted there; or a message whose producer saw nobody wait, who
+                // waited at the other slot.
+                look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
+            } else {
+                kept.must_ask_again |= was_noted;
+            }
+            // Of what becomes of messages later, no look tells.
+            if was_noted && self.duties.announces {
+                self.found(table, &key, None);
+            }
+        }
+        kept
+    }
+
+    /// Gives back slots until the database has no more than `most`, rather those for which nobody waits. What was noted in
+    /// them is looked for.
+    pub fn keep_at_most(&mut self, oid: u32, table: Table<'_>, most: usize) -> Vec<u32> {
+        let mut all: Vec<_> = table.of(oid).collect();
+        // What is marked is announced first: of some routes no look tells.
+        let is_bound = |claim: &Claim| !self.duties.announces && table.is_marked(*claim);
+        let most = most.saturating_sub(all.iter().filter(|claim| is_bound(claim)).count());
+        all.retain(|claim| !is_bound(claim));
+        all.sort_by_key(|claim| std::cmp::Reverse(table.how_many_wait(*claim)));
+        let given_up = all.split_off(most.min(all.len()));
+        for claim in &given_up {
+            let key = table.key(*claim).into_boxed_slice();
+            if let Some(known) = self.known.get_mut(claim.at as usize) {
+                *known = None;
+            }
+            if table.release(*claim) {
+                look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
+            }
+        }
+        given_up.iter().map(|claim| claim.at).collect()
+    }
+}

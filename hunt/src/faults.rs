@@ -1,0 +1,244 @@
+//! What befalls processes and the server.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aimq_lab::shell;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::actors::{Excuse, Kind, Scene, any};
+use crate::consumers::READER;
+use crate::excuses::Scope;
+use crate::hands::Hands;
+use crate::world::{QUEUES, World};
+
+/// How long the server, or a process of aimq's, may take to come back.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
+    Kind { name, is_for: any, later: 0, act }
+}
+
+/// All of them.
+pub(crate) const KINDS: [Kind<Hands>; 16] = [
+    kind("terminate a notifier", |hands, scene| terminate(hands, scene, false)),
+    kind("terminate the launcher", |hands, scene| terminate(hands, scene, true)),
+    kind("SIGSTOP a notifier", |hands, scene| stop(hands, scene, false)),
+    kind("SIGSTOP the launcher", |hands, scene| stop(hands, scene, true)),
+    kind("cancel a notifier", |hands, scene| cancel(hands, scene, false)),
+    kind("cancel the launcher", |hands, scene| cancel(hands, scene, true)),
+    kind("SIGKILL a client", kill_client),
+    kind("terminate one that blocks", |hands, scene| to_reader(hands, scene, "terminate")),
+    kind("cancel one that blocks", |hands, scene| to_reader(hands, scene, "cancel")),
+    kind("a listener hangs", |hands, scene| {
+        let other = hands.other(scene);
+        other.run(&["LISTEN \"aimq:jobs\"", "BEGIN", "SELECT 1"])?;
+        hands.world.nap(scene.draw.millis(1000, 2500));
+        hands.other(scene).leave();
+        Ok(String::new())
+    }),
+    kind("a stranger holds NOTIFY's lock", hold_notify),
+    kind("reload", |hands, scene| {
+        let interval = [0, 5, 50][scene.draw.pick % 3];
+        let set = format!("ALTER SYSTEM SET aimq.notify_interval = {interval}");
+        hands.one(scene).run(&["LOAD 'aimq'", &set, "SELECT pg_reload_conf()"])?;
+        Ok(format!("aimq.notify_interval = {interval}"))
+    }),
+    kind("aimq.delivery changed", |hands, scene| {
+        for delivery in ["transaction", "notifier"] {
+            let set = format!("ALTER SYSTEM SET aimq.delivery = {delivery}");
+            hands.one(scene).run(&["LOAD 'aimq'", &set, "SELECT pg_reload_conf()"])?;
+            hands.world.nap(scene.draw.millis(500, 1500));
+        }
+        hands.restore(scene, &["ALTER SYSTEM RESET aimq.delivery", "SELECT pg_reload_conf()"])?;
+        Ok(String::new())
+    }),
+    kind("load on the processors", |hands, scene| {
+        let sql = "SELECT count(*) FROM generate_series(1, 3000000)";
+        hands.one(scene).run(&[sql])?;
+        Ok(String::new())
+    }),
+    kind("SIGKILL a notifier", |hands, scene| {
+        let process = pick(hands, scene, false)?;
+        let world = Arc::clone(&hands.world);
+        let before = processes(hands, scene)?;
+        let _excuse = Excuse::new(&world, Scope::Server, "the server crashed");
+        signal(process.pid, Signal::KILL)?;
+        // Postgres restarts itself.
+        hands.until("the crash", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_err())?;
+        are_back(hands, scene, &before)?;
+        Ok(process.kind)
+    }),
+    kind("immediate shutdown", |hands, scene| {
+        let world = Arc::clone(&hands.world);
+        let before = processes(hands, scene)?;
+        let _excuse = Excuse::new(&world, Scope::Server, "the server was restarted");
+        world.cluster.shut_down("immediate")?;
+        world.cluster.run()?;
+        are_back(hands, scene, &before)?;
+        Ok(String::new())
+    }),
+];
+
+/// A process of aimq's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    kind: String,
+    database: Option<String>,
+}
+
+impl Process {
+    fn is_launcher(&self) -> bool {
+        self.database.is_none()
+    }
+
+    /// Excuses its database from now on. Without the launcher notifiers go on as ever.
+    fn excuse<'a>(&self, world: &'a World, why: &'static str) -> Option<Excuse<'a>> {
+        let mut databases = world.databases.iter();
+        let number = databases.position(|name| Some(name) == self.database.as_ref())?;
+        Some(Excuse::new(world, Scope::Database(number), why))
+    }
+}
+
+fn processes(hands: &mut Hands, scene: &Scene) -> Result<Vec<Process>> {
+    let sql = "SELECT pid, backend_type, datname::text FROM pg_stat_activity
+                WHERE backend_type ^@ 'aimq' ORDER BY 2, 3, 1";
+    let rows = hands.one(scene).client()?.query(sql, &[]);
+    let rows = hands.one(scene).after(rows)?;
+    let process =
+        |row: &postgres::Row| Process { pid: row.get(0), kind: row.get(1), database: row.get(2) };
+    Ok(rows.iter().map(process).collect())
+}
+
+/// One of them: the launcher, or any that belongs to a database.
+fn pick(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<Process> {
+    let all = processes(hands, scene)?;
+    let all: Vec<_> = all.into_iter().filter(|it| it.is_launcher() == is_launcher).collect();
+    if all.is_empty() {
+        bail!("there is none");
+    }
+    Ok(all[scene.draw.pick / 512 % all.len()].clone())
+}
+
+fn signal(pid: i32, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(pid).context("a process has a number")?;
+    kill_process(pid, signal).with_context(|| format!("signal to {pid:?}"))
+}
+
+/// Waits until there is as much of aimq as there was.
+fn are_back(hands: &mut Hands, scene: &Scene, before: &[Process]) -> Result<()> {
+    let world = Arc::clone(&hands.world);
+    hands.until("the server", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_ok())?;
+    if world.plan.preload == 0 {
+        // There, the first enqueue in a database brings its notifier.
+        for database in 0..world.databases.len() {
+            let there = Scene { database, ..scene.clone() };
+            let nudge = format!("SELECT pgmq.send('{}', '{{}}')", QUEUES[0].name);
+            hands
+                .until("an enqueue", PATIENCE, |hands| hands.one(&there).run(&[&nudge]).is_ok())?;
+        }
+    }
+    hands.until("aimq's processes", PATIENCE, |hands| {
+        processes(hands, scene).is_ok_and(|now| {
+            before.iter().all(|process| {
+                now.iter().any(|it| it.kind == process.kind && it.database == process.database)
+            })
+        })
+    })
+}
+
+fn terminate(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {
+    let process = pick(hands, scene, is_launcher)?;
+    let world = Arc::clone(&hands.world);
+    let _excuse = process.excuse(&world, "a process of aimq's was terminated");
+    hands.one(scene).run(&[&format!("SELECT pg_terminate_backend({})", process.pid)])?;
+    hands.until("another process", PATIENCE, |hands| {
+        processes(hands, scene).is_ok_and(|now| {
+            now.iter().any(|it| {
+                it.kind == process.kind && it.database == process.database && it.pid != process.pid
+            })
+        })
+    })?;
+    Ok(format!("{} {:?}", process.kind, process.database))
+}
+
+fn stop(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {
+    let process = pick(hands, scene, is_launcher)?;
+    let world = Arc::clone(&hands.world);
+    let _excuse = process.excuse(&world, "a process of aimq's was stopped");
+    signal(process.pid, Signal::STOP)?;
+    // Not cut short at the end of the run: a process that is stopped is of no use to anybody.
+    hands.world.nap(3000);
+    signal(process.pid, Signal::CONT)?;
+    Ok(format!("{} {:?}", process.kind, process.database))
+}
+
+fn cancel(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {
+    let process = pick(hands, scene, is_launcher)?;
+    hands.one(scene).run(&[&format!("SELECT pg_cancel_backend({})", process.pid)])?;
+    Ok(format!("{} {:?}", process.kind, process.database))
+}
+
+/// A client that has read a message is killed in its transaction.
+fn kill_client(hands: &mut Hands, scene: &Scene) -> Result<String> {
+    let world = Arc::clone(&hands.world);
+    let mut client = shell::unprivileged(&world.major.program("psql"));
+    client.args(["-X", "-q", "-U", "postgres", "-d", &world.databases[scene.database], "-h"]);
+    client.arg(world.cluster.folder());
+    client.arg("-c").arg(format!(
+        "BEGIN; SELECT pgmq.send({q}, '{{}}'); SELECT pgmq.read({q}, 30, 2); SELECT pg_sleep(10)",
+        q = scene.q
+    ));
+    let mut client =
+        client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'psql' AND wait_event = 'PgSleep')";
+    let reads = hands.until("the client to read", PATIENCE / 4, |hands| {
+        matches!(hands.one(scene).value::<bool>(sql), Ok(Some(true)))
+    });
+    world.nap(scene.draw.millis(0, 500));
+    client.kill()?;
+    client.wait()?;
+    reads?;
+    Ok(scene.queue.name.to_owned())
+}
+
+fn to_reader(hands: &mut Hands, scene: &Scene, how: &str) -> Result<String> {
+    let sql = format!(
+        "WITH all_of_them AS MATERIALIZED (
+             SELECT pid FROM pg_stat_activity
+              WHERE application_name = '{READER}' AND state = 'active' AND datname = current_database())
+         SELECT pg_{how}_backend(pid) FROM all_of_them ORDER BY pid OFFSET {} LIMIT 1",
+        scene.draw.pick % 5
+    );
+    match hands.one(scene).value::<bool>(&sql)? {
+        Some(true) => Ok(String::new()),
+        _ => bail!("nobody blocked"),
+    }
+}
+
+/// A transaction that has notified hangs in its commit, for a standby that there is not: no other that notifies can commit.
+fn hold_notify(hands: &mut Hands, scene: &Scene) -> Result<String> {
+    let world = Arc::clone(&hands.world);
+    let mut stranger = world.connect(&world.databases[scene.database], "hunt-stranger")?;
+    let pid: i32 = stranger.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    stranger.batch_execute("SET synchronous_commit = on")?;
+    let _excuse = Excuse::new(&world, Scope::Server, "a stranger held NOTIFY's lock");
+    let hangs = std::thread::spawn(move || {
+        stranger.batch_execute(
+            "BEGIN; SELECT pg_logical_emit_message(true, 'hunt', ''); NOTIFY strangers; COMMIT",
+        )
+    });
+    let sql = format!("SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = {pid}");
+    let has_it = hands.until("the stranger to hang", PATIENCE / 4, |hands| {
+        matches!(hands.one(scene).value::<bool>(&sql), Ok(Some(true)))
+    });
+    hands.world.nap(scene.draw.millis(1000, 3000));
+    hands.restore(scene, &[&format!("SELECT pg_cancel_backend({pid})")])?;
+    // Cancelled, it is committed.
+    hangs.join().map_err(|_| anyhow::anyhow!("the stranger panicked"))??;
+    has_it?;
+    Ok(String::new())
+}

@@ -1,0 +1,105 @@
+//! What a run is to do.
+
+use aimq_lab::setup::{DEFAULT_MAJOR, Major};
+use clap::Parser;
+
+use crate::deck;
+
+/// Looks at random for lost wake-ups, on a throw-away server.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "aimq-hunt")]
+pub(crate) struct Plan {
+    /// The major version of PostgreSQL.
+    #[arg(long, default_value = "17", value_parser = |text: &str| Major::parse(text).map_err(|e| e.to_string()))]
+    pub(crate) pg: Major,
+    /// How long.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// The same seed makes each thread do the same things in the same order. Without it, another each time.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Whether the server has aimq preloaded: 1 or 0.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub(crate) preload: u8,
+    /// How many databases.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) databases: usize,
+    /// No DDL, neither by its own thread nor by others.
+    #[arg(long)]
+    pub(crate) no_ddl: bool,
+    /// Nothing befalls processes or the server.
+    #[arg(long)]
+    pub(crate) no_faults: bool,
+    /// Only these kinds of actions (as the counts at the end name them, with ; in between), and no demand that each was done.
+    #[arg(long, value_delimiter = ';')]
+    pub(crate) only: Vec<String>,
+    /// All but these kinds.
+    #[arg(long, value_delimiter = ';')]
+    pub(crate) except: Vec<String>,
+    /// aimq.max_queues; without it, the seed has it small in one run of four.
+    #[arg(long)]
+    pub(crate) max_queues: Option<u32>,
+    /// By how many milliseconds a wake-up may be late; without it 1000, and 1 s more where aimq is not preloaded.
+    #[arg(long)]
+    pub(crate) slack: Option<i64>,
+    /// The average time in milliseconds between two actions of a producer.
+    #[arg(long, default_value_t = 400)]
+    pub(crate) pace: u64,
+    /// Says each action when it is over.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+}
+
+impl Plan {
+    /// The seed, once it is known.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or_default()
+    }
+
+    /// aimq.max_queues of this run. With the seed's luck, too small for all queues.
+    pub(crate) fn max_queues(&self) -> u32 {
+        let mut chance = deck::source(self.seed(), "max_queues");
+        let drawn = if chance.u32(..4) == 0 { chance.u32(3..12) } else { 1024 };
+        self.max_queues.unwrap_or(drawn)
+    }
+
+    /// By how much a wake-up may be late, in milliseconds.
+    pub(crate) fn slack(&self) -> i64 {
+        self.slack.unwrap_or(if self.preload == 1 { 1000 } else { 2000 })
+    }
+
+    /// Whether a kind of action is wanted.
+    pub(crate) fn wants(&self, kind: &str) -> bool {
+        let names = |list: &[String]| list.iter().any(|name| name == kind);
+        (self.only.is_empty() || names(&self.only)) && !names(&self.except)
+    }
+
+    /// How to do the same again.
+    pub(crate) fn again(&self) -> String {
+        let mut words = vec![format!("make hunt SEED={} SECONDS={}", self.seed(), self.seconds)];
+        if self.pg != DEFAULT_MAJOR {
+            words.push(format!("PG={}", self.pg.0));
+        }
+        if self.preload == 0 {
+            words.push("PRELOAD=0".into());
+        }
+        let mut options = Vec::new();
+        let mut option = |is_set: bool, text: String| options.extend(is_set.then_some(text));
+        option(self.no_ddl, "--no-ddl".into());
+        option(self.no_faults, "--no-faults".into());
+        option(!self.only.is_empty(), format!("--only \"{}\"", self.only.join(";")));
+        option(!self.except.is_empty(), format!("--except \"{}\"", self.except.join(";")));
+        option(self.databases != 2, format!("--databases {}", self.databases));
+        option(self.pace != 400, format!("--pace {}", self.pace));
+        if let Some(number) = self.max_queues {
+            option(true, format!("--max-queues {number}"));
+        }
+        if let Some(slack) = self.slack {
+            option(true, format!("--slack {slack}"));
+        }
+        if !options.is_empty() {
+            words.push(format!("ARGS='{}'", options.join(" ")));
+        }
+        words.join(" ")
+    }
+}

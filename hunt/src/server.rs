@@ -1,0 +1,86 @@
+//! The throw-away server of a run, with its databases and queues.
+
+use aimq_lab::cluster::Cluster;
+use aimq_lab::{debs, setup};
+use anyhow::{Context, Result};
+use postgres::Client;
+
+use crate::plan::Plan;
+use crate::world::{CHANNEL, Kind, QUEUES, Queue, literal};
+
+/// A role that owns queues and may use pgmq's schema.
+pub(crate) const ABLE: &str = "hunt_able";
+/// One that may not.
+pub(crate) const UNABLE: &str = "hunt_unable";
+
+/// Builds what is needed, starts the server, and makes the databases.
+pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
+    let major = plan.pg;
+    setup::ready(major, setup::Profile::Debug)?;
+    debs::partman(&[major])?;
+    let max_queues = format!("aimq.max_queues={}", plan.max_queues());
+    let mut settings = vec![
+        "fsync=off",
+        "max_connections=150",
+        "max_prepared_transactions=20",
+        "max_worker_processes=64",
+        "aimq.max_waiters=256",
+        // For the stranger that hangs in its commit; all others don't wait for it.
+        "synchronous_standby_names=nobody",
+        "synchronous_commit=local",
+        // When a transaction became visible, for the observer.
+        "track_commit_timestamp=on",
+        "client_connection_check_interval=100ms",
+        "deadlock_timeout=200ms",
+        "autovacuum_naptime=5s",
+        "timezone=UTC",
+        &max_queues,
+    ];
+    if plan.preload == 1 {
+        settings.push("shared_preload_libraries=aimq");
+    }
+    let cluster = Cluster::start(major, &settings)?;
+    let mut client = cluster.connect("postgres")?;
+    client.batch_execute(&format!("CREATE ROLE {ABLE}; CREATE ROLE {UNABLE}"))?;
+    let names: Vec<String> = (0..plan.databases).map(|number| format!("hunt{number}")).collect();
+    for name in &names {
+        client.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        let mut client = cluster.connect(name)?;
+        fill(&mut client).with_context(|| format!("database {name}"))?;
+    }
+    Ok((cluster, names))
+}
+
+/// Makes the queues of a database.
+fn fill(client: &mut Client) -> Result<()> {
+    client.batch_execute(&format!(
+        "CREATE EXTENSION aimq CASCADE;
+         CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
+         CREATE SCHEMA elsewhere;
+         GRANT USAGE, CREATE ON SCHEMA pgmq TO {ABLE}; GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {ABLE}"
+    ))?;
+    for queue in &QUEUES {
+        let name = literal(queue.name);
+        let make = match queue.kind {
+            Kind::Standard => format!("pgmq.create({name})"),
+            Kind::Unlogged => format!("pgmq.create_unlogged({name})"),
+            Kind::Partitioned => format!("pgmq.create_partitioned({name}, '1000', '100000')"),
+        };
+        client.batch_execute(&format!("SELECT {make}"))?;
+        if queue.kind == Kind::Partitioned {
+            // As the README asks for.
+            client.batch_execute(&format!("CREATE INDEX ON pgmq.{} (vt)", queue.table()))?;
+        }
+        client.batch_execute(&enable(queue, queue.channel))?;
+    }
+    Ok(())
+}
+
+/// The statement that makes a queue realtime.
+pub(crate) fn enable(queue: &Queue, channel: &str) -> String {
+    let name = literal(queue.name);
+    if channel == CHANNEL {
+        return format!("SELECT aimq.enable_realtime({name})");
+    }
+    format!("SELECT aimq.enable_realtime({name}, channel => {})", literal(channel))
+}

@@ -1,0 +1,104 @@
+//! Sends what may be sent, and tells what failed.
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aimq_core::notifier::Moment;
+use aimq_core::timestamp::Timestamp;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::{Work, Worker};
+use crate::notifier::send;
+use crate::process::{self, Failure};
+use crate::{ffi, settings, signals, text};
+
+/// How long a notification waits in NOTIFY's line while broadcasts are due, or without a watcher, at first and at most, in
+/// milliseconds.
+const PATIENCE: (i32, i32) = (100, 1000);
+
+impl Worker {
+    /// Sends what may be sent.
+    pub(super) fn announce(&mut self) {
+        let notifications = match self.notifier.notifications() {
+            Ok(notifications) => notifications,
+            Err(failure) => return self.could_not_send(&failure.into()),
+        };
+        if notifications.is_empty() {
+            // Of some, nothing is notified: their interval begins all the same.
+            if self.notifier.is_sending() {
+                let (table, interval) = (self.shared.table, settings::notify_interval());
+                self.notifier.sent(table, self.moment(), ffi::now(), interval, 0);
+            }
+            return;
+        }
+        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
+        let ready: Vec<send::Ready> = notifications
+            .into_iter()
+            // JSON holds no NUL: serde escapes control characters.
+            .filter_map(|it| {
+                Some((it.channel.to_owned(), CString::new(text::payload(it.payload).ok()?).ok()?))
+            })
+            .collect();
+        let begun = process::processor_time();
+        // Whoever has notified, and hangs in his commit, keeps all others waiting who notify: what waits for that lives,
+        // and keeps its place in the line, unless broadcasts have to be looked after, or the watcher's work.
+        let is_all = self.notifier.sinks.is_idle() && !self.notifier.duties.watches;
+        let waits_long = if is_all { 0 } else { self.patience.max(PATIENCE.0) };
+        let sent = signals::while_alive(self.seat, Timestamp::INFINITY, || {
+            signals::with_lock_timeout(waits_long, || send::all(&ready))
+        });
+        match sent {
+            Ok(()) => {
+                self.patience = 0;
+                self.back_off.succeeded();
+                self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
+                let interval = settings::notify_interval();
+                let table = self.shared.table;
+                let cost = process::processor_time().saturating_sub(begun);
+                self.notifier.sent(table, self.moment(), ffi::now(), interval, cost);
+            }
+            // Something else is to be done first. It is said again at once.
+            Err(failure) if failure.is_cut() => {
+                self.patience = (waits_long * 2).min(PATIENCE.1);
+                self.notifier.failed(self.moment(), 0);
+            }
+            Err(failure) => self.could_not_send(&failure),
+        }
+    }
+
+    fn could_not_send(&mut self, failure: &Failure) {
+        let delay = self.failed(failure, Work::Send);
+        let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
+        self.notifier.failed(self.moment(), delay);
+    }
+
+    /// Counts and logs a failure; how long to wait.
+    pub(super) fn failed(&mut self, failure: &Failure, work: Work) -> Duration {
+        let (delay, is_to_be_logged) = match work {
+            Work::Send => self.back_off.failed(),
+            Work::Look => self.other_back_off.failed(),
+        };
+        self.count_failure(failure, is_to_be_logged.then_some(delay));
+        delay
+    }
+
+    /// Counts a failure, and logs it with how long it is until the next try.
+    pub(super) fn count_failure(&self, failure: &Failure, delay: Option<Duration>) {
+        process::count(&self.database.errors);
+        self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
+        self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
+        if let Some(delay) = delay {
+            ereport!(
+                PgLogLevel::LOG,
+                PgSqlErrorCode::ERRCODE_WARNING,
+                format!("aimq notifier: {}", failure.message),
+                format!(
+                    "It is tried again in {} ms. Nothing is lost, and enqueues go on.",
+                    delay.as_millis()
+                )
+            );
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the watcher leaves to the notifier: tables that take too long to look at, and what it found in tables without a
+//! slot.
+//!
+//! The notifier may have to wait for others that notify, for as long as they please. So the watcher sees to it that nobody
+//! who blocks depends on that: what the notifier has not come to, it has those look at who block, and tries again itself.
+
+use std::time::{Duration, Instant};
+
+use aimq_core::notifier::Moment;
+use aimq_core::route::Route;
+use aimq_core::shared::{Claim, News};
+use aimq_core::timestamp::Timestamp;
+
+use super::Worker;
+use crate::notifier::queues;
+use crate::process;
+
+/// A table that was too long to look at is left to the notifier for so long before the watcher tries again, if nobody knows
+/// how long it takes; and at most. Microseconds.
+const DEAR_FOR: (Moment, Moment) = (1_000_000, 20_000_000);
+
+/// How soon the watcher looks again at what the notifier has not come to, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// A route that was handed to the notifier, and that it may not have come to yet.
+#[derive(Debug)]
+pub(super) struct HandedOver {
+    /// When the watcher asks whether it has.
+    pub(super) due: Instant,
+    from: Timestamp,
+    /// How long it waits before the next time.
+    wait: Duration,
+    /// There was room to note it for the notifier.
+    is_noted: bool,
+}
+
+impl Worker {
+    // The watcher's side.
+
+    /// The notifier looks at it, which has more time.
+    pub(super) fn hand_over(&mut self, key: Box<[u8]>, claim: Option<Claim>, from: Timestamp) {
+        let rest = match claim.map_or(0, |claim| self.shared.table.look_cost(claim)) {
+            0 => DEAR_FOR.0,
+            cost => cost.saturating_mul(aimq_core::pace::LOOK).clamp(DEAR_FOR.0, DEAR_FOR.1),
+        };
+        self.notifier.rest_from_looks(claim, self.moment().saturating_add(rest));
+        let is_noted = self.database.dear.put(Route::relation_of(&key), from);
+        if is_noted {
+            self.wake_notifier();
+        }
+        let now = Instant::now();
+        let new = HandedOver { due: now + AGAIN.0, from, wait: AGAIN.0, is_noted };
+        self.handed_over
+            .entry(key)
+            .and_modify(|it| {
+                it.from = it.from.min(from);
+                it.is_noted = is_noted;
+            })
+            .or_insert(new);
+    }
+
+    /// What the notifier has not come to, though there was time for it: those who block look for themselves, and the watcher
+    /// tries again.
+    pub(super) fn see_to_handed_over(&mut self, now: Instant) {
+        let (database, table) = (self.database, self.shared.table);
+        let is_open = |key: &[u8], it: &HandedOver| {
+            !it.is_noted || database.dear.holds(Route::relation_of(key))
+        };
+        self.handed_over.retain(|key, it| it.due > now || is_open(key, it));
+        for (key, it) in self.handed_over.iter_mut().filter(|(_, it)| it.due <= now) {
+            it.wait = (it.wait * 2).min(AGAIN.1);
+            it.due = now + it.wait;
+            if let Some(claim) = table.find(self.oid, key) {
+                // They are called in this turn.
+                table.leave_to_waiters(claim, u64::MAX);
+            }
+            self.notifier.look_at(key, it.from);
+        }
+    }
+
+    // The notifier's side, beside a watcher.
+
+    /// What the watcher found in tables without a slot.
+    pub(super) fn take_found(&mut self) {
+        while let Some((relation, _)) = self.database.found.take() {
+            for key in self.routes_of(relation) {
+                self.notifier.found(self.shared.table, &key, None);
+            }
+        }
+    }
+
+    /// One of the tables that were too long for the watcher, which is looked at now: what is taken here, nobody else sees to,
+    /// so nothing may come in between that could have to wait for others.
+    pub(super) fn take_dear(&mut self) -> bool {
+        if !self.notifier.duties.announces {
+            return false;
+        }
+        let Some((relation, from)) = self.database.dear.take() else {
+            return false;
+        };
+        for key in self.routes_of(relation) {
+            // The watcher has its own reasons, a privilege that was granted for instance, and its own rests.
+            match self.failing.contains_key(&key) {
+                true => self.retry(key, from),
+                false => self.look_for(key, from),
+            }
+        }
+        true
+    }
+
+    fn routes_of(&self, relation: u32) -> Vec<Box<[u8]>> {
+        match process::transaction(move || queues::routes_of(relation)) {
+            Ok(routes) => routes,
+            Err(failure) => {
+                self.count_failure(&failure, None);
+                // The table has been taken from where it was noted: the watcher finds it again.
+                if self.database.tell(News::EVERYTHING) {
+                    self.wake_watcher();
+                }
+                Vec::new()
+            }
+        }
+    }
+}

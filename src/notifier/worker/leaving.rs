@@ -1,0 +1,81 @@
+//! When a process ends: because somebody asks it to, or because nothing is expected of it any more.
+
+use aimq_core::notifier::Duties;
+use aimq_core::shared::{News, State};
+
+use super::Worker;
+use crate::notifier::{launcher, queues};
+use crate::process::{self, leave};
+use crate::{ffi, signals};
+
+impl Worker {
+    /// Whether somebody who asked this process to end is to have his way. Who wants the database for himself gets it
+    /// once nobody else is connected: before, he asks in vain, and it would be a pity to leave.
+    pub(super) fn must_go(&self) -> bool {
+        let asked_by = signals::who_asked();
+        if asked_by == 0 {
+            return false;
+        }
+        let oid = self.oid;
+        let others = process::transaction(move || {
+            (!process::may_connect(oid)).then(|| queues::others_connected(asked_by))
+        });
+        !matches!(others, Ok(Some(1..)))
+    }
+
+    /// Whether nothing is expected of us any more.
+    fn is_free(&self) -> bool {
+        self.notifier.is_idle()
+            && self.news == News(0)
+            && self.look_later.is_empty()
+            && self.failing.is_empty()
+            && self.handed_over.is_empty()
+            && self.prepared_due.is_none()
+    }
+
+    /// The last realtime queue is gone: ends the process, unless there is something new.
+    pub(super) fn leave_if_free(&mut self) {
+        let Duties { announces, watches } = self.notifier.duties;
+        if watches {
+            let is_empty = self.queues.is_empty() && self.is_free();
+            if is_empty != self.database.is_empty() {
+                self.database.set_empty(is_empty);
+                if let Some(bell) = self.database.notifier.bell() {
+                    ffi::set_latch(bell);
+                }
+            }
+        }
+        let has_news = self.database.has_news();
+        if announces {
+            // Taken slots are asked for last: they are given back by the watcher only.
+            let has_slots = || self.shared.table.of(self.oid).next().is_some();
+            if self.database.is_empty() && self.is_free() && !has_news && !has_slots() {
+                self.leave();
+            }
+        } else if self.database.state() == State::None {
+            self.database.watcher.end(State::None);
+            self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
+            leave(0);
+        }
+    }
+
+    /// The notifier leaves, and the watcher with it.
+    fn leave(&self) {
+        self.database.end(State::None);
+        if let Some(bell) = self.database.watcher.bell() {
+            ffi::set_latch(bell);
+        } else {
+            self.database.watcher.set_waiting(State::None);
+        }
+        self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
+        // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
+        // a slot, or news; and the watcher has said so if he has taken them.
+        if self.database.has_news()
+            || !self.database.is_empty()
+            || self.shared.table.of(self.oid).next().is_some()
+        {
+            launcher::want(self.shared, self.database);
+        }
+        leave(0);
+    }
+}
