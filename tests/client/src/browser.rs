@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,9 @@ use crate::DEADLINE;
 
 /// Debian's.
 const PROGRAM: &str = "/usr/bin/chromium";
+
+/// How long one may take to start: a cold one reads some hundred megabytes.
+const START: Duration = Duration::from_secs(60);
 
 /// A browser with one page, ended when dropped.
 #[derive(Debug)]
@@ -26,7 +29,27 @@ pub struct Browser {
 
 impl Browser {
     /// A new one that keeps everything in `folder`, with a page that has loaded `address`.
+    ///
+    /// A Chromium that says nothing for a minute is ended, and another one is started, twice at most: on a machine that
+    /// is busy otherwise, now and then one hangs before it reads its pipe. That is no fault of the page's.
     pub fn open(address: &str, folder: &Path) -> Self {
+        let blank = json!({ "url": "about:blank" });
+        let (mut browser, target) = (1..=3)
+            .find_map(|attempt| {
+                let mut browser = Self::start(&folder.join(attempt.to_string()));
+                let target = browser.answer("Target.createTarget", &blank, START)?;
+                Some((browser, target))
+            })
+            .expect("a chromium that answers");
+        let target = json!({ "targetId": target["targetId"], "flatten": true });
+        let attached = browser.call("Target.attachToTarget", target);
+        attached["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
+        browser.call("Page.enable", json!({}));
+        browser.call("Page.navigate", json!({ "url": address }));
+        browser
+    }
+
+    fn start(folder: &Path) -> Self {
         std::fs::create_dir_all(folder).expect("a folder");
         let log = std::fs::File::create(folder.join("log")).expect("a log");
         // It reads from 3 and writes to 4, which a shell can give it.
@@ -55,31 +78,29 @@ impl Browser {
                 }
             }
         });
-        let mut browser = Self { process, to, from, session: String::new(), calls: 0 };
-        let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }));
-        let target = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = browser.call("Target.attachToTarget", target);
-        attached["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
-        browser.call("Page.enable", json!({}));
-        browser.call("Page.navigate", json!({ "url": address }));
-        browser
+        Self { process, to, from, session: String::new(), calls: 0 }
     }
 
     /// Calls a method of the protocol, and returns its result.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.answer(method, &params, DEADLINE).expect("an answer of chromium")
+    }
+
+    /// The same; nothing if there is no answer in time.
+    fn answer(&mut self, method: &str, params: &Value, within: Duration) -> Option<Value> {
         self.calls += 1;
         let mut message = json!({ "id": self.calls, "method": method, "params": params });
         if !self.session.is_empty() {
             message["sessionId"] = json!(self.session);
         }
         self.to.write_all(format!("{message}\0").as_bytes()).expect("chromium to listen");
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + within;
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            let mut answer = self.from.recv_timeout(rest).expect("an answer of chromium");
+            let mut answer = self.from.recv_timeout(rest).ok()?;
             if answer["id"] == self.calls {
                 assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
-                return answer["result"].take();
+                return Some(answer["result"].take());
             }
         }
     }
@@ -103,7 +124,7 @@ impl Browser {
                 "waited too long for {expression}; the page says: {}",
                 self.value("document.body?.innerText")
             );
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -134,9 +155,9 @@ impl Drop for Browser {
         let id = self.calls + 1;
         let close = json!({ "id": id, "method": "Browser.close" });
         let _ = self.to.write_all(format!("{close}\0").as_bytes());
-        let deadline = Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(5);
         while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
