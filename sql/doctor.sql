@@ -1,5 +1,6 @@
 -- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. Reads catalogs and counters,
--- and no queue's table.
+-- and no queue's table. A hint that can be followed as it stands says "run", then statements, each with its semicolon.
+-- Where there are several ways, all but the first one begin with "Or".
 CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, problem text, hint text)
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -7,7 +8,7 @@ AS $$
     WITH queues AS (SELECT * FROM aimq._queues()),
     notifier AS (SELECT * FROM aimq.notifiers WHERE database = current_database()),
     counters AS (SELECT * FROM aimq._queue_counters()),
-    stuck AS (SELECT 'Find out what keeps process %1$s: it may be stopped. SELECT pg_terminate_backend(%1$s) has another one started, as soon as this one ends.' AS stuck),
+    stuck AS (SELECT 'For another process in its place, run SELECT pg_terminate_backend(%1$s); One that was stopped ends only when it goes on: kill -CONT %1$s on the server''s machine.' AS stuck),
     -- Triggers of the queues' tables, and of those of archived messages.
     triggers AS (
         SELECT q.queue, q.realtime, t.*
@@ -15,7 +16,8 @@ AS $$
     ),
     -- What tells of archived messages is on their table, and is broadcast as the owner of that.
     broadcast AS (
-        SELECT q.queue, format('pgmq.%I', c.relname) AS "table", quote_ident(r.rolname) AS owner, b.*
+        SELECT q.queue, format('pgmq.%I', c.relname) AS "table", quote_ident(r.rolname) AS owner, b.*,
+               aimq._call(q.queue, q.channel, q.event, CASE WHEN q.ids THEN 'ids' ELSE '' END, q.events[2:]) || ';' AS without
           FROM queues q
           JOIN pg_class c ON c.oid = q.relation OR c.oid = q.archive AND 'job_archived' = ANY (q.events)
           JOIN pg_roles r ON r.oid = c.relowner
@@ -29,69 +31,67 @@ AS $$
           FROM queues q JOIN pg_class c ON c.oid = q.relation JOIN pg_roles r ON r.oid = c.relowner
          WHERE q.realtime
     ),
-    -- The tables with triggers of aimq's that fire, whatever the schema and the names, and the queue that those name. A
-    -- trigger's arguments stand one after the other, each with a NUL byte behind it. Partitions have copies.
-    named AS (
-        SELECT t.tgrelid AS relation, c.relname, format('%I.%I', n.nspname, c.relname) AS "table",
-               n.nspname = 'pgmq' AS is_pgmqs, arguments[3] AS queue,
-               bool_or(is_own) AS has_own,
-               min(arguments[1]) FILTER (WHERE is_own) AS channel,
-               min(arguments[2]) FILTER (WHERE is_own) AS event,
-               string_agg(quote_ident(t.tgname), ', ' ORDER BY t.tgname) AS triggers,
-               string_agg(format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, c.relname), '; ' ORDER BY t.tgname) AS drops
-          FROM pg_trigger t
-          JOIN pg_class c ON c.oid = t.tgrelid
-          JOIN pg_namespace n ON n.oid = c.relnamespace
-         CROSS JOIN LATERAL (
-                -- BEFORE INSERT FOR EACH ROW.
-                SELECT t.tgfoid = 'aimq.realtime_trigger()'::regprocedure AND t.tgtype = 7 AS is_own
-               ) o
-         CROSS JOIN LATERAL (
-                SELECT array_agg(convert_from(decode(argument, 'hex'), getdatabaseencoding())) AS arguments
-                  FROM unnest(string_to_array(regexp_replace(encode(t.tgargs, 'hex'), '..', E'\\& ', 'g'), '00 ')) argument
-               ) a
-         WHERE t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
-           AND t.tgenabled <> 'D' AND t.tgparentid = 0 AND t.tgnargs IN (3, 4)
-         GROUP BY t.tgrelid, c.relname, n.nspname, arguments[3]
+    named AS (SELECT * FROM aimq._attached()),
+    astray AS (SELECT * FROM aimq._astray()),
+    -- What triggers say of a queue, wherever they are: how it is enabled once more as it was.
+    said AS (
+        SELECT a.queue, aimq._call(a.queue, min(a.channel), min(a.event), min(a.options),
+                                   array_agg(DISTINCT e.name) FILTER (WHERE e.name IS NOT NULL)) AS call
+          FROM named a LEFT JOIN LATERAL unnest(a.events) e (name) ON true
+         GROUP BY a.queue
     ),
-    -- Of the tables in pgmq's schema, those whose triggers name a queue that has another table.
-    astray AS (SELECT * FROM named WHERE is_pgmqs AND relname NOT IN (aimq._table(queue), aimq._archive(queue))),
     settings AS (
-        SELECT coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles') AS subject,
-               split_part(setting, '=', 1) AS name, split_part(setting, '=', 2) AS value,
-               format('Run ALTER %s RESET %s, if that is not meant.',
+        SELECT coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles') AS subject, name, value,
+               format('If that is not meant, run ALTER %s RESET %s;',
                       CASE WHEN r.rolname IS NULL AND d.datname IS NULL THEN 'ROLE ALL'
                            WHEN r.rolname IS NULL THEN format('DATABASE %I', d.datname)
                            WHEN d.datname IS NULL THEN format('ROLE %I', r.rolname)
-                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END,
-                      split_part(setting, '=', 1)) AS hint
+                           ELSE format('ROLE %I IN DATABASE %I', r.rolname, d.datname) END, name) AS hint
           FROM pg_db_role_setting s
          CROSS JOIN unnest(s.setconfig) setting
+         CROSS JOIN LATERAL (SELECT split_part(setting, '=', 1) AS name, split_part(setting, '=', 2) AS value) v
           LEFT JOIN pg_roles r ON r.oid = s.setrole
           LEFT JOIN pg_database d ON d.oid = s.setdatabase
          WHERE (s.setdatabase = 0 OR d.datname = current_database())
-           AND (setting ^@ 'aimq.enabled=' OR setting ^@ 'aimq.delivery=')
-           AND NOT (setting ~* '^aimq.enabled=(on|true|yes|1)$' OR setting = 'aimq.delivery=auto')
+           AND (name = 'aimq.enabled' AND value !~* '^(on|t|tr|tru|true|y|ye|yes|1)$' OR name = 'aimq.delivery' AND value <> 'auto'
+                OR name = 'session_replication_role' AND value = 'replica')
          UNION ALL
         SELECT CASE WHEN source IN ('client', 'session') THEN 'this session' ELSE 'server' END, name, setting,
-               format('It comes from the %s. Reset it there, if that is not meant.', source)
+               CASE WHEN source IN ('client', 'session') THEN format('If that is not meant, run SET %s = %L;', name, boot_val)
+                    WHEN source <> 'configuration file' THEN
+                        format('It comes from the %s. Start the server without it, if it is not meant.', source)
+                    -- Another file is read first, so that this wins over it.
+                    ELSE format('If that is not meant, run ALTER SYSTEM %s; SELECT pg_reload_conf();',
+                                CASE WHEN sourcefile LIKE '%postgresql.auto.conf' THEN format('RESET %s', name)
+                                     ELSE format('SET %s = %L', name, boot_val) END) END
           FROM pg_settings
-         WHERE name IN ('aimq.enabled', 'aimq.delivery') AND setting <> boot_val
+         WHERE (name IN ('aimq.enabled', 'aimq.delivery') AND setting <> boot_val
+                OR name = 'session_replication_role' AND setting = 'replica')
            AND source IN ('configuration file', 'command line', 'environment variable', 'client', 'session')
     )
     SELECT 'error', q.queue, 'the queue has no table',
-           format('Create it with SELECT aimq.create_queue(%1$L). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create(%1$L), pgmq.drop_queue(%1$L).', q.queue)
+           coalesce(
+               -- Its triggers are on a table that was renamed or moved.
+               (SELECT format(CASE WHEN is_pgmqs THEN 'Run ALTER TABLE %s RENAME TO %I;' ELSE 'Run ALTER TABLE %s SET SCHEMA pgmq;' END,
+                              a."table", q.relation_name)
+                  FROM astray a
+                 WHERE a.queue = q.queue AND a.realtime AND (is_pgmqs OR a.relation_name = q.relation_name)
+                 ORDER BY is_pgmqs DESC LIMIT 1),
+               format('Run SELECT %s(%L);',
+                      CASE WHEN partitioned THEN 'pgmq.create_partitioned' WHEN unlogged THEN 'pgmq.create_unlogged'
+                           ELSE 'aimq.create_queue' END, q.queue))
+           || format(' Or, if the queue is to be gone, run SELECT pgmq.create(%1$L); SELECT pgmq.drop_queue(%1$L);', q.queue)
       FROM queues q WHERE q.relation IS NULL
     UNION ALL
     SELECT 'error', queue, format('the trigger %s is disabled', tgname),
-           format('Run ALTER TABLE %s ENABLE TRIGGER %I, which keeps what it says.', tgrelid::regclass, tgname)
+           format('Run ALTER TABLE %s ENABLE TRIGGER %I;', tgrelid::regclass, tgname)
       FROM triggers
      WHERE tgenabled = 'D'
        AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
     UNION ALL
     SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and others of aimq''s are there: nobody is woken for what is enqueued',
-           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', q.queue)
-      FROM queues q
+           format('Run %s;', s.call)
+      FROM queues q JOIN said s USING (queue)
      WHERE EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname ^@ 'aimq_realtime_')
        AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime')
     UNION ALL
@@ -100,56 +100,66 @@ AS $$
            format(CASE WHEN is_silent THEN 'nobody is woken for what is enqueued to %2$s: its triggers are on %1$s'
                   ELSE 'its workers are woken for %1$s as well, which is not its table: the triggers there name it' END,
                   a."table", format('pgmq.%I', q.relation_name)),
-           CASE WHEN is_silent THEN
-                format('Run SELECT aimq.enable_realtime(%L, channel => %L, event => %L), with sink, events and ids as they were. Where %s is no queue any more, or nobody is to be woken: %s.',
-                       q.queue, a.channel, a.event, a."table", a.drops)
-           ELSE format('Run %s, if that is not meant.', a.drops) END
+           CASE WHEN is_silent THEN format('Run %s; Or, where %s is no queue any more, or nobody is to be woken, run %s;', s.call, a."table", a.drops)
+           ELSE format('If that is not meant, run %s;', a.drops) END
       FROM astray a
       JOIN queues q ON q.relation_name = aimq._table(a.queue) AND q.relation IS NOT NULL
-     CROSS JOIN LATERAL (SELECT a.has_own AND NOT q.realtime AS is_silent) s
+      JOIN said s ON s.queue = a.queue
+     CROSS JOIN LATERAL (SELECT a.realtime AND NOT q.realtime AS is_silent) t
+     WHERE a.is_pgmqs AND a.fires
     UNION ALL
     SELECT 'error', q.queue, format('its triggers name another queue, "%s": its workers are not told of it', a.queue),
-           format('Run SELECT aimq.enable_realtime(%L, channel => %L, event => %L), with sink, events and ids as they were.',
-                  q.queue, a.channel, a.event)
-      FROM astray a JOIN queues q ON q.relation = a.relation
-     WHERE a.has_own
+           format('Run %s;', aimq._call(q.queue, a.channel, a.event, a.options, a.events))
+      FROM named a JOIN queues q ON q.relation = a.relation
+     WHERE a.realtime AND a.queue <> q.queue AND q.relation_name <> aimq._table(a.queue)
+    UNION ALL
+    -- As after a restore of the schema alone. pgmq's own functions for one queue work all the same.
+    SELECT 'warning', a.queue,
+           format('pgmq does not list it, and %s has triggers of aimq''s: what is for all queues leaves it out', a."table"),
+           CASE WHEN a.relation_name = aimq._table(a.queue) THEN
+                format('Run INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged) VALUES (%L, %L, %L); Or, if it is to be no queue, run %s;',
+                       a.queue, a.partitioned, a.unlogged, a.drops)
+           ELSE format('If that is not meant, run %s;', a.drops) END
+      FROM astray a
+     WHERE a.is_pgmqs AND a.relation_name <> aimq._archive(a.queue)
+       AND NOT EXISTS (SELECT FROM queues q WHERE q.relation_name = aimq._table(a.queue))
     UNION ALL
     SELECT 'warning', queue,
            format('nobody is woken for %s: its trigger %s is aimq''s, and the table is not in the schema pgmq', "table", triggers),
-           format('Run %s, if that is not meant.', drops)
-      FROM named WHERE NOT is_pgmqs
+           format('If that is not meant, run %s;', drops)
+      FROM named WHERE NOT is_pgmqs AND fires
     UNION ALL
     SELECT 'error', queue,
            format('%s, the owner of %s, has no %s: as that role the notifier cannot look when messages can be read', owner, "table",
                   CASE WHEN may_use THEN 'SELECT on the table' ELSE 'USAGE on the schema pgmq' END),
-           format(CASE WHEN may_use THEN 'Run GRANT SELECT ON %2$s TO %1$s.' ELSE 'Run GRANT USAGE ON SCHEMA pgmq TO %1$s.' END,
+           format(CASE WHEN may_use THEN 'Run GRANT SELECT ON %2$s TO %1$s;' ELSE 'Run GRANT USAGE ON SCHEMA pgmq TO %1$s;' END,
                   owner, "table")
       FROM owners WHERE NOT (may_use AND may_read)
     UNION ALL
     -- Not where the owner sees all rows in spite of it.
     SELECT 'warning', queue,
            format('%s is bound by the row security of %s, its own table: the notifier, which looks as that role, cannot know what can be read', owner, "table"),
-           format('Run ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, if the owner need not be bound. Else give the table to a role with BYPASSRLS.', "table")
+           format('If the owner need not be bound, run ALTER TABLE %s NO FORCE ROW LEVEL SECURITY; Or give the table to a role with BYPASSRLS.', "table")
       FROM owners WHERE is_bound
     UNION ALL
     -- The likeliest slip; a database without any queue of ours has none.
     SELECT 'info', queue, 'it is not realtime, while others are: nobody is woken for it',
-           format('Run SELECT aimq.enable_realtime(%L), if workers are to be woken for it.', queue)
+           format('If workers are to be woken for it, run SELECT aimq.enable_realtime(%L);', queue)
       FROM queues q
      WHERE NOT realtime AND relation IS NOT NULL AND EXISTS (SELECT FROM queues WHERE realtime)
        AND NOT EXISTS (SELECT FROM triggers t
                         WHERE t.queue = q.queue
                           AND (t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
                                OR t.tgname = 'trigger_notify_queue_insert_listeners' AND t.tgenabled <> 'D'))
-       AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue))
+       AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue) AND a.is_pgmqs AND a.fires)
     UNION ALL
     SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the trigger aimq_realtime_vt is missing, which a former release did not have',
-           format('Run SELECT aimq.enable_realtime(%L), with the channel of its workers.', q.queue)
-      FROM queues q
+           format('Run %s;', s.call)
+      FROM queues q JOIN said s USING (queue)
      WHERE q.realtime AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime_vt')
     UNION ALL
     SELECT 'warning', q.queue, 'the table has no index on vt: each look of the notifier reads all of it',
-           format('Run CREATE INDEX ON pgmq.%I (vt).', q.relation_name)
+           format('Run CREATE INDEX ON pgmq.%I (vt);', q.relation_name)
       FROM queues q
      WHERE q.realtime
        AND NOT EXISTS (
@@ -157,38 +167,40 @@ AS $$
              WHERE i.indrelid = q.relation AND i.indisvalid AND i.indpred IS NULL AND a.attname = 'vt')
     UNION ALL
     SELECT 'warning', queue, 'pgmq''s own trigger notifies: it drops wake-ups, or has producers wait for each other',
-           CASE WHEN realtime THEN format('Once nobody listens to that any more, run SELECT pgmq.disable_notify_insert(%L).', queue)
-                ELSE format('Run SELECT aimq.adopt_pgmq_notify(%L), which serves its listeners.', queue) END
+           CASE WHEN realtime THEN format('Once nobody listens to that any more, run SELECT pgmq.disable_notify_insert(%L);', queue)
+                ELSE format('To have aimq serve its listeners, run SELECT aimq.adopt_pgmq_notify(%L);', queue) END
       FROM triggers WHERE tgname = 'trigger_notify_queue_insert_listeners' AND tgenabled <> 'D'
     UNION ALL
     SELECT 'warning', queue, format('AIMQ''s former trigger %s broadcasts each message within the enqueue', tgname),
-           format('Run the migration of docs/adoption.md; or, once nobody listens to that any more, DROP TRIGGER %I ON %s.',
+           format('The migration of docs/adoption.md replaces it. Once nobody listens to that any more, run DROP TRIGGER %I ON %s;',
                   tgname, tgrelid::regclass)
       FROM triggers
      WHERE tgfoid = to_regprocedure('aimq.pgmq_notify_job_enqueued()') AND tgenabled <> 'D'
     UNION ALL
     SELECT DISTINCT 'error', queue, 'it is to be broadcast, and there is no function realtime.send(jsonb, text, text, boolean)',
-           'Enable Supabase Realtime in this database, or choose the sink "notify".'
+           'Enable Supabase Realtime in this database. Or, without broadcasts, run ' || without
       FROM broadcast WHERE NOT is_there
     UNION ALL
     SELECT 'error', queue, format('it is to be broadcast, and %s belongs to a superuser: nothing is broadcast as one', "table"),
-           format('Give it to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may call realtime.send: ALTER TABLE %s OWNER TO that role.', "table")
+           format('Give it to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may call realtime.send: ALTER TABLE %s OWNER TO that role. Or, without broadcasts, run %s',
+                  "table", without)
       FROM broadcast WHERE is_superusers
     UNION ALL
     SELECT 'error', queue, format('it is to be broadcast, and %s, the owner of %s, may not call realtime.send', owner, "table"),
-           format('Run GRANT USAGE ON SCHEMA realtime TO %1$s; GRANT EXECUTE ON FUNCTION realtime.send(jsonb, text, text, boolean) TO %1$s.', owner)
+           format('Run GRANT USAGE ON SCHEMA realtime TO %1$s; GRANT EXECUTE ON FUNCTION realtime.send(jsonb, text, text, boolean) TO %1$s;', owner)
       FROM broadcast WHERE is_there AND NOT is_allowed
     UNION ALL
     SELECT DISTINCT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database',
-           'Find out whose function that is: the notifier does not call a stranger''s.'
+           format('The notifier does not call a stranger''s function. If this one is to be trusted, run ALTER FUNCTION realtime.send(jsonb, text, text, boolean) OWNER TO %s;',
+                  (SELECT datdba::regrole FROM pg_database WHERE datname = current_database()))
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
-    -- What goes on to fail is tried at least each 5 s.
+    -- What goes on to fail is tried at least each 5 s, and a look at least each minute; what is older is over.
     SELECT CASE WHEN last_failed_broadcast > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, queue,
            format('%s broadcasts failed, the last one of %s, and %s did not; each was or will be tried again',
                   failed_broadcasts, last_failed_broadcast, broadcasts),
            'The server''s log has the messages.'
-      FROM aimq.stats WHERE last_failed_broadcast > now() - interval '1 hour'
+      FROM aimq.stats WHERE last_failed_broadcast > now() - interval '65 seconds'
     UNION ALL
     SELECT DISTINCT 'error', queue, 'it is not broadcast: no notifier runs for this database', 'See the subject notifier.'
       FROM broadcast WHERE NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting', 'not responding'))
@@ -197,12 +209,21 @@ AS $$
                                          (SELECT ' (' || state || ')' FROM notifier WHERE state <> 'none'),
                                          CASE WHEN current_setting('server_version_num')::integer < 170000 AND NOT aimq._is_preloaded()
                                               THEN '. This is the slow mode: before PostgreSQL 17 there is no other without preloading' END),
-           CASE WHEN (SELECT state FROM notifier) = 'no slot' THEN 'Raise max_worker_processes and restart the server.'
-                WHEN aimq._is_preloaded() THEN
-                    'It begins with the next enqueue or blocking call. If it does not, there may be no slot for it: raise max_worker_processes and restart the server.'
-                WHEN current_setting('server_version_num')::integer >= 170000 THEN
-                    'It begins with the next enqueue or blocking call. For one that is there after each restart, add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.'
-                ELSE 'Add aimq to shared_preload_libraries and restart the server; see also max_worker_processes.' END
+           CASE WHEN (SELECT state FROM notifier) = 'no slot' THEN
+                    format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server.',
+                           current_setting('max_worker_processes')::integer + 8)
+                WHEN aimq._is_preloaded() OR current_setting('server_version_num')::integer >= 170000 THEN
+                    'It begins with the next enqueue or blocking call. For one at once, run SELECT aimq.recheck();'
+                    || CASE WHEN NOT aimq._is_preloaded() THEN
+                           ' For one that is there after each restart, add aimq to shared_preload_libraries and restart the server.' ELSE '' END
+                -- Who may not see the setting gets no statement.
+                ELSE coalesce(
+                    (SELECT format('Run ALTER SYSTEM SET shared_preload_libraries = %s; and restart the server.',
+                                   string_agg(quote_literal(btrim(library, ' "')), ', ' ORDER BY number))
+                       FROM pg_settings s
+                      CROSS JOIN LATERAL unnest(string_to_array(concat_ws(',', nullif(s.setting, ''), 'aimq'), ',')) WITH ORDINALITY l (library, number)
+                      WHERE s.name = 'shared_preload_libraries'),
+                    'Add aimq to shared_preload_libraries and restart the server.') END
      WHERE EXISTS (SELECT FROM queues WHERE realtime) AND NOT pg_is_in_recovery()
        AND NOT EXISTS (SELECT FROM notifier WHERE state IN ('running', 'starting', 'not responding'))
     UNION ALL
@@ -216,8 +237,11 @@ AS $$
     UNION ALL
     -- The watcher has heard of it, and there was no slot; while there is one, it is about to take it.
     SELECT 'warning', q.queue, 'no slot in the shared memory: the queue has no counters, transactions announce what is enqueued themselves, who blocks polls, and other times are followed by looks at its table',
-           CASE WHEN is_long THEN 'Its channel, event and name are too long for a slot, together: choose shorter ones.'
-                ELSE format('Consider raising aimq.max_queues, which is %s, and restart the server.', current_setting('aimq.max_queues')) END
+           CASE WHEN is_long THEN
+                    format('Its channel, event and name are too long for a slot, together. Choose shorter ones; for those that are the default, run %s;',
+                           aimq._call(q.queue, NULL, NULL, q.options, q.events[2:]))
+                ELSE format('If it is to have one, run ALTER SYSTEM SET aimq.max_queues = %s; and restart the server.',
+                            greatest(current_setting('aimq.max_queues')::integer, (SELECT count(*) FROM queues WHERE realtime)) * 2) END
       FROM queues q
      -- KEY_MAX_BYTES: the table, then each argument with its NUL byte.
      CROSS JOIN LATERAL (
@@ -232,17 +256,31 @@ AS $$
     SELECT CASE WHEN last_error_at > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, 'notifier',
            format('%s failures, the last one of %s with SQLSTATE %s; each was tried again', errors, last_error_at, last_error),
            'The server''s log has the messages.'
-      FROM notifier WHERE errors > 0 AND last_error_at > now() - interval '1 hour'
+      FROM notifier WHERE errors > 0 AND last_error_at > now() - interval '65 seconds'
     UNION ALL
     SELECT 'warning', 'NOTIFY', format('its queue is full to %s %%; at 75 %% no notification of ours is added', round((100 * usage)::numeric)),
-           'Look for a session that listens and stays idle in a transaction.'
+           -- Which one it is, Postgres does not show.
+           coalesce((SELECT format('It waits for a session that listens and stays idle in a transaction. Idle for longest has been process %1$s: run SELECT pg_terminate_backend(%1$s);', pid)
+                       FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start LIMIT 1),
+                    'Look for a session that listens and stays idle in a transaction.')
       FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
     UNION ALL
     SELECT 'warning', subject,
            format(CASE name WHEN 'aimq.enabled' THEN 'it has %s=%s: what is enqueued there wakes nobody'
-                  ELSE 'it has %s=%s: not the default, by which a notifier takes over where there is one' END, name, value),
+                  WHEN 'aimq.delivery' THEN 'it has %s=%s: not the default, by which a notifier takes over where there is one'
+                  ELSE 'it has %s=%s: no trigger fires there, so what is enqueued there wakes nobody' END, name, value),
            hint
       FROM settings
+    UNION ALL
+    -- The one is for sessions that have not loaded the library.
+    SELECT 'warning', evtname::text,
+           format('this event trigger is disabled: %s',
+                  CASE evtname WHEN 'aimq_ddl' THEN 'what DDL changes is not noticed, and messages may stay unannounced'
+                       ELSE 'where a table of archived messages is replaced, archiving is told as job_deleted' END),
+           format('Run ALTER EVENT TRIGGER %s ENABLE ALWAYS;', evtname)
+      FROM pg_event_trigger
+     WHERE evtenabled = 'D' AND evtfoid IN (to_regproc('aimq.ddl_trigger'), to_regproc('aimq.archive_trigger'))
+       AND EXISTS (SELECT FROM queues WHERE realtime) AND NOT (evtname = 'aimq_ddl' AND aimq._is_preloaded())
     UNION ALL
     SELECT * FROM aimq._doctor_server(EXISTS (SELECT FROM queues WHERE realtime))
 $$;

@@ -15,9 +15,6 @@ AS $$
                                     'background writer', 'checkpointer', 'walwriter', 'walsender', 'walreceiver',
                                     'walsummarizer', 'startup', 'archiver', 'logger', 'slotsync worker', 'io worker',
                                     'standalone backend')
-    ),
-    waiters AS (
-        SELECT count(*) AS blocked, current_setting('aimq.max_waiters')::integer AS most FROM aimq._waiters()
     )
     SELECT 'info', 'server', 'it is a standby: nobody is woken here before it is promoted',
            'Have workers listen on the primary.'
@@ -26,18 +23,18 @@ AS $$
     -- Of a session that is idle nothing is to be written but notifications, and nobody has room for them.
     SELECT 'warning', 'NOTIFY',
            format('the session of process %s listens, and its client does not take what it is sent: that keeps the queue of all notifications from being emptied', pid),
-           format('Run SELECT pg_terminate_backend(%s), if its client hangs. A client that works on its jobs has to read the connection that listens meanwhile.', pid)
+           format('If its client hangs, run SELECT pg_terminate_backend(%s); A client that works on its jobs has to read the connection that listens meanwhile.', pid)
       FROM activity WHERE backend_type = 'client backend' AND state = 'idle' AND wait_event = 'ClientWrite'
     UNION ALL
     SELECT 'warning', 'server',
            format('of %s worker slots %s are taken, %s of them by aimq: parallel queries and logical replication get %s',
                   slots, taken, ours, CASE WHEN taken >= slots THEN 'none' ELSE 'one' END),
-           format('Run ALTER SYSTEM SET max_worker_processes = %s, and restart the server.', taken + 8)
+           format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server.', taken + 8)
       FROM workers WHERE ours > 0 AND slots - taken < 2
     UNION ALL
     SELECT 'warning', 'server',
-           format('all %s places for sessions that block in aimq.read and aimq.wait are taken: others poll', most),
-           format('Run ALTER SYSTEM SET aimq.max_waiters = %s, and restart the server.', 2 * most)
-      FROM waiters WHERE blocked >= most
+           format('all %s places for sessions that block in aimq.read and aimq.wait are taken, by this database''s and others'': whoever blocks now polls', most),
+           format('Run ALTER SYSTEM SET aimq.max_waiters = %s; and restart the server.', 2 * most)
+      FROM (SELECT current_setting('aimq.max_waiters')::integer AS most) setting WHERE NOT aimq._has_place()
 $$;
 COMMENT ON FUNCTION aimq._doctor_server(boolean) IS 'What aimq.doctor shows of the server. Internal';

@@ -31,6 +31,7 @@ COMMENT ON FUNCTION aimq._check_sight() IS 'Fails, 42501, where the caller may n
 COMMENT ON FUNCTION aimq._queue_counters() IS 'What aimq.stats shows. Internal';
 COMMENT ON FUNCTION aimq._is_preloaded() IS 'Whether the launcher of notifiers comes with the server. Internal';
 COMMENT ON FUNCTION aimq._has_room() IS 'Whether one more queue of this database would get a slot. Internal';
+COMMENT ON FUNCTION aimq._has_place() IS 'Whether one more session can block without polling. Internal';
 COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 
 COMMENT ON FUNCTION aimq.realtime_trigger() IS

@@ -36,11 +36,17 @@ CREATE VIEW aimq.stats AS
            coalesce(sum(c.broadcasts), 0)::bigint AS broadcasts,
            coalesce(sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts,
            max(c.last_failed_broadcast) AS last_failed_broadcast
-      FROM aimq._queues() q
+      FROM (
+            SELECT queue, channel, event, options FROM aimq._queues() WHERE realtime
+             UNION
+            -- Of those that pgmq does not list: where it does, the counters are shown above.
+            SELECT queue, channel, event, options FROM aimq._astray() a
+             WHERE realtime AND is_pgmqs
+               AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.queue OPERATOR(pg_catalog.=) a.queue)
+           ) q
       LEFT JOIN aimq._queue_counters() c
              ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event AND c.options = q.options
       LEFT JOIN aimq.notifiers n ON n.database = pg_catalog.current_database()
-     WHERE q.realtime
      GROUP BY q.queue, q.channel, n.pid, n.state, n.started_at, n.errors;
 COMMENT ON VIEW aimq.stats IS 'What this database''s notifier did for each realtime queue, since the server started';
 COMMENT ON COLUMN aimq.stats.queue IS 'The name as pgmq.meta has it';

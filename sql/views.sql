@@ -130,9 +130,93 @@ END
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 
+-- The call that makes a queue tell what triggers of aimq's say now: with what is not the default, and no more.
+CREATE FUNCTION aimq._call(queue text, channel text, event text, options text, events text[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('SELECT aimq.enable_realtime(%s)', concat_ws(', ',
+               quote_literal(queue),
+               'channel => ' || quote_literal(nullif(channel, 'aimq:jobs')),
+               'event => ' || quote_literal(nullif(event, 'job_enqueued')),
+               'sink => ' || quote_literal(substring(options, 'sink=([a-z]+)')),
+               CASE WHEN cardinality(events) > 0 THEN
+                   format('events => %L', ARRAY['job_enqueued'] || events)
+               END,
+               CASE WHEN options ~ '(^| )ids( |$)' THEN 'ids => true' END))
+$$;
+COMMENT ON FUNCTION aimq._call(text, text, text, text, text[]) IS 'The call of aimq.enable_realtime for what triggers say. Internal';
+
+-- Every table that carries triggers of aimq's, whatever its schema and its name, and the queue that those name: a row for
+-- each of the two. Partitions have copies, which are left out. A trigger's arguments stand one after the other, each with
+-- a NUL byte behind it: channel, event, queue, options. What convert_from returns has the collation of an encoding's
+-- name, by which lower() leaves capitals beyond ASCII as they are.
+CREATE FUNCTION aimq._attached() RETURNS TABLE (
+        relation oid, relation_name name, "table" text, is_pgmqs boolean, partitioned boolean, unlogged boolean, queue text,
+        realtime boolean, fires boolean, channel text, event text, options text, events text[], triggers text, drops text
+    )
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.oid, c.relname, format('%I.%I', n.nspname, c.relname), n.nspname = 'pgmq', c.relkind = 'p', c.relpersistence = 'u',
+           t.arguments[3],
+           bool_or(t.is_own AND t.fires),
+           bool_or(t.fires),
+           min(t.arguments[1]),
+           min(t.arguments[2]) FILTER (WHERE NOT t.is_event),
+           coalesce(min(t.arguments[4]), ''),
+           array_remove(ARRAY[
+               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_started'),
+               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_archived'),
+               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_deleted')
+           ], NULL),
+           string_agg(quote_ident(t.tgname), ', ' ORDER BY t.tgname),
+           string_agg(format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, c.relname), '; ' ORDER BY t.tgname)
+      FROM (
+            SELECT tgrelid, tgname, tgenabled <> 'D' AS fires,
+                   tgfoid = 'aimq.event_trigger()'::regprocedure AS is_event,
+                   -- BEFORE INSERT FOR EACH ROW.
+                   tgfoid = 'aimq.realtime_trigger()'::regprocedure AND tgtype = 7 AS is_own,
+                   (
+                    SELECT array_agg(convert_from(decode(argument, 'hex'), getdatabaseencoding()) COLLATE "default")
+                      FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '..', E'\\& ', 'g'), '00 ')) argument
+                   ) AS arguments
+              FROM pg_trigger
+             WHERE tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+               AND NOT tgisinternal AND tgparentid = 0 AND tgnargs IN (3, 4)
+           ) t
+      JOIN pg_class c ON c.oid = t.tgrelid
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     GROUP BY c.oid, n.nspname, t.arguments[3]
+$$;
+COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq''s, and what those say. Internal';
+
+-- Those that are no table of a queue that pgmq lists: they were renamed, moved, swapped or restored without that list.
+CREATE FUNCTION aimq._astray() RETURNS TABLE (
+        relation oid, relation_name name, "table" text, is_pgmqs boolean, partitioned boolean, unlogged boolean, queue text,
+        realtime boolean, fires boolean, channel text, event text, options text, events text[], triggers text, drops text
+    )
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM aimq._attached() a
+     WHERE NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.relation = a.relation)
+       AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.archive = a.relation)
+$$;
+COMMENT ON FUNCTION aimq._astray() IS 'The tables with triggers of aimq''s that are no listed queue''s. Internal';
+
 CREATE VIEW aimq.queues AS
-    SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids FROM aimq._queues();
-COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken';
+    SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids,
+           CASE WHEN relation IS NOT NULL THEN pg_catalog.format('pgmq.%I', relation_name) END AS "table", true AS listed
+      FROM aimq._queues()
+    UNION ALL
+    SELECT queue, partitioned, unlogged, realtime, channel, event,
+           coalesce(pg_catalog.substring(options, 'sink=([a-z]+)'), 'notify'),
+           pg_catalog.array_remove(pg_catalog.array_prepend(event, events), NULL),
+           options OPERATOR(pg_catalog.~) '(^| )ids( |$)',
+           "table", false
+      FROM aimq._astray();
+COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and each table else that carries triggers of aimq''s';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';
 COMMENT ON COLUMN aimq.queues.unlogged IS 'Made by pgmq.create_unlogged';
@@ -142,3 +226,5 @@ COMMENT ON COLUMN aimq.queues.sink IS 'Where the news goes: notify, supabase or 
 COMMENT ON COLUMN aimq.queues.events IS 'What is told: the event of the enqueue first; null if not realtime';
 COMMENT ON COLUMN aimq.queues.ids IS 'Whether notifications tell which messages; null if not realtime';
 COMMENT ON COLUMN aimq.queues.event IS 'The event that payloads name; null if not realtime';
+COMMENT ON COLUMN aimq.queues."table" IS 'Its table; null if there is none';
+COMMENT ON COLUMN aimq.queues.listed IS 'Whether pgmq lists it. Where not, the table was renamed, moved, swapped or restored alone, and queue is what its triggers say';

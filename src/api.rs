@@ -220,6 +220,8 @@ pub(crate) struct Wanted<'a> {
     events: Vec<&'static CStr>,
     /// Whether the channel, or to broadcast alone, is new for a queue.
     is_new: Cell<(bool, bool)>,
+    /// Whether a queue is realtime that was not.
+    is_first: Cell<bool>,
 }
 
 impl<'a> Wanted<'a> {
@@ -234,6 +236,7 @@ impl<'a> Wanted<'a> {
             options: Options::default(),
             events: Vec::new(),
             is_new: Cell::default(),
+            is_first: Cell::default(),
         })
     }
 
@@ -272,7 +275,8 @@ impl<'a> Wanted<'a> {
         let ids = ids.ok_or(Error::NullArgument { argument: "ids" })?;
         let options = Options { notifies, broadcasts, ids };
         let events = checked_events(event, events)?;
-        Ok(Self { channel, event, options, events, is_new: Cell::default() })
+        let (is_new, is_first) = Default::default();
+        Ok(Self { channel, event, options, events, is_new, is_first })
     }
 
     /// What a kind of trigger of the queue is to say. `None` if there is to be none.
@@ -292,6 +296,9 @@ impl<'a> Wanted<'a> {
             Advice::NoListeners.report();
         } else if is_new_channel && self.channel != CHANNEL && text::needs_quotes(self.channel) {
             Advice::NeedsQuotes { channel: self.channel.to_owned() }.report();
+        }
+        if self.is_first.get() && delivery::is_slow() {
+            Advice::SlowMode.report();
         }
         if self.options.broadcasts {
             let of_archive = self.events.contains(&events_of::ARCHIVED);
@@ -367,6 +374,7 @@ fn choose(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
         return Ok(false);
     }
     let before = before.as_ref().and_then(|setting| Route::from_arguments(&setting.arguments));
+    wanted.is_first.set(wanted.is_first.get() || before.is_none());
     let is_new_channel = before.is_none_or(|route| {
         !route.options().notifies || text::from_server(route.channel.to_bytes()) != wanted.channel
     });

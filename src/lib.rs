@@ -55,7 +55,8 @@ extension_sql_file!(
         waiting::_is_called,
         waiting::_leave,
         waiting::_leave_rest,
-        waiting::_waiters
+        waiting::_waiters,
+        waiting::_has_place
     ]
 );
 extension_sql_file!("../sql/doctor_server.sql", name = "doctor_server", requires = ["waiting"]);

@@ -192,7 +192,7 @@ async function readList(client) {
                                             AND has_table_privilege(to_regclass(q.archive), 'SELECT'), false) AS "canBeShown"
        FROM aimq.queues, LATERAL (SELECT format('pgmq.%I', pgmq.format_table_name(queue, 'q')) AS table,
                                          format('pgmq.%I', pgmq.format_table_name(queue, 'a')) AS archive) q
-      WHERE realtime AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
+      WHERE realtime AND listed AND ($2::text[] IS NULL OR queue = ANY($2)) ORDER BY queue`,
     [EVENTS.slice(1), WANTED]);
   const wereMissing = missing;
   missing = new Set(WANTED?.filter((name) => !all.some((row) => row.name === name)));

@@ -264,10 +264,11 @@ const NOTIFIER_TESTS: [&str; 10] = [
 ];
 
 /// Those that want it preloaded, or to which that makes no difference.
-const PRELOADED_TESTS: [&str; 10] = [
+const PRELOADED_TESTS: [&str; 11] = [
     "events",
     "truth",
     "doctor",
+    "hints",
     "doctor_server",
     "sinks",
     "recovery",

@@ -10,6 +10,7 @@ mod slots;
 use aimq_core::batch::Batch;
 use aimq_core::memory::OutOfMemory;
 
+use crate::settings::{self, Delivery};
 use crate::shared;
 
 pub(crate) use by_notifier::{recheck, ring};
@@ -31,6 +32,13 @@ pub(crate) fn follows_time() -> bool {
 /// Whether a notifier can run for this database, even if this session's transactions notify themselves.
 pub(crate) fn has_notifier() -> bool {
     by_notifier::is_possible()
+}
+
+/// Whether there is no notifier because this server cannot have one as it is, and nobody chose that: before PostgreSQL 17
+/// one comes by preloading alone.
+pub(crate) fn is_slow() -> bool {
+    let is_chosen = settings::delivery() == Delivery::Transaction;
+    cfg!(not(any(feature = "pg17", feature = "pg18"))) && !shared::is_preloaded() && !is_chosen
 }
 
 /// Announces what the committing transaction enqueued. Called at PRE_COMMIT, and may raise.

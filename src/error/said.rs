@@ -160,6 +160,8 @@ pub(crate) enum Advice {
         channel: String,
     },
     NoListeners,
+    /// Each session hears of it once.
+    SlowMode,
 }
 
 impl Advice {
@@ -167,9 +169,11 @@ impl Advice {
     pub(crate) fn report(self) {
         thread_local! {
             static IS_SAID: Cell<bool> = const { Cell::new(false) };
+            static IS_SLOW_SAID: Cell<bool> = const { Cell::new(false) };
         }
         let (message, detail, hint) = match self {
             Self::NeedsQuotes { .. } if IS_SAID.replace(true) => return,
+            Self::SlowMode if IS_SLOW_SAID.replace(true) => return,
             Self::NeedsQuotes { channel } => (
                 format!("channel \"{channel}\" needs quotes in LISTEN"),
                 "Without them Postgres makes capitals small, and refuses other signs and reserved words.",
@@ -179,6 +183,11 @@ impl Advice {
                 "sessions that LISTEN hear nothing of it".to_owned(),
                 "The sink is \"supabase\": what happens is broadcast by Supabase Realtime alone.",
                 "Choose the sink \"both\" if workers are to LISTEN.".to_owned(),
+            ),
+            Self::SlowMode => (
+                "no notifier runs on this server: aimq is not preloaded".to_owned(),
+                "Transactions that enqueue notify themselves, and wait for each other while they do. Nobody is woken for messages that become readable later, blocking calls poll, and nothing is broadcast.",
+                "Add aimq to shared_preload_libraries and restart the server.".to_owned(),
             ),
         };
         let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;

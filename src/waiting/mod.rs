@@ -425,6 +425,14 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     leave();
 }
 
+/// `aimq._has_place()`: whether one more session, of whatever database, can block without polling.
+#[pg_extern]
+#[search_path(pg_catalog, pg_temp)]
+fn _has_place() -> bool {
+    shared::prepare();
+    shared::get().is_none_or(|shared| shared.waiters.has_place())
+}
+
 /// `aimq._waiters()`: the sessions of this database that wait. Nothing for a caller who may not know the queues.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]

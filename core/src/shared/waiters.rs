@@ -305,6 +305,12 @@ impl Waiters<'_> {
         self.all.iter().take(used).enumerate()
     }
 
+    /// Whether there is a free place. Not guaranteed to last.
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        self.all.iter().any(|waiter| waiter.state.load(Relaxed) & STATE == FREE)
+    }
+
     /// What `aimq.waiters` shows. Not guaranteed to be of one moment.
     #[must_use]
     pub fn seen(&self, database: u32) -> Vec<Seen> {

@@ -3,6 +3,7 @@
 
 pub mod blocking;
 pub mod browser;
+pub mod doctor;
 pub mod programs;
 pub mod relay;
 pub mod servers;

@@ -129,3 +129,42 @@ fn rows_read(client: &mut Client) -> i64 {
            FROM unnest(ARRAY['pgmq.meta', 'pg_class', 'pg_trigger', 'pg_proc']::regclass[]) oid",
     )
 }
+
+/// Tables that were renamed, moved, swapped, or restored without pgmq's list of queues.
+#[test]
+fn the_views_show_tables_that_pgmq_does_not_list() {
+    let database = Database::new();
+    let mut client = database.connect();
+    run(
+        &mut client,
+        "SELECT aimq.create_queue('a', channel => 'A', ids => true),
+                aimq.create_queue('b', events => '{job_enqueued,job_archived,job_started}'), aimq.create_queue('c');
+         DELETE FROM pgmq.meta WHERE queue_name = 'a';
+         ALTER TABLE pgmq.q_b RENAME TO \"q Old\"; ALTER TABLE pgmq.a_b RENAME TO a_old; SELECT pgmq.create('b');
+         CREATE SCHEMA other; ALTER TABLE pgmq.q_c SET SCHEMA other; SELECT pgmq.drop_queue('c')",
+    );
+    let shown = names(
+        &mut client,
+        "SELECT concat_ws(' ', queue, realtime, channel, event, sink, events, ids, \"table\", listed)
+           FROM aimq.queues ORDER BY \"table\"",
+    );
+    assert_eq!(
+        shown,
+        [
+            "c t aimq:jobs job_enqueued notify {job_enqueued} f other.q_c f",
+            "b t aimq:jobs job_enqueued notify {job_enqueued,job_started} f pgmq.\"q Old\" f",
+            "b f aimq:jobs notify {job_archived} f pgmq.a_old f",
+            "a t A job_enqueued notify {job_enqueued} t pgmq.q_a f",
+            "b f pgmq.q_b t",
+            "c f t",
+        ]
+    );
+    assert_eq!(names(&mut client, "SELECT queue || channel FROM aimq.stats"), ["aA"]);
+    // What is shown, this takes off.
+    run(&mut client, "SELECT aimq.disable_realtime_all()");
+    assert_eq!(
+        names(&mut client, "SELECT \"table\" FROM aimq.queues WHERE \"table\" IS NOT NULL"),
+        ["pgmq.q_b"]
+    );
+    run(&mut client, "DROP EXTENSION aimq");
+}

@@ -1,15 +1,9 @@
 //! What `aimq.doctor()` finds.
 
+use aimq_client_tests::doctor::*;
 use aimq_client_tests::supabase::ordinary_owner;
 use aimq_client_tests::*;
 use postgres::Client;
-
-fn problems(client: &mut Client) -> Vec<String> {
-    names(
-        client,
-        "SELECT concat_ws(' ', severity, subject || ':', problem) FROM aimq.doctor() ORDER BY 1",
-    )
-}
 
 /// The one problem that there is.
 #[track_caller]
@@ -18,6 +12,13 @@ fn only(client: &mut Client, what: &str) {
     assert!(found.len() == 1 && found[0].contains(what), "{what}: {found:?}");
     let hint: String = value(client, "SELECT hint FROM aimq.doctor()");
     assert!(!hint.is_empty());
+}
+
+/// Does what the one hint says.
+#[track_caller]
+fn follow_only(client: &mut Client) {
+    let hint: String = value(client, "SELECT hint FROM aimq.doctor()");
+    follow(client, &hint);
 }
 
 #[test]
@@ -32,7 +33,7 @@ fn a_queue_that_is_not_realtime_is_found() {
     let (_database, mut client, _listener) = started(&["a"]);
     run(&mut client, "SELECT pgmq.create('plain')");
     only(&mut client, "info plain: it is not realtime, while others are");
-    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    follow_only(&mut client);
     wait_until("all to be well", || problems(&mut client).is_empty());
     // Where no queue is, that is meant.
     run(&mut client, "SELECT aimq.disable_realtime_all()");
@@ -85,7 +86,7 @@ fn each_problem_is_found() {
     only(&mut client, &format!("database {name}: it has aimq.enabled=off"));
     let reset = format!("ALTER DATABASE {name} RESET aimq.enabled");
     let hint: String = value(&mut client, "SELECT hint FROM aimq.doctor()");
-    assert_eq!(hint, format!("Run {reset}, if that is not meant."));
+    assert_eq!(hint, format!("If that is not meant, run {reset};"));
     run(&mut client, &reset);
     assert!(problems(&mut client).is_empty());
 }
@@ -120,23 +121,14 @@ fn broadcasts_that_fail_are_found() {
     );
     let found = problems(&mut client);
     assert!(found.iter().any(|it| it.contains("may not call realtime.send")), "{found:?}");
-    let hint = "SELECT hint FROM aimq.doctor() WHERE problem ~ 'may not call'";
-    run_hint(&mut client, hint);
+    let hint = hint_of(&mut client, "may not call");
+    follow(&mut client, &hint);
     let found = problems(&mut client);
     assert!(!found.iter().any(|it| it.contains("may not call realtime.send")), "{found:?}");
     run(&mut client, "ALTER TABLE pgmq.q_b OWNER TO postgres");
     let found = problems(&mut client);
     let row = "error b: it is to be broadcast, and pgmq.q_b belongs to a superuser: nothing is broadcast as one";
     assert!(found.iter().any(|it| it == row), "{found:?}");
-}
-
-/// Runs what a hint says.
-#[track_caller]
-fn run_hint(client: &mut Client, sql: &str) {
-    let hint: String = value(client, sql);
-    let rest = hint.strip_prefix("Run ").unwrap_or_else(|| panic!("{hint}"));
-    let end = [". ", ", with", ", if"].iter().filter_map(|end| rest.find(end)).min();
-    run(client, rest[..end.unwrap_or(rest.len())].trim_end_matches('.'));
 }
 
 /// pgmq makes the new queue beside the table that still has the triggers.
@@ -157,9 +149,9 @@ fn triggers_that_stayed_on_another_table_are_found() {
     let hint: String = value(&mut client, "SELECT hint FROM aimq.doctor()");
     assert_eq!(
         hint,
-        "Run SELECT aimq.enable_realtime('It s', channel => 'c', event => 'e'), with sink, events and ids as they were. \
-         Where pgmq.q_old is no queue any more, or nobody is to be woken: \
-         DROP TRIGGER aimq_realtime ON pgmq.q_old; DROP TRIGGER aimq_realtime_vt ON pgmq.q_old."
+        "Run SELECT aimq.enable_realtime('It s', channel => 'c', event => 'e', ids => true); \
+         Or, where pgmq.q_old is no queue any more, or nobody is to be woken, run \
+         DROP TRIGGER aimq_realtime ON pgmq.q_old; DROP TRIGGER aimq_realtime_vt ON pgmq.q_old;"
     );
     // Its workers are woken again, and still for the other table as well.
     run(
@@ -186,7 +178,7 @@ fn triggers_that_stayed_on_another_table_are_found() {
         &mut client,
         "error c: its triggers name another queue, \"b\": its workers are not told of it",
     );
-    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    follow_only(&mut client);
     assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
     run(&mut client, "SELECT aimq.enable_realtime('c', events => '{job_enqueued,job_archived}')");
     run(&mut client, "ALTER TABLE pgmq.a_c RENAME TO a_old; SELECT pgmq.create('c')");
@@ -208,7 +200,7 @@ fn triggers_outside_of_pgmqs_schema_are_found() {
         &mut client,
         "warning a: nobody is woken for other.jobs: its trigger mine is aimq's, and the table is not in the schema pgmq",
     );
-    run_hint(&mut client, "SELECT hint FROM aimq.doctor()");
+    follow_only(&mut client);
     assert!(problems(&mut client).is_empty(), "{:?}", problems(&mut client));
     // A queue's table that was put aside: the queue has none then, and that is said as well.
     run(&mut client, "ALTER TABLE pgmq.q_a SET SCHEMA other");
@@ -241,18 +233,15 @@ fn owners_who_may_not_look_at_their_queues_are_found() {
         "error a: {owner}, the owner of pgmq.q_a, has no USAGE on the schema pgmq: as that role the notifier cannot look when messages can be read"
     );
     assert!(found.contains(&row), "{found:?}");
-    let hint = "SELECT hint FROM aimq.doctor() WHERE subject = 'a'";
-    assert_eq!(
-        value::<String>(&mut client, hint),
-        format!("Run GRANT USAGE ON SCHEMA pgmq TO {owner}.")
-    );
-    run_hint(&mut client, hint);
+    let hint = hint_of(&mut client, "error a: ");
+    assert_eq!(hint, format!("Run GRANT USAGE ON SCHEMA pgmq TO {owner};"));
+    follow(&mut client, &hint);
     run(&mut client, &format!("REVOKE SELECT ON pgmq.q_a FROM {owner}"));
     let found = problems(&mut client);
     assert!(found.iter().any(|it| it.contains("has no SELECT on the table")), "{found:?}");
-    let wanted = format!("Run GRANT SELECT ON pgmq.q_a TO {owner}.");
-    assert_eq!(value::<String>(&mut client, hint), wanted);
-    run_hint(&mut client, hint);
+    let hint = hint_of(&mut client, "error a: ");
+    assert_eq!(hint, format!("Run GRANT SELECT ON pgmq.q_a TO {owner};"));
+    follow(&mut client, &hint);
     let found = problems(&mut client);
     assert!(!found.iter().any(|it| it.contains(" a: ")), "{found:?}");
     // Nobody looks at a queue that is not realtime.
@@ -283,4 +272,23 @@ fn what_turns_it_off_for_the_whole_server_is_found() {
     use aimq_client_tests::servers::*;
     let (_alone, cluster) = server(&["aimq.delivery=notifier"]);
     only(&mut connect(&cluster), "warning server: it has aimq.delivery=notifier");
+}
+
+#[test]
+fn what_a_hint_says_first_is_found() {
+    let of = |hint| way(hint).map(|way| (way.statements, way.restarts, way.command));
+    let all = |it: &[&str]| it.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        of("Run SELECT f('a;''b'); GRANT x TO y; Or, if not, run DROP z;"),
+        Some((all(&["SELECT f('a;''b')", "GRANT x TO y"]), false, None))
+    );
+    assert_eq!(
+        of("If so, run ALTER SYSTEM SET a = 1; and restart the server."),
+        Some((all(&["ALTER SYSTEM SET a = 1"]), true, None))
+    );
+    assert_eq!(
+        of("For another, run SELECT f(7); One that was stopped goes on by kill -CONT 7 there."),
+        Some((all(&["SELECT f(7)"]), false, Some("kill -CONT 7".to_owned())))
+    );
+    assert_eq!(of("The server's log has the messages."), None);
 }

@@ -1,29 +1,10 @@
 //! What `aimq.doctor()` finds that concerns the whole server, each on one of its own.
 
+use aimq_client_tests::doctor::*;
 use aimq_client_tests::servers::*;
 use aimq_client_tests::*;
 use aimq_lab::cluster::Cluster;
 use aimq_lab::setup::Major;
-use postgres::{Client, NoTls};
-
-fn problems(client: &mut Client) -> Vec<String> {
-    names(
-        client,
-        "SELECT concat_ws(' ', severity, subject || ':', problem) FROM aimq.doctor() ORDER BY 1",
-    )
-}
-
-/// Waits for the one problem that there is, and says the hint's statement.
-#[track_caller]
-fn hint(client: &mut Client, what: &str) -> String {
-    wait_until(what, || problems(client).iter().any(|it| it.contains(what)));
-    let found = problems(client);
-    assert!(found.len() == 1, "{found:?}");
-    let hint: String = value(client, "SELECT hint FROM aimq.doctor()");
-    let rest = hint.strip_prefix("Run ").unwrap_or_else(|| panic!("{hint}"));
-    let end = [", and restart", ", if"].iter().find_map(|end| rest.find(end));
-    rest[..end.unwrap_or_else(|| panic!("{hint}"))].to_owned()
-}
 
 /// A server with the default of each setting that a hint may change, and a queue `a`.
 fn with_defaults() -> Cluster {
@@ -33,22 +14,6 @@ fn with_defaults() -> Cluster {
     run(&mut client, "CREATE EXTENSION aimq CASCADE; SELECT aimq.create_queue('a')");
     wait_until_running(&mut client);
     cluster
-}
-
-fn restart(cluster: &Cluster) -> Client {
-    cluster.shut_down("fast").expect("a stop");
-    cluster.run().expect("a start");
-    connect(cluster)
-}
-
-/// A role that may see what the documents say, and no more.
-fn monitor(cluster: &Cluster) -> Client {
-    run(
-        &mut connect(cluster),
-        "CREATE ROLE monitor LOGIN; GRANT pg_monitor TO monitor;
-         GRANT USAGE ON SCHEMA pgmq TO monitor; GRANT SELECT ON pgmq.meta TO monitor",
-    );
-    config(cluster.folder()).user("monitor").connect(NoTls).expect("connect")
 }
 
 #[test]
@@ -64,11 +29,7 @@ fn worker_slots_that_are_used_up_are_found() {
         wait_until_running(&mut other);
     }
     let what = "7 of them by aimq: parallel queries and logical replication get none";
-    let mend = hint(&mut client, what);
-    assert_eq!(hint(&mut monitor(&cluster), what), mend);
-    run(&mut client, &mend);
-    let mut client = restart(&cluster);
-    wait_until("all to be well", || problems(&mut client).is_empty());
+    mend_alone(&cluster, client, what);
 }
 
 #[test]
@@ -77,7 +38,10 @@ fn places_of_blocking_calls_that_are_used_up_are_found() {
     let cluster = with_defaults();
     run(&mut connect(&cluster), "ALTER SYSTEM SET aimq.max_waiters = 1");
     let mut client = restart(&cluster);
-    wait_until("all to be well", || problems(&mut client).is_empty());
+    run(&mut client, "CREATE DATABASE other");
+    let mut other = cluster.connect("other").expect("connect");
+    run(&mut other, "CREATE EXTENSION aimq CASCADE");
+    well(&mut client);
     let block = |cluster: &Cluster| {
         let mut blocking = connect(cluster);
         std::thread::spawn(move || {
@@ -86,15 +50,15 @@ fn places_of_blocking_calls_that_are_used_up_are_found() {
     };
     let first = block(&cluster);
     let what = "all 1 places for sessions that block";
-    let mend = hint(&mut client, what);
-    assert_eq!(hint(&mut monitor(&cluster), what), mend);
-    run(&mut client, &mend);
-    let mut client = restart(&cluster);
+    wait_until("it to block", || boolean(&mut client, "SELECT count(*) = 1 FROM aimq.waiters"));
+    // The places are all databases'.
+    assert!(problems(&mut other).iter().any(|it| it.contains(what)));
+    let mut client = mend_alone(&cluster, client, what);
     first.join().expect("an end");
     let second = block(&cluster);
     let blocked = "SELECT count(*) = 1 FROM aimq.waiters";
     wait_until("it to block", || boolean(&mut client, blocked));
-    wait_until("all to be well", || problems(&mut client).is_empty());
+    well(&mut client);
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     second.join().expect("an end");
 }
@@ -116,10 +80,7 @@ fn listeners_that_do_not_read_are_found() {
         );
         problems(&mut client).iter().any(|it| it.contains(&what))
     });
-    let mend = hint(&mut client, &what);
-    assert_eq!(hint(&mut monitor(&cluster), &what), mend);
-    run(&mut client, &mend);
-    wait_until("all to be well", || problems(&mut client).is_empty());
+    mend_alone(&cluster, client, &what);
 }
 
 /// Nothing is missing on a standby, and no setting would change it.
@@ -134,4 +95,157 @@ fn a_standby_is_found() {
     standby.promote().expect("promotion");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     wait_until("all to be well", || problems(&mut client).is_empty());
+}
+
+/// Before 17 there is no notifier then, and from 17 on there is one when there is something to do.
+#[test]
+fn a_server_that_has_not_preloaded_aimq_is_found() {
+    let _alone = alone();
+    let cluster = bare(&["wal_level=minimal", "max_wal_senders=0"]);
+    let (mut client, heard) = connect_hearing(&cluster, "postgres");
+    run(
+        &mut client,
+        "CREATE EXTENSION aimq CASCADE; SELECT aimq.create_queue('a'); SELECT aimq.create_queue('b')",
+    );
+    let slow =
+        heard.notices().iter().filter(|it| it.message().contains("aimq is not preloaded")).count();
+    assert_eq!(slow, usize::from(major() < 17), "{:?}", heard.notices());
+    if major() >= 17 {
+        run(&mut client, "SELECT pg_terminate_backend(pid) FROM aimq.notifiers");
+        well(&mut client);
+        return;
+    }
+    let mut client = mend_alone(&cluster, client, "This is the slow mode: before PostgreSQL 17");
+    assert_eq!(value::<String>(&mut client, "SHOW shared_preload_libraries"), "aimq");
+    // Beside others, one by one.
+    run(
+        &mut client,
+        "ALTER SYSTEM SET shared_preload_libraries = pg_stat_statements, 'auto_explain'",
+    );
+    let client = restart(&cluster);
+    let mut client = mend_alone(&cluster, client, "This is the slow mode");
+    assert_eq!(
+        value::<String>(&mut client, "SHOW shared_preload_libraries"),
+        "pg_stat_statements, auto_explain, aimq"
+    );
+}
+
+/// By more queues than there is room for, and by names that are too long.
+#[test]
+fn queues_without_a_slot_are_found() {
+    let (_alone, cluster) = server(&[]);
+    run(&mut connect(&cluster), "ALTER SYSTEM SET aimq.max_queues = 4");
+    let mut client = restart(&cluster);
+    well(&mut client);
+    for number in 0..4 {
+        run(&mut client, &format!("SELECT aimq.create_queue('more{number}')"));
+    }
+    let what = "no slot in the shared memory";
+    wait_until("it to be found", || problems(&mut client).iter().any(|it| it.contains(what)));
+    let mut monitor = monitor(&cluster);
+    assert_eq!(problems(&mut monitor), problems(&mut client));
+    let hint = hint_of(&mut client, what);
+    assert_eq!(hint_of(&mut monitor, what), hint);
+    assert!(follow(&mut client, &hint));
+    let mut client = restart(&cluster);
+    well(&mut client);
+    let name = "n".repeat(47);
+    let event = "e".repeat(200);
+    run(
+        &mut client,
+        &format!(
+            "SELECT aimq.create_queue('{name}', 'true', '{}', '{event}', ids => true)",
+            "c".repeat(60)
+        ),
+    );
+    let mut client = mend_alone(&cluster, client, what);
+    let said = format!(
+        "SELECT channel = 'aimq:jobs' AND event = 'job_enqueued' AND ids FROM aimq.queues WHERE queue = '{name}'"
+    );
+    assert!(boolean(&mut client, &said));
+}
+
+#[test]
+fn processes_that_were_stopped_are_found() {
+    let (_alone, cluster) = server(&[]);
+    for (column, what) in [
+        ("pid", "error notifier: the notifier, process "),
+        ("watcher_pid", "error notifier: the watcher, process "),
+    ] {
+        let mut client = connect(&cluster);
+        wait_until_running(&mut client);
+        let pid: i32 = value(&mut client, &format!("SELECT {column} FROM aimq.notifiers"));
+        kill("STOP", pid);
+        wait_until("it to be missed", || {
+            run(&mut client, "SELECT pgmq.send('a', '{}', 1)");
+            run(&mut client, "SELECT pgmq.send('a', '{}')");
+            problems(&mut client).iter().any(|it| it.contains(what))
+        });
+        let mut monitor = monitor(&cluster);
+        let hint = hint_of(&mut client, what);
+        assert_eq!(hint_of(&mut monitor, what), hint);
+        follow(&mut client, &hint);
+        well(&mut client);
+        let now: i32 = value(&mut client, &format!("SELECT {column} FROM aimq.notifiers"));
+        assert_ne!(now, pid);
+    }
+}
+
+/// However the server came by them.
+#[test]
+fn settings_of_the_server_are_found() {
+    let _alone = alone();
+    let cluster = bare(&["shared_preload_libraries=aimq"]);
+    let mut client = connect(&cluster);
+    run(
+        &mut client,
+        "CREATE EXTENSION aimq CASCADE; SELECT aimq.create_queue('a'); CREATE ROLE other",
+    );
+    wait_until_running(&mut client);
+    let file = cluster.folder().join("data/postgresql.conf");
+    for (setting, what) in [
+        (
+            "aimq.enabled = off",
+            "warning server: it has aimq.enabled=off: what is enqueued there wakes nobody",
+        ),
+        ("aimq.delivery = 'transaction'", "warning server: it has aimq.delivery=transaction"),
+        (
+            "session_replication_role = replica",
+            "warning server: it has session_replication_role=replica",
+        ),
+    ] {
+        run(&mut client, &format!("ALTER SYSTEM SET {setting}"));
+        run(&mut client, "SELECT pg_reload_conf()");
+        client = mend_alone(&cluster, connect(&cluster), what);
+        // The same by the administrator's file.
+        let text = std::fs::read_to_string(&file).expect("the file");
+        std::fs::write(&file, format!("{text}\n{setting}\n")).expect("the file");
+        run(&mut client, "SELECT pg_reload_conf()");
+        client = mend_alone(&cluster, connect(&cluster), what);
+        std::fs::write(&file, text).expect("the file");
+        run(&mut client, "ALTER SYSTEM RESET ALL");
+        run(&mut client, "SELECT pg_reload_conf()");
+        well(&mut client);
+        for (whom, subject) in [("ALL", "all roles"), ("other", "role other")] {
+            run(&mut client, &format!("ALTER ROLE {whom} SET {setting}"));
+            let what = what.replace("warning server", &format!("warning {subject}"));
+            client = mend_alone(&cluster, client, &what);
+        }
+    }
+}
+
+/// From 17 on the queue can be made small enough to fill it.
+#[test]
+fn a_notify_queue_that_fills_up_is_found() {
+    if major() < 17 {
+        return;
+    }
+    let (_alone, cluster) = server(&["max_notify_queue_pages=64"]);
+    let mut client = connect(&cluster);
+    let mut idle = connect(&cluster);
+    run(&mut idle, "LISTEN noise");
+    run(&mut idle, "BEGIN; SELECT 1");
+    let noise = "SELECT pg_notify('noise', i || repeat('x', 7000)) FROM generate_series(1, 25) i";
+    run(&mut client, noise);
+    mend_alone(&cluster, client, "warning NOTIFY: its queue is full to ");
 }
