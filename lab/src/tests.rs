@@ -279,7 +279,8 @@ const PRELOADED_TESTS: [&str; 11] = [
 ];
 
 /// Those that wait for long, each on servers of its own: on the oldest major, the default and the newest.
-const LONG_TESTS: [&str; 6] = ["settings", "looks", "stopped", "hangs", "giving_way", "crowded"];
+const LONG_TESTS: [&str; 7] =
+    ["settings", "looks", "stopped", "hangs", "giving_way", "crowded", "lateness"];
 const LAST_TESTS: [&str; 4] = ["storms", "pooler", "adoption", "listeners"];
 
 impl Round {
