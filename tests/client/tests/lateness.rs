@@ -59,7 +59,7 @@ fn produce(client: &mut Client, count: usize) {
                 ),
             },
         );
-        std::thread::sleep(Duration::from_millis(2)); // the load is no more than that
+        std::thread::sleep(Duration::from_millis(10)); // the load is no more than that
     }
 }
 
