@@ -12,7 +12,7 @@ help: ## Show this list
 demo: ## See a worker being woken, on a throw-away server (PG=17)
 	@$(LAB) demo $(MAJOR)
 
-test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|commands, TEST=name)
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|pgrx|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR)
 
 hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)

@@ -79,3 +79,19 @@ pub extern "C-unwind" fn _PG_init() {
     statements::init();
     notifier::init();
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+
+/// What the pgrx test harness asks for.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// As most servers have it.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'aimq'"]
+    }
+}

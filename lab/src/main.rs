@@ -1,6 +1,7 @@
 //! `make demo`, `make test`, `make install` and `make lint` are this program.
 
 mod demo;
+mod pgrx;
 mod tests;
 
 use aimq_lab::{cluster, setup};
@@ -11,7 +12,7 @@ Usage: lab COMMAND
 
   setup [--pg MAJOR]...      make everything ready: PostgreSQL, pgmq, aimq
   demo [--pg MAJOR]          show a worker being woken
-  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, commands; on all
+  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, pgrx, commands; on all
                              majors or those named
   install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
   lint                       formatting, clippy, documentation

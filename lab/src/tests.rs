@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::pgrx;
+
 use aimq_lab::cluster::Cluster;
 use aimq_lab::progress::step;
 use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major, Profile};
@@ -29,7 +31,7 @@ fn settings(major: Major) -> Vec<&'static str> {
 }
 
 /// The kinds of tests; docs/design/testing.md says which is for what.
-const KINDS: [&str; 3] = ["unit", "client", "commands"];
+const KINDS: [&str; 4] = ["unit", "client", "pgrx", "commands"];
 
 /// Tests that passed and failed.
 #[derive(Clone, Debug, Default)]
@@ -87,11 +89,17 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         }
     }
 
+    if wanted("pgrx") {
+        // Of one major: the control plane, which they are about, is the same on all. After the client tests, because the
+        // harness installs a build of its own over theirs.
+        let major = chosen(majors);
+        let title = format!("PostgreSQL {}: tests in the server", major.0);
+        note(title.clone(), harness_tests(major, &title)?);
+    }
+
     if wanted("commands") {
         // All of one major, so that its release is built once.
-        let is_among = majors.contains(&DEFAULT_MAJOR);
-        let major = if is_among { DEFAULT_MAJOR } else { majors[0] };
-        note("the README's commands".into(), commands(major)?);
+        note("the README's commands".into(), commands(chosen(majors))?);
     }
 
     println!();
@@ -106,6 +114,16 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     ensure!(total.failed == 0, "{} tests failed", total.failed);
     ensure!(total.passed > 0, "no test ran");
     Ok(())
+}
+
+/// The default major where that is among them.
+fn chosen(majors: &[Major]) -> Major {
+    if majors.contains(&DEFAULT_MAJOR) { DEFAULT_MAJOR } else { majors[0] }
+}
+
+fn harness_tests(major: Major, title: &str) -> Result<Count> {
+    let folder = tempfile::Builder::new().prefix("aimq-pgrx-").tempdir()?;
+    cargo_test(title, &mut pgrx::command(major, folder.path())?)
 }
 
 /// `make lint`.
@@ -126,7 +144,7 @@ pub(crate) fn lint() -> Result<()> {
         "clippy",
         cargo(&["clippy"])?.args(all).arg("--all-targets").args([
             "--features",
-            &format!("{feature},bench_shapes"),
+            &format!("{feature},pg_test,bench_shapes"),
             "--",
             "-D",
             "warnings",
@@ -402,7 +420,9 @@ fn failures(title: &str, said: &str) -> Vec<String> {
     (0..lines.len())
         .filter_map(|at| {
             let name = name(lines[at])?;
-            let rest = lines[at + 1..].iter().filter(|line| !line.trim().is_empty());
+            // What a server says when it starts, pgrx' harness shows first.
+            let is_said = |line: &&&str| !line.trim().is_empty() && !line.contains("] LOG:  ");
+            let rest = lines[at + 1..].iter().filter(is_said);
             let first = rest.take_while(|line| !line.starts_with("---- ")).take(LINES);
             Some(first.fold(format!("  {title}: {name}"), |text, line| text + "\n    " + line))
         })

@@ -100,10 +100,13 @@ fn _check_wait(
     no_time: bool,
     no_condition: bool,
 ) -> Result<(), ErrorReport> {
-    let is_empty = queues.as_ref().is_some_and(|queues| queues.is_empty());
+    let argument = if what.contains("wait") { "queues" } else { "queue" };
+    let is_nothing = |queue: Option<Text>| queue.is_some_and(|queue| queue.is_empty());
+    let is_empty =
+        queues.as_ref().is_some_and(|queues| queues.is_empty() || queues.iter().any(is_nothing));
     let has_null = queues.as_ref().is_none_or(|queues| queues.iter().any(|queue| queue.is_none()));
     let missing = [
-        (has_null, if what.contains("wait") { "queues" } else { "queue" }),
+        (has_null, argument),
         (no_vt, "vt"),
         (qty.is_none(), "qty"),
         (no_time, "max_wait"),
@@ -113,7 +116,7 @@ fn _check_wait(
         return Err(Error::NullArgument { argument }.into());
     }
     if is_empty {
-        return Err(Error::EmptyArgument { argument: "queues" }.into());
+        return Err(Error::EmptyArgument { argument }.into());
     }
     if qty.is_some_and(|qty| qty < 1) {
         return Err(Error::TooFew { argument: "qty" }.into());

@@ -1,0 +1,58 @@
+//! pgrx' own harness: `#[pg_test]`, each in a transaction of a server that is rolled back.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use aimq_lab::setup::{self, Major};
+use aimq_lab::shell;
+
+/// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of: there a
+/// `sudo` of ours stands in front of the PATH. It makes its server in `folder`, and stops it when its tests are over.
+pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
+    let mut tests = setup::cargo_command()?;
+    tests.args(["pgrx", "test", &major.feature(), "--no-default-features", "--pgdata"]);
+    tests.arg(folder);
+    tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
+    // As where aimq is installed: else pgrx would be compiled anew, here and then there.
+    tests.env("PGRX_PG_CONFIG_PATH", major.program("pg_config"));
+    if shell::is_root() {
+        std::os::unix::fs::chown(folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
+        let bin = shell::target().join("lab/bin");
+        stand_in_sudo(&bin)?;
+        let mut path = bin.into_os_string();
+        for folder in [shell::target().join("tools/bin").into_os_string(), path_of_ours()] {
+            path.push(":");
+            path.push(folder);
+        }
+        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody"]);
+    } else if std::env::var_os("USER").is_none() {
+        tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
+    }
+    Ok(tests)
+}
+
+fn path_of_ours() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
+
+/// `sudo -u nobody …` and `sudo …`, as the harness calls it.
+fn stand_in_sudo(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(folder)?;
+    let file = folder.join("sudo");
+    let keep_reading = shell::KEEP_READING.join(" ");
+    let text = format!(
+        "#!/bin/sh\n\
+         # Stands in for sudo where pgrx' test harness calls it as root.\n\
+         if [ \"$1\" = -u ]; then\n\
+         \tshift 2\n\
+         \texec setpriv --reuid=65534 --regid=65534 {keep_reading} env \"$@\"\n\
+         fi\n\
+         exec env \"$@\"\n"
+    );
+    std::fs::write(&file, text)?;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
