@@ -33,12 +33,36 @@ AS $$
     ),
     named AS (SELECT * FROM aimq._attached()),
     astray AS (SELECT * FROM aimq._astray()),
-    -- What triggers say of a queue, wherever they are: how it is enabled once more as it was.
+    -- How a queue is enabled once more as it was: by what its own tables' triggers say, else those of tables in pgmq's schema
+    -- that name it. What is elsewhere, anybody may have written.
+    told AS (
+        SELECT q.queue, true AS is_own, a.channel, a.event, a.options, a.events
+          FROM named a JOIN queues q ON q.relation = a.relation
+         UNION ALL
+        SELECT q.queue, true, a.channel, a.event, a.options, a.events
+          FROM named a JOIN queues q ON q.archive = a.relation
+         UNION ALL
+        SELECT a.queue, false, a.channel, a.event, a.options, a.events FROM astray a
+    ),
     said AS (
-        SELECT a.queue, aimq._call(a.queue, min(a.channel), min(a.event), min(a.options),
-                                   array_agg(DISTINCT e.name) FILTER (WHERE e.name IS NOT NULL)) AS call
-          FROM named a LEFT JOIN LATERAL unnest(a.events) e (name) ON true
-         GROUP BY a.queue
+        SELECT queue,
+               aimq._call(queue,
+                          (array_agg(channel ORDER BY is_own DESC, event IS NULL))[1],
+                          (array_agg(event ORDER BY is_own DESC) FILTER (WHERE event IS NOT NULL))[1],
+                          (array_agg(options ORDER BY is_own DESC, event IS NULL))[1],
+                          array_remove(array_agg(DISTINCT e.name), NULL)) AS call
+          FROM told LEFT JOIN LATERAL unnest(events) e (name) ON true
+         GROUP BY queue
+    ),
+    -- Queues whose table was renamed or moved with its triggers. A stranger's is not proposed: he has triggers on it.
+    lost AS (
+        SELECT DISTINCT ON (q.queue) q.queue, a.relation,
+               format(CASE WHEN is_pgmqs THEN 'ALTER TABLE %s RENAME TO %I;' ELSE 'ALTER TABLE %s SET SCHEMA pgmq;' END,
+                      a."table", q.relation_name) AS mend
+          FROM queues q JOIN named a ON a.queue = q.queue AND a.has_own AND a.is_trusted
+         WHERE q.relation IS NULL AND (a.is_pgmqs OR a.relation_name = q.relation_name)
+           AND NOT EXISTS (SELECT FROM queues o WHERE o.relation = a.relation)
+         ORDER BY q.queue, a.realtime DESC, a.is_pgmqs DESC, a.relation
     ),
     settings AS (
         SELECT coalesce('role ' || r.rolname, 'database ' || d.datname, 'all roles') AS subject, name, value,
@@ -53,8 +77,8 @@ AS $$
           LEFT JOIN pg_roles r ON r.oid = s.setrole
           LEFT JOIN pg_database d ON d.oid = s.setdatabase
          WHERE (s.setdatabase = 0 OR d.datname = current_database())
-           AND (name = 'aimq.enabled' AND value !~* '^(on|t|tr|tru|true|y|ye|yes|1)$' OR name = 'aimq.delivery' AND value <> 'auto'
-                OR name = 'session_replication_role' AND value = 'replica')
+           AND (name = 'aimq.enabled' AND value !~* '^(on|t|tr|tru|true|y|ye|yes|1)$' OR name = 'aimq.delivery' AND lower(value) <> 'auto'
+                OR name = 'session_replication_role' AND lower(value) = 'replica')
          UNION ALL
         SELECT CASE WHEN source IN ('client', 'session') THEN 'this session' ELSE 'server' END, name, setting,
                CASE WHEN source IN ('client', 'session') THEN format('If that is not meant, run SET %s = %L;', name, boot_val)
@@ -70,24 +94,33 @@ AS $$
            AND source IN ('configuration file', 'command line', 'environment variable', 'client', 'session')
     )
     SELECT 'error', q.queue, 'the queue has no table',
-           coalesce(
-               -- Its triggers are on a table that was renamed or moved.
-               (SELECT format(CASE WHEN is_pgmqs THEN 'Run ALTER TABLE %s RENAME TO %I;' ELSE 'Run ALTER TABLE %s SET SCHEMA pgmq;' END,
-                              a."table", q.relation_name)
-                  FROM astray a
-                 WHERE a.queue = q.queue AND a.realtime AND (is_pgmqs OR a.relation_name = q.relation_name)
-                 ORDER BY is_pgmqs DESC LIMIT 1),
-               format('Run SELECT %s(%L);',
-                      CASE WHEN partitioned THEN 'pgmq.create_partitioned' WHEN unlogged THEN 'pgmq.create_unlogged'
-                           ELSE 'aimq.create_queue' END, q.queue))
+           'Run ' || coalesce(
+               l.mend,
+               -- As it was, where anything tells that.
+               CASE WHEN partitioned THEN format('SELECT pgmq.create_partitioned(%L);', q.queue)
+                    WHEN unlogged THEN format('SELECT pgmq.create_unlogged(%L);', q.queue)
+                    WHEN s.call IS NOT NULL THEN format('SELECT pgmq.create(%L);', q.queue)
+                    ELSE format('SELECT aimq.create_queue(%L);', q.queue) END
+               || coalesce(' ' || s.call || ';', CASE WHEN partitioned OR unlogged THEN format(' SELECT aimq.enable_realtime(%L);', q.queue) ELSE '' END))
            || format(' Or, if the queue is to be gone, run SELECT pgmq.create(%1$L); SELECT pgmq.drop_queue(%1$L);', q.queue)
-      FROM queues q WHERE q.relation IS NULL
+      FROM queues q LEFT JOIN lost l USING (queue) LEFT JOIN said s USING (queue) WHERE q.relation IS NULL
     UNION ALL
-    SELECT 'error', queue, format('the trigger %s is disabled', tgname),
-           format('Run ALTER TABLE %s ENABLE TRIGGER %I;', tgrelid::regclass, tgname)
+    SELECT CASE tgenabled WHEN 'D' THEN 'error' ELSE 'warning' END, queue,
+           format(CASE tgenabled WHEN 'D' THEN 'the trigger %s is disabled' ELSE 'the trigger %s fires for what is replicated alone' END, tgname),
+           format(CASE tgenabled WHEN 'D' THEN 'Run ALTER TABLE %s ENABLE TRIGGER %I;' ELSE 'If that is not meant, run ALTER TABLE %s ENABLE TRIGGER %I;' END,
+                  tgrelid::regclass, tgname)
       FROM triggers
-     WHERE tgenabled = 'D'
+     WHERE tgenabled IN ('D', 'R')
        AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+    UNION ALL
+    -- One of another name fires beside ours, or fails each statement; one of ours in another shape does nothing, or fails.
+    SELECT 'error', t.queue, format('the trigger %s is not as aimq attaches it', t.tgname),
+           format('Run DROP TRIGGER %I ON %s; %s;', t.tgname, t.tgrelid::regclass, coalesce(s.call, aimq._call(t.queue, NULL, NULL, '', '{}')))
+      FROM triggers t LEFT JOIN said s USING (queue)
+     WHERE t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+       AND (t.tgqual IS NOT NULL OR t.tgnargs NOT IN (3, 4)
+            OR NOT CASE t.tgname WHEN 'aimq_realtime' THEN t.tgtype = 7 WHEN 'aimq_realtime_vt' THEN t.tgtype = 26
+                   ELSE t.tgname IN ('aimq_realtime_started', 'aimq_realtime_deleted', 'aimq_realtime_purged', 'aimq_realtime_archived') END)
     UNION ALL
     SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and others of aimq''s are there: nobody is woken for what is enqueued',
            format('Run %s;', s.call)
@@ -106,28 +139,28 @@ AS $$
       JOIN queues q ON q.relation_name = aimq._table(a.queue) AND q.relation IS NOT NULL
       JOIN said s ON s.queue = a.queue
      CROSS JOIN LATERAL (SELECT a.realtime AND NOT q.realtime AS is_silent) t
-     WHERE a.is_pgmqs AND a.fires
+     WHERE a.fires
     UNION ALL
     SELECT 'error', q.queue, format('its triggers name another queue, "%s": its workers are not told of it', a.queue),
-           format('Run %s;', aimq._call(q.queue, a.channel, a.event, a.options, a.events))
-      FROM named a JOIN queues q ON q.relation = a.relation
+           format('Run %s;', s.call)
+      FROM named a JOIN queues q ON q.relation = a.relation JOIN said s ON s.queue = q.queue
      WHERE a.realtime AND a.queue <> q.queue AND q.relation_name <> aimq._table(a.queue)
     UNION ALL
     -- As after a restore of the schema alone. pgmq's own functions for one queue work all the same.
     SELECT 'warning', a.queue,
-           format('pgmq does not list it, and %s has triggers of aimq''s: what is for all queues leaves it out', a."table"),
-           CASE WHEN a.relation_name = aimq._table(a.queue) THEN
-                format('Run INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged) VALUES (%L, %L, %L); Or, if it is to be no queue, run %s;',
-                       a.queue, a.partitioned, a.unlogged, a.drops)
-           ELSE format('If that is not meant, run %s;', a.drops) END
+           format('pgmq does not list it, and %s has triggers of aimq''s: what is for all queues leaves it out', string_agg(a."table", ', ' ORDER BY a."table")),
+           coalesce(min(format('Run INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged) VALUES (%L, %L, %L); Or, if it is to be no queue, run ',
+                               a.queue, a.partitioned, a.unlogged)) FILTER (WHERE a.relation_name = aimq._table(a.queue)),
+                    'If that is not meant, run ')
+           || string_agg(a.drops, '; ' ORDER BY a."table") || ';'
       FROM astray a
-     WHERE a.is_pgmqs AND a.relation_name <> aimq._archive(a.queue)
-       AND NOT EXISTS (SELECT FROM queues q WHERE q.relation_name = aimq._table(a.queue))
+     WHERE NOT EXISTS (SELECT FROM queues q WHERE q.relation_name = aimq._table(a.queue))
+     GROUP BY a.queue
     UNION ALL
     SELECT 'warning', queue,
            format('nobody is woken for %s: its trigger %s is aimq''s, and the table is not in the schema pgmq', "table", triggers),
            format('If that is not meant, run %s;', drops)
-      FROM named WHERE NOT is_pgmqs AND fires
+      FROM named n WHERE NOT is_pgmqs AND fires AND NOT EXISTS (SELECT FROM lost l WHERE l.relation = n.relation)
     UNION ALL
     SELECT 'error', queue,
            format('%s, the owner of %s, has no %s: as that role the notifier cannot look when messages can be read', owner, "table",
@@ -151,7 +184,7 @@ AS $$
                         WHERE t.queue = q.queue
                           AND (t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
                                OR t.tgname = 'trigger_notify_queue_insert_listeners' AND t.tgenabled <> 'D'))
-       AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue) AND a.is_pgmqs AND a.fires)
+       AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue) AND a.fires)
     UNION ALL
     SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the trigger aimq_realtime_vt is missing, which a former release did not have',
            format('Run %s;', s.call)
@@ -191,8 +224,7 @@ AS $$
       FROM broadcast WHERE is_there AND NOT is_allowed
     UNION ALL
     SELECT DISTINCT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database',
-           format('The notifier does not call a stranger''s function. If this one is to be trusted, run ALTER FUNCTION realtime.send(jsonb, text, text, boolean) OWNER TO %s;',
-                  (SELECT datdba::regrole FROM pg_database WHERE datname = current_database()))
+           'The notifier does not call a stranger''s function: find out whose it is, and what it does. Or, without broadcasts, run ' || without
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
     -- What goes on to fail is tried at least each 5 s, and a look at least each minute; what is older is over.
@@ -210,7 +242,7 @@ AS $$
                                          CASE WHEN current_setting('server_version_num')::integer < 170000 AND NOT aimq._is_preloaded()
                                               THEN '. This is the slow mode: before PostgreSQL 17 there is no other without preloading' END),
            CASE WHEN (SELECT state FROM notifier) = 'no slot' THEN
-                    format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server.',
+                    format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server. A standby needs it first.',
                            current_setting('max_worker_processes')::integer + 8)
                 WHEN aimq._is_preloaded() OR current_setting('server_version_num')::integer >= 170000 THEN
                     'It begins with the next enqueue or blocking call. For one at once, run SELECT aimq.recheck();'
@@ -241,14 +273,15 @@ AS $$
                     format('Its channel, event and name are too long for a slot, together. Choose shorter ones; for those that are the default, run %s;',
                            aimq._call(q.queue, NULL, NULL, q.options, q.events[2:]))
                 ELSE format('If it is to have one, run ALTER SYSTEM SET aimq.max_queues = %s; and restart the server.',
-                            greatest(current_setting('aimq.max_queues')::integer, (SELECT count(*) FROM queues WHERE realtime)) * 2) END
+                            least(greatest(current_setting('aimq.max_queues')::integer, (SELECT count(*) FROM queues WHERE realtime)) * 2,
+                                  (SELECT max_val::integer FROM pg_settings WHERE name = 'aimq.max_queues'))) END
       FROM queues q
      -- KEY_MAX_BYTES: the table, then each argument with its NUL byte.
      CROSS JOIN LATERAL (
             SELECT 4 + octet_length(q.channel) + octet_length(q.event) + octet_length(q.queue) + 3
                    + coalesce(octet_length(nullif(q.options, '')) + 1, 0) > 264 AS is_long
            ) l
-     WHERE q.realtime AND (is_long OR NOT aimq._has_room())
+     WHERE q.realtime AND (is_long OR NOT (SELECT aimq._has_room()))
        AND EXISTS (SELECT FROM notifier WHERE state = 'running')
        AND NOT EXISTS (SELECT FROM counters c
                         WHERE c.queue = q.queue AND c.channel = q.channel AND c.event = q.event AND c.options = q.options)
@@ -260,9 +293,10 @@ AS $$
     UNION ALL
     SELECT 'warning', 'NOTIFY', format('its queue is full to %s %%; at 75 %% no notification of ours is added', round((100 * usage)::numeric)),
            -- Which one it is, Postgres does not show.
-           coalesce((SELECT format('It waits for a session that listens and stays idle in a transaction. Idle for longest has been process %1$s: run SELECT pg_terminate_backend(%1$s);', pid)
-                       FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start LIMIT 1),
-                    'Look for a session that listens and stays idle in a transaction.')
+           coalesce((SELECT format('It waits for a session that listens and whose transaction goes on, which the server''s log names. If that is process %1$s, whose transaction is the oldest, run SELECT pg_terminate_backend(%1$s);', pid)
+                       FROM pg_stat_activity
+                      WHERE backend_type = 'client backend' AND xact_start < now() - interval '1 second' ORDER BY xact_start LIMIT 1),
+                    'Look for a session that listens and whose transaction goes on: the server''s log names it.')
       FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
     UNION ALL
     SELECT 'warning', subject,
@@ -274,13 +308,13 @@ AS $$
     UNION ALL
     -- The one is for sessions that have not loaded the library.
     SELECT 'warning', evtname::text,
-           format('this event trigger is disabled: %s',
-                  CASE evtname WHEN 'aimq_ddl' THEN 'what DDL changes is not noticed, and messages may stay unannounced'
+           format('this event trigger does not fire: %s',
+                  CASE WHEN evtfoid = to_regproc('aimq.ddl_trigger') THEN 'what DDL changes is not noticed, and messages may stay unannounced'
                        ELSE 'where a table of archived messages is replaced, archiving is told as job_deleted' END),
-           format('Run ALTER EVENT TRIGGER %s ENABLE ALWAYS;', evtname)
+           format('Run ALTER EVENT TRIGGER %I ENABLE ALWAYS;', evtname)
       FROM pg_event_trigger
-     WHERE evtenabled = 'D' AND evtfoid IN (to_regproc('aimq.ddl_trigger'), to_regproc('aimq.archive_trigger'))
-       AND EXISTS (SELECT FROM queues WHERE realtime) AND NOT (evtname = 'aimq_ddl' AND aimq._is_preloaded())
+     WHERE evtenabled IN ('D', 'R') AND evtfoid IN (to_regproc('aimq.ddl_trigger'), to_regproc('aimq.archive_trigger'))
+       AND EXISTS (SELECT FROM queues WHERE realtime) AND NOT (evtfoid = to_regproc('aimq.ddl_trigger') AND aimq._is_preloaded())
     UNION ALL
     SELECT * FROM aimq._doctor_server(EXISTS (SELECT FROM queues WHERE realtime))
 $$;

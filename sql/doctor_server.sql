@@ -29,12 +29,13 @@ AS $$
     SELECT 'warning', 'server',
            format('of %s worker slots %s are taken, %s of them by aimq: parallel queries and logical replication get %s',
                   slots, taken, ours, CASE WHEN taken >= slots THEN 'none' ELSE 'one' END),
-           format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server.', taken + 8)
+           format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server. A standby needs it first.', taken + 8)
       FROM workers WHERE ours > 0 AND slots - taken < 2
     UNION ALL
     SELECT 'warning', 'server',
            format('all %s places for sessions that block in aimq.read and aimq.wait are taken, by this database''s and others'': whoever blocks now polls', most),
-           format('Run ALTER SYSTEM SET aimq.max_waiters = %s; and restart the server.', 2 * most)
+           format('Run ALTER SYSTEM SET aimq.max_waiters = %s; and restart the server.',
+                  least(2 * most, (SELECT max_val::integer FROM pg_settings WHERE name = 'aimq.max_waiters')))
       FROM (SELECT current_setting('aimq.max_waiters')::integer AS most) setting WHERE NOT aimq._has_place()
 $$;
 COMMENT ON FUNCTION aimq._doctor_server(boolean) IS 'What aimq.doctor shows of the server. Internal';

@@ -41,7 +41,7 @@ CREATE VIEW aimq.stats AS
              UNION
             -- Of those that pgmq does not list: where it does, the counters are shown above.
             SELECT queue, channel, event, options FROM aimq._astray() a
-             WHERE realtime AND is_pgmqs
+             WHERE realtime
                AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.queue OPERATOR(pg_catalog.=) a.queue)
            ) q
       LEFT JOIN aimq._queue_counters() c

@@ -147,63 +147,87 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._call(text, text, text, text, text[]) IS 'The call of aimq.enable_realtime for what triggers say. Internal';
 
--- Every table that carries triggers of aimq's, whatever its schema and its name, and the queue that those name: a row for
--- each of the two. Partitions have copies, which are left out. A trigger's arguments stand one after the other, each with
--- a NUL byte behind it: channel, event, queue, options. What convert_from returns has the collation of an encoding's
--- name, by which lower() leaves capitals beyond ASCII as they are.
+-- Every table that carries triggers of aimq's, and the queue that those name: a row for each of the two. Partitions have
+-- copies, which are left out, and so are temporary tables. A trigger's arguments stand one after the other, each with a
+-- NUL byte behind it: channel, event, queue, options. Anybody may make such triggers on tables of his own, outside of pgmq's
+-- schema: is_trusted says that the table is in that schema, or belongs to a superuser or to whom pgmq belongs.
 CREATE FUNCTION aimq._attached() RETURNS TABLE (
-        relation oid, relation_name name, "table" text, is_pgmqs boolean, partitioned boolean, unlogged boolean, queue text,
-        realtime boolean, fires boolean, channel text, event text, options text, events text[], triggers text, drops text
+        relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
+        queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
+        triggers text, drops text
     )
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.oid, c.relname, format('%I.%I', n.nspname, c.relname), n.nspname = 'pgmq', c.relkind = 'p', c.relpersistence = 'u',
-           t.arguments[3],
+    WITH ours AS MATERIALIZED (
+        -- What is longer than a payload no queue's trigger has.
+        SELECT tgrelid, tgname, tgenabled <> 'D' AS fires, tgargs,
+               tgfoid = 'aimq.event_trigger()'::regprocedure AS is_event,
+               -- BEFORE INSERT FOR EACH ROW.
+               tgfoid = 'aimq.realtime_trigger()'::regprocedure AND tgtype = 7 AND tgqual IS NULL AS is_own
+          FROM pg_trigger
+         WHERE tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+           AND NOT tgisinternal AND tgparentid = 0 AND tgnargs IN (3, 4) AND octet_length(tgargs) <= 8192
+    ),
+    pgmqs AS (
+        SELECT nspowner AS owner FROM pg_namespace WHERE nspname = 'pgmq'
+         UNION ALL
+        SELECT c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgmq' AND c.relname = 'meta'
+    ),
+    -- Many have the same ones.
+    arguments AS (
+        SELECT tgargs, said.texts
+          FROM (SELECT DISTINCT tgargs FROM ours) o
+         CROSS JOIN LATERAL (
+                -- By default the result has the collation of an encoding's name, by which lower() leaves capitals beyond
+                -- ASCII as they are.
+                SELECT array_agg(convert_from(decode(argument, 'hex'), getdatabaseencoding()) COLLATE "default") AS texts
+                  FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '..', E'\\& ', 'g'), '00 ')) argument
+               ) said
+    )
+    SELECT c.oid, c.relname, format('%I.%I', n.nspname, c.relname), n.nspname = 'pgmq',
+           n.nspname = 'pgmq' OR r.rolsuper OR c.relowner = ANY (ARRAY(SELECT owner FROM pgmqs)),
+           c.relkind = 'p', c.relpersistence = 'u',
+           a.texts[3],
            bool_or(t.is_own AND t.fires),
+           bool_or(NOT t.is_event),
            bool_or(t.fires),
-           min(t.arguments[1]),
-           min(t.arguments[2]) FILTER (WHERE NOT t.is_event),
-           coalesce(min(t.arguments[4]), ''),
+           min(a.texts[1]),
+           min(a.texts[2]) FILTER (WHERE NOT t.is_event),
+           coalesce(min(a.texts[4]), ''),
            array_remove(ARRAY[
-               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_started'),
-               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_archived'),
-               max(t.arguments[2]) FILTER (WHERE t.is_event AND t.arguments[2] = 'job_deleted')
+               max(a.texts[2]) FILTER (WHERE t.is_event AND a.texts[2] = 'job_started'),
+               max(a.texts[2]) FILTER (WHERE t.is_event AND a.texts[2] = 'job_archived'),
+               max(a.texts[2]) FILTER (WHERE t.is_event AND a.texts[2] = 'job_deleted')
            ], NULL),
            string_agg(quote_ident(t.tgname), ', ' ORDER BY t.tgname),
            string_agg(format('DROP TRIGGER %I ON %I.%I', t.tgname, n.nspname, c.relname), '; ' ORDER BY t.tgname)
-      FROM (
-            SELECT tgrelid, tgname, tgenabled <> 'D' AS fires,
-                   tgfoid = 'aimq.event_trigger()'::regprocedure AS is_event,
-                   -- BEFORE INSERT FOR EACH ROW.
-                   tgfoid = 'aimq.realtime_trigger()'::regprocedure AND tgtype = 7 AS is_own,
-                   (
-                    SELECT array_agg(convert_from(decode(argument, 'hex'), getdatabaseencoding()) COLLATE "default")
-                      FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '..', E'\\& ', 'g'), '00 ')) argument
-                   ) AS arguments
-              FROM pg_trigger
-             WHERE tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
-               AND NOT tgisinternal AND tgparentid = 0 AND tgnargs IN (3, 4)
-           ) t
-      JOIN pg_class c ON c.oid = t.tgrelid
+      FROM ours t
+      JOIN arguments a USING (tgargs)
+      JOIN pg_class c ON c.oid = t.tgrelid AND c.relpersistence <> 't'
       JOIN pg_namespace n ON n.oid = c.relnamespace
-     GROUP BY c.oid, n.nspname, t.arguments[3]
+      JOIN pg_roles r ON r.oid = c.relowner
+     GROUP BY c.oid, n.nspname, r.rolsuper, a.texts[3]
 $$;
 COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq''s, and what those say. Internal';
 
--- Those that are no table of a queue that pgmq lists: they were renamed, moved, swapped or restored without that list.
+-- Those of pgmq's schema that are no table of a queue that pgmq lists: they were renamed, swapped or restored without that
+-- list.
 CREATE FUNCTION aimq._astray() RETURNS TABLE (
-        relation oid, relation_name name, "table" text, is_pgmqs boolean, partitioned boolean, unlogged boolean, queue text,
-        realtime boolean, fires boolean, channel text, event text, options text, events text[], triggers text, drops text
+        relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
+        queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
+        triggers text, drops text
     )
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH queues AS MATERIALIZED (SELECT relation, archive FROM aimq._queues())
     SELECT * FROM aimq._attached() a
-     WHERE NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.relation = a.relation)
-       AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.archive = a.relation)
+     WHERE a.is_pgmqs
+       AND NOT EXISTS (SELECT FROM queues q WHERE q.relation = a.relation)
+       AND NOT EXISTS (SELECT FROM queues q WHERE q.archive = a.relation)
 $$;
-COMMENT ON FUNCTION aimq._astray() IS 'The tables with triggers of aimq''s that are no listed queue''s. Internal';
+COMMENT ON FUNCTION aimq._astray() IS 'The tables in pgmq''s schema with triggers of aimq''s that are no listed queue''s. Internal';
 
 CREATE VIEW aimq.queues AS
     SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids,
@@ -216,7 +240,7 @@ CREATE VIEW aimq.queues AS
            options OPERATOR(pg_catalog.~) '(^| )ids( |$)',
            "table", false
       FROM aimq._astray();
-COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and each table else that carries triggers of aimq''s';
+COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and each table else in pgmq''s schema that carries triggers of aimq''s';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';
 COMMENT ON COLUMN aimq.queues.unlogged IS 'Made by pgmq.create_unlogged';
@@ -227,4 +251,4 @@ COMMENT ON COLUMN aimq.queues.events IS 'What is told: the event of the enqueue 
 COMMENT ON COLUMN aimq.queues.ids IS 'Whether notifications tell which messages; null if not realtime';
 COMMENT ON COLUMN aimq.queues.event IS 'The event that payloads name; null if not realtime';
 COMMENT ON COLUMN aimq.queues."table" IS 'Its table; null if there is none';
-COMMENT ON COLUMN aimq.queues.listed IS 'Whether pgmq lists it. Where not, the table was renamed, moved, swapped or restored alone, and queue is what its triggers say';
+COMMENT ON COLUMN aimq.queues.listed IS 'Whether pgmq lists it. Where not, the table was renamed, swapped or restored alone, and queue is what its triggers say';

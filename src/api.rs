@@ -25,9 +25,6 @@ use crate::passed_on::Spi;
 use crate::pgmq::{self, Queue, report};
 use crate::text::{self, Text};
 
-/// The channel that is the default. Whoever reads the documents knows that it needs quotes.
-const CHANNEL: &str = "aimq:jobs";
-
 /// `aimq.enable_realtime(queue, channel, event, sink, events, ids)`: makes a queue realtime, or changes its
 /// setting. True if something changed.
 ///
@@ -143,7 +140,8 @@ fn disable_realtime_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> {
 /// notice: by replication, by a session with `session_replication_role = replica` or `aimq.enabled = off`.
 ///
 /// Looks at once, and if the transaction has written anything, once more when it is committed. Needs SELECT on the queue's
-/// table, or on `pgmq.meta` where none is named (42501). Takes no lock. Costs a look at each table.
+/// table, or on `pgmq.meta` where none is named (42501). Takes no lock. Costs a look at each table. A WARNING where there
+/// can be no notifier: then nobody looks.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
@@ -162,6 +160,9 @@ fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
         return Err(Error::NoSelectPrivilege { table, role }.into());
     }
     delivery::prepare();
+    if !delivery::has_notifier() {
+        Warning::NobodyToLook.report();
+    }
     delivery::recheck(queue.map(|_| found.oid.to_u32()));
     Ok(())
 }
@@ -294,7 +295,7 @@ impl<'a> Wanted<'a> {
         let (is_new_channel, is_newly_silent) = self.is_new.get();
         if is_newly_silent {
             Advice::NoListeners.report();
-        } else if is_new_channel && self.channel != CHANNEL && text::needs_quotes(self.channel) {
+        } else if is_new_channel && text::needs_quotes(self.channel) {
             Advice::NeedsQuotes { channel: self.channel.to_owned() }.report();
         }
         if self.is_first.get() && delivery::is_slow() {

@@ -164,6 +164,17 @@ pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
     found.unwrap_or_default()
 }
 
+/// Whether a trigger of ours on a table, enabled or not, wants broadcasts. From the relation cache. Takes ACCESS SHARE.
+pub(crate) fn broadcasts(table: pg_sys::Oid) -> bool {
+    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let wants = |it: &pg_sys::Trigger| {
+        // SAFETY: a trigger of an open relation.
+        let route = functions.contains(&it.tgfoid).then(|| unsafe { trigger_route(it) });
+        route.flatten().is_some_and(|route| route.options().broadcasts)
+    };
+    with_triggers(table, |triggers| triggers.iter().any(wants)) == Some(true)
+}
+
 /// Whether a table carries a trigger of this name and function now, and it is not disabled. Takes ACCESS SHARE.
 pub(crate) fn has_trigger(table: pg_sys::Oid, name: &CStr, schema: &CStr, of: &CStr) -> bool {
     let of = function(schema, of);

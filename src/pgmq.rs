@@ -58,8 +58,9 @@ const FIND_ALL: &str = "
      WHERE relation IS NOT NULL
      ORDER BY relation_name, created_at";
 
-/// Finds a queue by any spelling that pgmq accepts.
+/// Finds a queue by any spelling that pgmq accepts. Fails, 42501, where the caller may not know which queues there are.
 pub(crate) fn find(queue: &str) -> Result<Queue, Error> {
+    check_may_see_queues()?;
     match find_spelt(queue) {
         Some(found) if found.oid != pg_sys::InvalidOid => Ok(found),
         Some(found) => Err(Error::QueueTableNotFound { queue: found.name, table: found.table }),

@@ -37,7 +37,7 @@ DECLARE
 BEGIN
     SELECT * INTO before
       FROM aimq.queues q
-     WHERE q.realtime AND aimq._table(q.queue) = aimq._table(enable_queue_realtime.queue_name);
+     WHERE q.listed AND q.realtime AND aimq._table(q.queue) = aimq._table(enable_queue_realtime.queue_name);
     PERFORM aimq.enable_realtime(
         queue_name, channel_name, event_name,
         sink => CASE WHEN before.sink IN ('notify', 'both') THEN 'both' ELSE 'supabase' END,
@@ -76,7 +76,7 @@ BEGIN
     RETURN jsonb_build_object('success', true, 'queue_name', queue_name, 'channel', channel_name, 'event', event_name,
                               'realtime_enabled', EXISTS (
                                   SELECT FROM aimq.queues q
-                                   WHERE q.realtime AND aimq._table(q.queue) = aimq._table(create_queue.queue_name)));
+                                   WHERE q.listed AND q.realtime AND aimq._table(q.queue) = aimq._table(create_queue.queue_name)));
 EXCEPTION WHEN OTHERS THEN
     RETURN jsonb_build_object('success', false, 'error', SQLERRM);
 END
@@ -110,7 +110,7 @@ DECLARE
     metrics record;
     queues jsonb := '[]';
 BEGIN
-    FOR queue IN SELECT q.queue AS name, q.realtime FROM aimq.queues q ORDER BY q.queue LOOP
+    FOR queue IN SELECT q.queue AS name, q.realtime FROM aimq.queues q WHERE q.listed ORDER BY q.queue LOOP
         BEGIN
             SELECT * INTO metrics FROM pgmq.metrics(queue.name);
         EXCEPTION WHEN undefined_table THEN
@@ -224,7 +224,7 @@ BEGIN
            -- As AIMQ attaches it: AFTER INSERT FOR EACH ROW, three arguments. One that was disabled announces nothing.
            AND t.tgtype = 5 AND t.tgqual IS NULL AND t.tgnargs = 3 AND t.tgenabled <> 'D' AND t.tgparentid = 0
            AND c.relnamespace = 'pgmq'::regnamespace
-           AND EXISTS (SELECT FROM aimq.queues q WHERE aimq._table(q.queue) = c.relname);
+           AND EXISTS (SELECT FROM aimq.queues q WHERE q.listed AND aimq._table(q.queue) = c.relname);
 
     SELECT string_agg(DISTINCT format('pgmq.%I', relname), ', ' ORDER BY format('pgmq.%I', relname)) INTO tables
       FROM aimq_migration_triggers;
@@ -241,7 +241,7 @@ BEGIN
         -- AIMQ's own name for it first, should there be several.
         SELECT * FROM aimq_migration_triggers ORDER BY relname, tgname <> 'aimq_notify_' || queue, tgname
     LOOP
-        SELECT * INTO now_is FROM aimq.queues q WHERE q.realtime AND aimq._table(q.queue) = one.relname;
+        SELECT * INTO now_is FROM aimq.queues q WHERE q.listed AND q.realtime AND aimq._table(q.queue) = one.relname;
         IF (now_is.channel, now_is.event) <> (one.channel, one.event) THEN
             -- A queue has one channel: who listens on another one goes on to be woken by the old trigger.
             RAISE WARNING 'trigger % of pgmq.% stays: queue % is realtime on channel %, event %', one.tgname, one.relname,

@@ -24,6 +24,8 @@ pub(crate) enum Warning {
     NoRealtimeSend,
     /// 42501
     BroadcastAsSuperuser { tables: Vec<String> },
+    /// 55000
+    NobodyToLook,
     /// 42501
     OthersTriggers { tables: Vec<String> },
     /// 55000
@@ -82,6 +84,12 @@ impl Warning {
                     tables.join(", ")
                 ),
                 "Give each to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may call the function: ALTER TABLE ... OWNER TO that role.",
+            ),
+            Self::NobodyToLook => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "nobody looks at the queues without a notifier".to_owned(),
+                "This server has none: aimq is not preloaded. Messages that came in while no trigger fired are not announced.".to_owned(),
+                "Add aimq to shared_preload_libraries and restart the server. Until then, NOTIFY the queue's channel by hand.",
             ),
             Self::OthersTriggers { tables } => (
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE,

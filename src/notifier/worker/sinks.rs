@@ -23,7 +23,7 @@ use crate::notifier::queues::as_owner;
 use crate::pgmq::report;
 use crate::process::{self, Failure, with_snapshot};
 use crate::text::{self, Text};
-use crate::{ffi, home, settings, signals};
+use crate::{attached, ffi, home, settings, signals};
 
 /// How many, and for how long, before the marks are taken again.
 const AT_ONCE: usize = 32;
@@ -98,7 +98,7 @@ impl Worker {
 /// What a broadcast came to.
 enum Sent {
     Said,
-    /// There is no such queue any more.
+    /// There is no such queue any more, or it is not to be broadcast any more.
     Gone,
 }
 
@@ -144,7 +144,7 @@ fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
     let done = signals::or_end_within(LAST_RESORT, || {
         signals::within(EACH_LOCK, A_CALL, || {
             process::transaction(AssertUnwindSafe(|| {
-                if !home::is_of_pgmq(relation) {
+                if !home::is_of_pgmq(relation) || !attached::broadcasts(relation) {
                     return Sent::Gone;
                 }
                 with_snapshot(|| {

@@ -151,7 +151,6 @@ fn the_views_show_tables_that_pgmq_does_not_list() {
     assert_eq!(
         shown,
         [
-            "c t aimq:jobs job_enqueued notify {job_enqueued} f other.q_c f",
             "b t aimq:jobs job_enqueued notify {job_enqueued,job_started} f pgmq.\"q Old\" f",
             "b f aimq:jobs notify {job_archived} f pgmq.a_old f",
             "a t A job_enqueued notify {job_enqueued} t pgmq.q_a f",

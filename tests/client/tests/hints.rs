@@ -142,8 +142,73 @@ fn what_befalls_queues_is_mended_by_the_hints() {
         (&no_select, "has no SELECT on the table", disowned),
         (&bound, "is bound by the row security of pgmq.q_b", disowned),
         (
+            r#"ALTER TABLE pgmq."q_it is a" ENABLE REPLICA TRIGGER aimq_realtime"#,
+            "warning It is A: the trigger aimq_realtime fires for what is replicated alone",
+            "",
+        ),
+        (
+            r#"ALTER TRIGGER aimq_realtime ON pgmq."q_it is a" RENAME TO "My own""#,
+            "error It is A: the trigger My own is not as aimq attaches it",
+            "",
+        ),
+        (
+            "CREATE TRIGGER mine BEFORE INSERT ON pgmq.q_b EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', 'job_enqueued', 'b')",
+            "error b: the trigger mine is not as aimq attaches it",
+            "",
+        ),
+        (
+            "CREATE OR REPLACE TRIGGER aimq_realtime BEFORE INSERT ON pgmq.q_b FOR EACH ROW WHEN (false)
+             EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', 'job_enqueued', 'b')",
+            "error b: the trigger aimq_realtime is not as aimq attaches it",
+            "",
+        ),
+        (
+            "DROP TRIGGER aimq_realtime ON pgmq.q_b;
+             CREATE TRIGGER aimq_realtime AFTER INSERT ON pgmq.q_b FOR EACH ROW
+             EXECUTE FUNCTION aimq.realtime_trigger('aimq:jobs', 'job_enqueued', 'b', 'ids', 'five')",
+            "error b: the trigger aimq_realtime is not as aimq attaches it",
+            "",
+        ),
+        (
+            // Without the trigger that says so, the table is still known by the other one.
+            r#"DROP TRIGGER aimq_realtime ON pgmq."q_it is a"; ALTER TABLE pgmq."q_it is a" RENAME TO q_gone"#,
+            "error It is A: the queue has no table",
+            "",
+        ),
+        (
+            "SELECT aimq.create_queue('c', channel => 'C', events => '{job_enqueued,job_archived}'); DROP TABLE pgmq.q_c",
+            "error c: the queue has no table",
+            "DO $$ BEGIN
+                 ASSERT (SELECT (realtime, channel, events) = (true, 'C', '{job_enqueued,job_archived}'::text[])
+                           FROM aimq.queues WHERE queue = 'c');
+             END $$;
+             SELECT pgmq.drop_queue('c')",
+        ),
+        (
+            "SELECT aimq.create_queue('c', channel => 'C', ids => true, events => '{job_enqueued,job_archived,job_deleted}');
+             ALTER TABLE pgmq.q_c RENAME TO q_d; ALTER TABLE pgmq.a_c RENAME TO a_d;
+             UPDATE pgmq.meta SET queue_name = 'd' WHERE queue_name = 'c'",
+            "error d: its triggers name another queue, \"c\"",
+            "DO $$ BEGIN
+                 ASSERT (SELECT (channel, ids, events) = ('C', true, '{job_enqueued,job_archived,job_deleted}'::text[])
+                           FROM aimq.queues WHERE queue = 'd');
+             END $$;
+             SELECT pgmq.drop_queue('d')",
+        ),
+        (
+            "SELECT aimq.create_queue('c', events => '{job_enqueued,job_archived}'); DELETE FROM pgmq.meta WHERE queue_name = 'c';
+             ALTER TABLE pgmq.q_c RENAME TO c_old; ALTER TABLE pgmq.a_c RENAME TO c_done",
+            "warning c: pgmq does not list it, and pgmq.c_done, pgmq.c_old has triggers of aimq's",
+            "DROP TABLE pgmq.c_old, pgmq.c_done",
+        ),
+        (
+            r#"ALTER EVENT TRIGGER aimq_archive RENAME TO "A b"; ALTER EVENT TRIGGER "A b" ENABLE REPLICA"#,
+            "warning A b: this event trigger does not fire",
+            r#"ALTER EVENT TRIGGER "A b" ENABLE; ALTER EVENT TRIGGER "A b" RENAME TO aimq_archive"#,
+        ),
+        (
             "ALTER EVENT TRIGGER aimq_archive DISABLE",
-            "warning aimq_archive: this event trigger is disabled",
+            "warning aimq_archive: this event trigger does not fire",
             "ALTER EVENT TRIGGER aimq_archive ENABLE",
         ),
     ]);
@@ -262,4 +327,86 @@ fn a_missing_notifier_is_mended_by_the_hint() {
     let mut monitor = database.connect_as(&role);
     let what = "warning notifier: none runs for this database: ";
     mend_each(&mut client, &mut monitor, &[("", what, "")]);
+}
+
+/// Names are compared as Postgres does.
+#[test]
+fn what_is_the_default_is_no_fault() {
+    let (database, mut client, _monitor) = observed();
+    let role = database.role("other");
+    for setting in
+        ["aimq.delivery = 'AUTO'", "aimq.enabled = 'Yes'", "session_replication_role = 'Origin'"]
+    {
+        run(&mut client, &format!("ALTER ROLE {role} IN DATABASE {} SET {setting}", database.name));
+        assert!(rows(&mut client).is_empty(), "{setting}: {:?}", rows(&mut client));
+    }
+}
+
+/// Who pastes what a hint says must not run a stranger's code, nor send wake-ups where a stranger wants them. A stranger may make
+/// triggers with our functions on tables of his own.
+#[test]
+fn what_strangers_write_is_in_no_hint_that_does_something_for_them() {
+    let (database, mut client, _monitor) = observed();
+    let name = database.role("stranger");
+    run(&mut client, &format!("GRANT CREATE ON DATABASE {} TO {name}", database.name));
+    let mut stranger = database.connect_as(&name);
+    run(
+        &mut stranger,
+        "CREATE SCHEMA mal;
+         CREATE TABLE mal.q_b (msg_id bigint, read_ct integer, vt timestamptz);
+         CREATE TRIGGER aimq_realtime BEFORE INSERT ON mal.q_b FOR EACH ROW
+         EXECUTE FUNCTION aimq.realtime_trigger('evil', 'evil', 'b', 'sink=both ids');
+         CREATE TRIGGER aimq_realtime_archived BEFORE INSERT OR DELETE ON mal.q_b FOR EACH ROW
+         EXECUTE FUNCTION aimq.event_trigger('evil', 'job_archived', 'b', 'sink=both ids');
+         CREATE TEMP TABLE q_b (msg_id bigint, vt timestamptz);
+         CREATE TRIGGER aimq_realtime BEFORE INSERT ON q_b FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger('', '', 'b')",
+    );
+    // It is said of his table that it wakes nobody, and no more: what he has for himself is not seen.
+    let told = problems(&mut client);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("warning b: nobody is woken for mal.q_b"), "{told:?}");
+    let shown = "SELECT concat_ws(' ', queue, channel) FROM aimq.queues WHERE queue = 'b'";
+    assert_eq!(names(&mut client, shown), ["b aimq:jobs"]);
+
+    run(&mut client, "DROP TRIGGER aimq_realtime_vt ON pgmq.q_b");
+    assert_eq!(
+        hint_of(&mut client, "aimq_realtime_vt is missing"),
+        "Run SELECT aimq.enable_realtime('b');"
+    );
+    run(&mut client, "DROP TABLE pgmq.q_b");
+    let hint = hint_of(&mut client, "error b: the queue has no table");
+    assert!(hint.starts_with("Run SELECT aimq.create_queue('b'); Or"), "{hint}");
+    follow(&mut client, &hint);
+    assert_eq!(names(&mut client, shown), ["b aimq:jobs"]);
+
+    // His function, whatever it does, is not to be made a superuser's.
+    run(
+        &mut stranger,
+        "CREATE SCHEMA realtime;
+         CREATE FUNCTION realtime.send(jsonb, text, text, boolean) RETURNS void LANGUAGE sql SECURITY DEFINER AS ''",
+    );
+    run(&mut client, "SELECT aimq.enable_realtime('b', sink => 'both')");
+    let hint = hint_of(&mut client, "realtime.send belongs neither");
+    let way = way(&hint).expect("a statement");
+    assert_eq!(way.statements, ["SELECT aimq.enable_realtime('b')"]);
+}
+
+/// Nobody may keep the doctor and the views from all others.
+#[test]
+fn a_stranger_with_much_to_say_stops_no_view() {
+    let (database, mut client, _monitor) = observed();
+    let mut stranger = database.connect_as(&database.role("stranger"));
+    run(
+        &mut stranger,
+        "CREATE TEMP TABLE q_b (vt timestamptz);
+         DO $$ BEGIN
+             EXECUTE format('CREATE TRIGGER big BEFORE INSERT ON q_b FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger(%L, %L, %L)',
+                            repeat('a', 16000000), 'b', 'c');
+         END $$",
+    );
+    run(&mut client, "SET statement_timeout = '10 s'");
+    for view in ["aimq.doctor()", "aimq.queues", "aimq.stats"] {
+        run(&mut client, &format!("SELECT * FROM {view}"));
+    }
+    assert!(rows(&mut client).is_empty(), "{:?}", rows(&mut client));
 }

@@ -181,7 +181,7 @@ fn what_a_broadcast_raises_is_in_the_views() {
 #[test]
 fn a_session_that_may_only_read_is_told_so_at_once() {
     let (_database, mut client, _listener) = started(&["a"]);
-    run(&mut client, "SET default_transaction_read_only = on");
+    run(&mut client, "SET default_transaction_read_only = on; SET statement_timeout = '25 s'");
     let begun = Instant::now();
     for sql in [
         "SELECT aimq.read('a', 30, max_wait => '1 hour')",

@@ -373,6 +373,24 @@ fn a_notifier_that_ends_loses_no_broadcast() {
 }
 
 /// A superuser's table: the function, and the triggers of the tables behind it, would run as that superuser.
+/// It failed until then. Nor does the notifier stay about for it.
+#[test]
+fn what_waits_to_be_broadcast_goes_with_the_wish() {
+    for no_more in ["SELECT aimq.enable_realtime('a')", "SELECT aimq.disable_realtime('a')"] {
+        let (_database, mut client, _listener) = started_sending(&["a"], "both");
+        run(&mut client, "ALTER FUNCTION realtime.send(jsonb, text, text, boolean) RENAME TO away");
+        run(&mut client, "SELECT pgmq.send('a', '{}')");
+        wait_until("it to fail", || failures(&mut client) > 0);
+        run(&mut client, no_more);
+        run(&mut client, "SELECT aimq.disable_realtime('a')");
+        wait_until("the notifier to end", || notifier_state(&mut client) == "none");
+        run(&mut client, "ALTER FUNCTION realtime.away(jsonb, text, text, boolean) RENAME TO send");
+        run(&mut client, "SELECT aimq.enable_realtime('a')");
+        wait_until_settled(&mut client, 1);
+        assert_eq!(sent(&mut client), 0, "{no_more}");
+    }
+}
+
 #[test]
 fn nothing_is_broadcast_as_a_superuser() {
     let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
