@@ -295,7 +295,8 @@ AS $$
            -- Which one it is, Postgres does not show.
            coalesce((SELECT format('It waits for a session that listens and whose transaction goes on, which the server''s log names. If that is process %1$s, whose transaction is the oldest, run SELECT pg_terminate_backend(%1$s);', pid)
                        FROM pg_stat_activity
-                      WHERE backend_type = 'client backend' AND xact_start < now() - interval '1 second' ORDER BY xact_start LIMIT 1),
+                      WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+                      ORDER BY xact_start LIMIT 1),
                     'Look for a session that listens and whose transaction goes on: the server''s log names it.')
       FROM pg_notification_queue_usage() usage WHERE usage >= 0.25
     UNION ALL
