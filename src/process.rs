@@ -160,10 +160,12 @@ pub(crate) fn begin_turn() -> bool {
         }
         // There is nothing to cancel now.
         pg_sys::QueryCancelPending = 0;
-        pg_sys::check_for_interrupts!();
+        without_cancel(|| {
+            pg_sys::check_for_interrupts!();
+        });
         // Others wait for us to read the news of the catalogs (storage/ipc/sinval.c).
         if pg_sys::catchupInterruptPending != 0 {
-            pg_sys::ProcessCatchupInterrupt();
+            without_cancel(|| pg_sys::ProcessCatchupInterrupt());
         }
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
@@ -171,6 +173,16 @@ pub(crate) fn begin_turn() -> bool {
         }
         false
     }
+}
+
+/// Runs `work`, which must not raise, where nobody would catch it: a cancel that comes meanwhile waits for what can be
+/// cancelled (tcop/postgres.c, ProcessInterrupts). As HOLD_CANCEL_INTERRUPTS does it (miscadmin.h).
+pub(crate) fn without_cancel(work: impl FnOnce()) {
+    // SAFETY: a plain counter of this process, which an error sets to 0.
+    unsafe { pg_sys::QueryCancelHoldoffCount += 1 };
+    work();
+    // SAFETY: as above.
+    unsafe { pg_sys::QueryCancelHoldoffCount -= 1 };
 }
 
 /// The wait event that `pg_stat_activity` shows. Before PostgreSQL 17, extensions have none of their own.

@@ -268,8 +268,9 @@ const TRANSACTION_TESTS: [&str; 9] = [
 ];
 
 /// Those of the notifier, however it came to be there.
-const NOTIFIER_TESTS: [&str; 10] = [
+const NOTIFIER_TESTS: [&str; 11] = [
     "notifier",
+    "signals",
     "visibility",
     "waiting",
     "blocking",

@@ -284,6 +284,20 @@ pub fn notifier_state(client: &mut Client) -> String {
     )
 }
 
+/// The process of the notifier of the session's database, once it runs.
+pub fn notifier_pid(client: &mut Client) -> i32 {
+    let mut pid = 0;
+    wait_until("the notifier to run", || {
+        pid = value(
+            client,
+            "SELECT coalesce(max(pid) FILTER (WHERE state = 'running'), 0)
+               FROM aimq.notifiers WHERE database = current_database()",
+        );
+        pid != 0
+    });
+    pid
+}
+
 /// Waits until the session's database has a notifier that runs.
 pub fn wait_until_running(client: &mut Client) {
     wait_until("the notifier to run", || notifier_state(client) == "running");

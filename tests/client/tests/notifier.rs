@@ -6,19 +6,6 @@ use std::time::{Duration, Instant};
 use aimq_client_tests::*;
 use postgres::Client;
 
-fn notifier_pid(client: &mut Client) -> i32 {
-    let mut pid = 0;
-    wait_until("the notifier to run", || {
-        pid = value(
-            client,
-            "SELECT coalesce(max(pid) FILTER (WHERE state = 'running'), 0)
-               FROM aimq.notifiers WHERE database = current_database()",
-        );
-        pid != 0
-    });
-    pid
-}
-
 fn counter(client: &mut Client, name: &str) -> i64 {
     value(client, &format!("SELECT {name} FROM aimq.notifiers WHERE database = current_database()"))
 }
@@ -258,34 +245,6 @@ fn the_notifier_leaves_with_the_extension() {
             &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}"),
         ) == 0
     });
-}
-
-#[test]
-fn a_terminated_notifier_is_started_again_and_announces_what_is_there() {
-    let (_database, mut client, mut listener) = started(&["a"]);
-    for round in 1..=3 {
-        let pid = notifier_pid(&mut client);
-        run(&mut client, "SET aimq.enabled = off");
-        run(&mut client, "SELECT pgmq.send('a', '{}')");
-        run(&mut client, "SET aimq.enabled = on");
-        run(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
-        // Nobody marked that message: the new notifier has looked.
-        listener.wait_for_count("a", 1);
-        wait_until("another process", || notifier_pid(&mut client) != pid);
-        assert_eq!(counter(&mut client, "starts"), round + 1);
-    }
-}
-
-#[test]
-fn a_cancelled_notifier_goes_on() {
-    let (_database, mut client, mut listener) = started(&["a"]);
-    let pid = notifier_pid(&mut client);
-    for _ in 0..20 {
-        run(&mut client, &format!("SELECT pg_cancel_backend({pid})"));
-        run(&mut client, "SELECT pgmq.send('a', '{}')");
-    }
-    listener.wait_for_count("a", 20);
-    assert_eq!(notifier_pid(&mut client), pid);
 }
 
 #[test]
