@@ -75,9 +75,8 @@ impl Bucket {
         self.prepared.store(1, SeqCst);
     }
 
-    pub(super) fn is_prepared(&self, keep: bool) -> bool {
-        let is_so = self.prepared.load(SeqCst) != 0;
-        is_so && (keep || self.prepared.swap(0, SeqCst) != 0)
+    pub(super) fn take_prepared(&self) -> bool {
+        self.prepared.load(SeqCst) != 0 && self.prepared.swap(0, SeqCst) != 0
     }
 }
 

@@ -260,13 +260,19 @@ impl Database {
         self.buckets.iter().filter_map(Bucket::earliest).min()
     }
 
-    /// The tables for which prepared transactions have something: which bucket. They stay so if `keep`.
-    pub fn take_prepared(&self, keep: bool, mut look: impl FnMut(usize)) {
+    /// The tables for which prepared transactions have something: which bucket. What is returned is forgotten: the caller then
+    /// asks which transactions are prepared, and notes it again if there are any.
+    pub fn take_prepared(&self, mut look: impl FnMut(usize)) {
         for (at, bucket) in self.buckets.iter().enumerate() {
-            if bucket.is_prepared(keep) {
+            if bucket.take_prepared() {
                 look(at);
             }
         }
+    }
+
+    /// Notes once more that a prepared transaction has something for a bucket.
+    pub fn prepare_bucket(&self, at: usize) {
+        self.buckets[at].prepare();
     }
 
     /// Whether a table is in a bucket.

@@ -171,10 +171,14 @@ impl Worker {
             self.look_at_those(|_, _| true);
         }
         let mut buckets = Vec::new();
-        self.database.take_prepared(!self.prepared.is_empty(), |at| buckets.push(at));
-        self.look_at_buckets(
-            &buckets.iter().map(|at| (*at, Timestamp::NEG_INFINITY)).collect::<Vec<_>>(),
-        );
+        self.database.take_prepared(|at| buckets.push((at, Timestamp::NEG_INFINITY)));
+        // Asked only now that the marks are taken. A transaction marks after it is to be seen as prepared: so one that marked
+        // before is seen, or has ended. By what was seen before, the mark of one that was prepared since would be lost.
+        let is_none = || process::transaction(|| queues::prepared().is_empty());
+        if !buckets.is_empty() && !is_none().unwrap_or(false) {
+            buckets.iter().for_each(|(at, _)| self.database.prepare_bucket(*at));
+        }
+        self.look_at_buckets(&buckets);
     }
 
     /// Whether a prepared transaction has ended.

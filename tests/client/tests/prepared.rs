@@ -2,6 +2,7 @@
 //! others are not. Each test has a server of its own: a name is one for the whole server.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aimq_client_tests::blocking::*;
 use aimq_client_tests::servers::*;
@@ -12,6 +13,9 @@ use postgres::Client;
 use std::time::{Duration, Instant};
 
 const PREPARES: &str = "max_prepared_transactions=10";
+
+/// How often one of ours is prepared and ends beside others: about one in fifty was lost.
+const ROUNDS: usize = 300;
 
 /// Queues with messages left in them, besides `a`.
 const QUEUES: usize = 40;
@@ -148,4 +152,55 @@ fn prepared_transactions_survive_a_restart() {
         listener.wait_for_count("a", 1);
         run(&mut client, "ROLLBACK PREPARED 'stays'");
     }
+}
+
+/// The watcher asks which there are, and is told meanwhile of one that has just been prepared: that one must not be forgotten
+/// because the others have ended.
+#[test]
+fn prepared_transactions_beside_others_that_end_wake() {
+    let (_alone, cluster) = server(&[PREPARES]);
+    let mut client = connect(&cluster);
+    run(&mut client, "SELECT aimq.create_queue('b')");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..2 {
+            let (mut other, is_over) = (connect(&cluster), &is_over);
+            scope.spawn(move || {
+                while !is_over.load(Ordering::SeqCst) {
+                    run(&mut other, "BEGIN; SELECT pgmq.send('b', '{}', 3600)");
+                    run(&mut other, &format!("PREPARE TRANSACTION 'other {number}'"));
+                    run(&mut other, &format!("ROLLBACK PREPARED 'other {number}'"));
+                    std::thread::sleep(Duration::from_millis(number)); // so that at times there is none
+                }
+            });
+        }
+        let mut listener = listen(&cluster);
+        let mut lost = None;
+        for round in 0..ROUNDS {
+            run(&mut client, "BEGIN; SELECT pgmq.send('a', '{}')");
+            run(&mut client, "PREPARE TRANSACTION 'own'");
+            // Long enough for a look that finds nothing yet.
+            std::thread::sleep(Duration::from_millis(5));
+            run(&mut client, "COMMIT PREPARED 'own'");
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let mut heard = || heard_by(listener.client(), deadline);
+            while lost.is_none() {
+                match heard() {
+                    None => lost = Some(round),
+                    Some(payload)
+                        if payload.queues.as_ref().is_none_or(|it| it.contains_key("a")) =>
+                    {
+                        break;
+                    }
+                    Some(_) => {}
+                }
+            }
+            run(listener.client(), "DELETE FROM pgmq.q_a");
+            if lost.is_some() {
+                break;
+            }
+        }
+        is_over.store(true, Ordering::SeqCst);
+        assert_eq!(lost, None, "nobody heard of the message of that round");
+    });
 }
