@@ -143,7 +143,7 @@ fn what_befalls_queues_is_mended_by_the_hints() {
         (&bound, "is bound by the row security of pgmq.q_b", disowned),
         (
             r#"ALTER TABLE pgmq."q_it is a" ENABLE REPLICA TRIGGER aimq_realtime"#,
-            "warning It is A: the trigger aimq_realtime fires for what is replicated alone",
+            "warning It is A: the trigger aimq_realtime fires only for what is replicated",
             "",
         ),
         (
