@@ -1,6 +1,6 @@
--- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. It reads catalogs and counters,
--- but no queue's table. A hint that can be followed as it stands says "run", then statements, each with its semicolon.
--- Where there are several ways, all but the first one begin with "Or".
+-- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. It reads catalogs and
+-- counters, but no queue's table. A hint that can be followed as it stands says "run", then statements, each with its
+-- semicolon. Where there are several ways, all but the first one begin with "Or".
 CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, problem text, hint text)
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -14,7 +14,8 @@ AS $$
         SELECT q.queue, q.realtime, t.*
           FROM queues q JOIN pg_trigger t ON t.tgrelid IN (q.relation, q.archive) AND NOT t.tgisinternal
     ),
-    -- The trigger that tells of archived messages is on their table, and its news is broadcast as the owner of that table.
+    -- The trigger that tells of archived messages is on their table, and its news is broadcast as the owner of that
+    -- table.
     broadcast AS (
         SELECT q.queue, format('pgmq.%I', c.relname) AS "table", quote_ident(r.rolname) AS owner, b.*,
                aimq._call(q.queue, q.channel, q.event, CASE WHEN q.ids THEN 'ids' ELSE '' END, q.events[2:]) || ';' AS without
@@ -33,8 +34,8 @@ AS $$
     ),
     named AS (SELECT * FROM aimq._attached()),
     astray AS (SELECT * FROM aimq._astray()),
-    -- How a queue is enabled again as it was: by what the triggers of its own tables say, or else the triggers of tables in
-    -- pgmq's schema that name it. Triggers elsewhere may have been written by anybody.
+    -- How a queue is enabled again as it was: by what the triggers of its own tables say, or else the triggers of
+    -- tables in pgmq's schema that name it. Triggers elsewhere may have been written by anybody.
     told AS (
         SELECT q.queue, true AS is_own, a.channel, a.event, a.options, a.events
           FROM named a JOIN queues q ON q.relation = a.relation
@@ -54,8 +55,8 @@ AS $$
           FROM told LEFT JOIN LATERAL unnest(events) e (name) ON true
          GROUP BY queue
     ),
-    -- Queues whose table was renamed or moved with its triggers. A stranger's table is not proposed: he may have other triggers
-    -- on it.
+    -- Queues whose table was renamed or moved with its triggers. A stranger's table is not proposed: he may have other
+    -- triggers on it.
     lost AS (
         SELECT DISTINCT ON (q.queue) q.queue, a.relation,
                format(CASE WHEN is_pgmqs THEN 'ALTER TABLE %s RENAME TO %I;' ELSE 'ALTER TABLE %s SET SCHEMA pgmq;' END,
@@ -114,8 +115,8 @@ AS $$
      WHERE tgenabled IN ('D', 'R')
        AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
     UNION ALL
-    -- A trigger of another name fires beside ours, or fails each statement. One of our names in another shape does nothing, or
-    -- fails.
+    -- A trigger of another name fires beside ours, or fails each statement. One of our names in another shape does
+    -- nothing, or fails.
     SELECT 'error', t.queue, format('the trigger %s is not as aimq attaches it', t.tgname),
            format('Run DROP TRIGGER %I ON %s; %s;', t.tgname, t.tgrelid::regclass, coalesce(s.call, aimq._call(t.queue, NULL, NULL, '', '{}')))
       FROM triggers t LEFT JOIN said s USING (queue)
@@ -229,7 +230,8 @@ AS $$
            'The notifier does not call the function of anybody else: find out who owns it, and what it does. Or, without broadcasts, run ' || without
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
-    -- A broadcast that keeps failing is tried at least each 5 s, and a look at least each minute. An older failure is over.
+    -- A broadcast that keeps failing is tried at least each 5 s, and a look at least each minute. An older failure is
+    -- over.
     SELECT CASE WHEN last_failed_broadcast > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, queue,
            format('%s broadcasts failed, the last one of %s, and %s did not; each was or will be tried again',
                   failed_broadcasts, last_failed_broadcast, broadcasts),

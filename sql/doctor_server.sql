@@ -5,8 +5,8 @@ CREATE FUNCTION aimq._doctor_server(has_realtime boolean)
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH activity AS (SELECT pid, backend_type, state, wait_event FROM pg_stat_activity),
-    -- The processes that have a slot of max_worker_processes, and show themselves. Workers of parallel queries come and go:
-    -- the slots are wanted for them.
+    -- The processes that have a slot of max_worker_processes, and show themselves. Workers of parallel queries come and
+    -- go: the slots are wanted for them.
     workers AS (
         SELECT count(*) FILTER (WHERE backend_type ^@ 'aimq ') AS ours, count(*) AS taken,
                current_setting('max_worker_processes')::integer AS slots

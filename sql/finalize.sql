@@ -6,8 +6,8 @@ COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. I
 GRANT USAGE ON SCHEMA aimq TO PUBLIC;
 GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers TO PUBLIC;
 
--- Where the default privileges give PUBLIC no EXECUTE, a grant on the public function or view has to suffice. So the inner
--- functions that those use are granted by name. None of them shows or does what its caller may not see or do
+-- Where the default privileges give PUBLIC no EXECUTE, a grant on the public function or view has to suffice. So the
+-- inner functions that those use are granted by name. None of them shows or does what its caller may not see or do
 -- (docs/privileges.md). CREATE TRIGGER asks for the right to call the trigger's function.
 DO $$
 DECLARE

@@ -15,8 +15,8 @@ CREATE FUNCTION aimq._archive(queue text) RETURNS name
 AS $$ SELECT lower('a_' || queue)::name $$;
 COMMENT ON FUNCTION aimq._archive(text) IS 'The name of the table of a queue''s archived messages. Internal';
 
--- Supabase's function for broadcasts; null if there is none. It is looked up by its names, because to_regprocedure raises an
--- error where the caller may not look into the schema.
+-- Supabase's function for broadcasts; null if there is none. It is looked up by its names, because to_regprocedure
+-- raises an error where the caller may not look into the schema.
 CREATE FUNCTION aimq._realtime_send() RETURNS oid
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -48,9 +48,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._broadcast(oid) IS 'Whether the notifier calls Supabase''s function for a queue''s table. Internal';
 
--- A function under the view: a function runs with the privileges of its caller, but a view before PostgreSQL 15 runs with
--- those of its owner. The function is in PL/pgSQL, so that the privileges are checked before the query: otherwise the error
--- would show the whole query.
+-- A function under the view: a function runs with the privileges of its caller, but a view before PostgreSQL 15 runs
+-- with those of its owner. The function is in PL/pgSQL, so that the privileges are checked before the query: otherwise
+-- the error would show the whole query.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (
         queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text,
         sink text, events text[], ids boolean, options text,
@@ -130,7 +130,8 @@ END
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 
--- The call that makes a queue tell what its triggers of aimq say now. It names only the arguments that are not the default.
+-- The call that makes a queue tell what its triggers of aimq say now. It names only the arguments that are not the
+-- default.
 CREATE FUNCTION aimq._call(queue text, channel text, event text, options text, events text[]) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -147,10 +148,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._call(text, text, text, text, text[]) IS 'The call of aimq.enable_realtime for what triggers say. Internal';
 
--- Every table that carries triggers of aimq, and the queue that those triggers name: a row for each pair. Partitions have
--- copies of the triggers, which are left out; temporary tables are left out too. A trigger's arguments stand one after the
--- other, each with a NUL byte behind it: channel, event, queue, options. Anybody may make such triggers on his own tables
--- outside of pgmq's schema. So is_trusted says that the table is in that schema, or belongs to a superuser or to pgmq's owner.
+-- Every table that carries triggers of aimq, and the queue that those triggers name: a row for each pair. Partitions
+-- have copies of the triggers, which are left out; temporary tables are left out too. A trigger's arguments stand one
+-- after the other, each with a NUL byte behind it: channel, event, queue, options. Anybody may make such triggers on
+-- his own tables outside of pgmq's schema. So is_trusted says that the table is in that schema, or belongs to a
+-- superuser or to pgmq's owner.
 CREATE FUNCTION aimq._attached() RETURNS TABLE (
         relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
         queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
@@ -211,8 +213,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq, and what those triggers say. Internal';
 
--- The tables of pgmq's schema with such triggers that belong to no queue that pgmq lists: they were renamed, swapped, or
--- restored without that list.
+-- The tables of pgmq's schema with such triggers that belong to no queue that pgmq lists: they were renamed, swapped,
+-- or restored without that list.
 CREATE FUNCTION aimq._astray() RETURNS TABLE (
         relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
         queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],

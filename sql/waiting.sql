@@ -5,9 +5,9 @@ SELECT aimq._check_pgmq();
 ALTER FUNCTION aimq._ready(text[], boolean)
     SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off;
 
--- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a
--- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled
--- back, which gives its locks back: otherwise DDL would wait for a session that sleeps with them, and all others would wait
+-- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a snapshot
+-- of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled back,
+-- which gives its locks back: otherwise DDL would wait for a session that sleeps with them, and all others would wait
 -- for the DDL. When the time is over they look a last time, for messages that nobody is called for.
 
 -- A type of our own, as pgmq 1.13 has it: pgmq's updates drop theirs, and with it all that depends on it.
@@ -132,8 +132,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
     is_over boolean := false;
-    -- How many messages to read at most. A jsonb holds 256 MB: where the messages have more, half as many are read in another
-    -- try. The savepoint undoes the read of messages that would not be returned.
+    -- How many messages to read at most. A jsonb holds 256 MB: where the messages have more, half as many are read in
+    -- another try. The savepoint undoes the read of messages that would not be returned.
     most integer := $3;
 BEGIN
     PERFORM aimq._check_commit('aimq.read_for');

@@ -1,13 +1,14 @@
--- Brings a database of AIMQ (the Python package `aimq`, on Supabase) over to this extension: the functions by which AIMQ
--- manages its queues, and the queues that AIMQ's own triggers announce. What changes: docs/adoption.md.
+-- Brings a database of AIMQ (the Python package `aimq`, on Supabase) over to this extension: the functions by which
+-- AIMQ manages its queues, and the queues that AIMQ's own triggers announce. What changes: docs/adoption.md.
 --
 -- Plain SQL, to be applied once, in one transaction, and harmless when applied again: as a migration of Supabase's, or
 --
 --     PGOPTIONS='-c lock_timeout=500ms' psql -1 -v ON_ERROR_STOP=1 -f aimq_on_supabase.sql
 --
--- As the owner of the queues' tables, or a superuser. CREATE EXTENSION wants a superuser; where that is somebody else, they
--- create the extension first. All queues that are carried over are locked until the end: with a lock_timeout, producers don't
--- queue up behind this behind somebody's long transaction. It fails then, nothing has changed, and it can be tried again.
+-- As the owner of the queues' tables, or a superuser. CREATE EXTENSION wants a superuser; where that is somebody else,
+-- they create the extension first. All queues that are carried over are locked until the end: with a lock_timeout,
+-- producers don't queue up behind this behind somebody's long transaction. It fails then, nothing has changed, and it
+-- can be tried again.
 --
 -- Who may call the functions: service_role and postgres. For others too, say so before, in the same session:
 --
@@ -16,8 +17,8 @@
 -- AIMQ has a schema of this name, with its trigger's function in it. Neither is in the way.
 CREATE EXTENSION IF NOT EXISTS aimq CASCADE;
 
--- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's workers
--- need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
+-- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's
+-- workers need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
 CREATE SCHEMA IF NOT EXISTS pgmq_public;
 
 -- These are SECURITY DEFINER since service_role owns no queue, and only owners may create and drop what belongs to one.
@@ -139,8 +140,8 @@ COMMENT ON FUNCTION pgmq_public.disable_queue_realtime(text) IS
 COMMENT ON FUNCTION pgmq_public.list_queues() IS
     'For AIMQ: every queue of pgmq with its length, and whether it is realtime';
 
--- Who may call them, and as which role they run. AIMQ's own functions may be called by every user who is logged in. But only
--- a server should be able to drop a trigger, or to fill the disk with queues.
+-- Who may call them, and as which role they run. AIMQ's own functions may be called by every user who is logged in. But
+-- only a server should be able to drop a trigger, or to fill the disk with queues.
 DO $$
 DECLARE
     path text := pg_catalog.current_setting('search_path');
@@ -151,7 +152,8 @@ DECLARE
 BEGIN
     -- Also for what is called here: no function of anybody else may run as the role that applies this.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    -- The owner of pgmq's tables may do all of this. On Supabase, he has fewer rights than the superuser who may be applying this.
+    -- The owner of pgmq's tables may do all of this. On Supabase, he has fewer rights than the superuser who may be
+    -- applying this.
     owner := (SELECT relowner FROM pg_class WHERE oid = 'pgmq.meta'::regclass);
     of_superuser := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
     FOREACH function IN ARRAY ARRAY[
@@ -197,8 +199,8 @@ BEGIN
 END
 $$;
 
--- The queues that AIMQ's triggers announce. The old trigger announced what commits before the lock. The new one announces what
--- comes after the transaction. There is nothing in between.
+-- The queues that AIMQ's triggers announce. The old trigger announced what commits before the lock. The new one
+-- announces what comes after the transaction. There is nothing in between.
 DO $$
 DECLARE
     path text := pg_catalog.current_setting('search_path');
@@ -250,8 +252,8 @@ BEGIN
                                     one.channel, one.event, one.tgname, one.relname);
             CONTINUE;
         END IF;
-        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's table,
-        -- but not as a superuser, and calls no function of a stranger.
+        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's
+        -- table, but not as a superuser, and calls no function of a stranger.
         SELECT * INTO send FROM aimq._broadcast(one.relation);
         IF send.is_superusers THEN
             RAISE EXCEPTION 'nobody would be woken: % belongs to a superuser, and nothing is broadcast as one',
@@ -284,6 +286,7 @@ BEGIN
 END
 $$;
 
--- The function of AIMQ's triggers stays. Without a trigger it does nothing; but a session that is just attaching one holds no
--- lock on it, and with a function that has gone every enqueue to that queue would fail. Applying this file again takes that
--- queue along. Later, by hand: DROP FUNCTION aimq.pgmq_notify_job_enqueued(), which Postgres refuses while it is used.
+-- The function of AIMQ's triggers stays. Without a trigger it does nothing; but a session that is just attaching one
+-- holds no lock on it, and with a function that has gone every enqueue to that queue would fail. Applying this file
+-- again takes that queue along. Later, by hand: DROP FUNCTION aimq.pgmq_notify_job_enqueued(), which Postgres refuses
+-- while it is used.
