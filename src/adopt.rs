@@ -39,8 +39,8 @@ fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> 
     Ok(api::changed(adopt)?)
 }
 
-/// `aimq._has_notifier()`: whether a notifier can run for this session's queues. Who takes over from something that
-/// works asks it first.
+/// `aimq._has_notifier()`: whether a notifier can run for this session's queues. A caller that takes over from
+/// something that works asks this first.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _has_notifier() -> bool {

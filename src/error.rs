@@ -378,7 +378,9 @@ impl Misuse {
             Self::Arguments => {
                 "a trigger function of aimq takes three arguments: channel (1 to 63 bytes), event, queue; and, if any, options"
             }
-            Self::Table => "aimq.realtime_trigger() is attached to a table that is not a pgmq queue",
+            Self::Table => {
+                "aimq.realtime_trigger() is attached to a table that is not a pgmq queue"
+            }
         };
         let detail = match self {
             Self::Table => "The table has no column vt of type timestamptz.",
