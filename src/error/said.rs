@@ -160,7 +160,7 @@ impl Notice {
     }
 }
 
-/// What a user should know about listening, who has just chosen a queue's channel or sink.
+/// What a user who has just chosen a queue's channel or sink should know about listening there.
 #[derive(Debug)]
 pub(crate) enum Advice {
     /// Each session hears of one such channel.
