@@ -195,7 +195,7 @@ fn what_works_is_not_given_up_for_what_cannot() {
         let extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'aimq'";
         assert_eq!(value::<i64>(client, extensions), 0, "nothing changed");
     };
-    // Broadcasts are the notifier's, which calls nothing as a superuser: not for the queues that there are, nor for those to come.
+    // The notifier broadcasts, and it calls nothing as a superuser: neither for existing queues nor for new ones.
     run(&mut client, "ALTER TABLE pgmq.q_a OWNER TO postgres");
     let message =
         "nobody would be woken: pgmq.q_a belongs to a superuser, and nothing is broadcast as one";
@@ -421,7 +421,7 @@ fn it_applies_where_supabase_never_was() {
     assert_eq!(realtime(&mut client), ["a aimq:jobs job_enqueued supabase {} f"]);
 }
 
-/// What Supabase brings for messages, and whom it lets at pgmq.
+/// What Supabase brings for messages, and which roles it lets use pgmq.
 const WRAPPERS: &str = "
     -- stand-ins for Supabase's functions
     CREATE FUNCTION pgmq_public.send(queue_name text, message jsonb, sleep_seconds integer DEFAULT 0) RETURNS SETOF bigint

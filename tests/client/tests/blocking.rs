@@ -137,8 +137,8 @@ fn the_queues_that_are_ready() {
     assert_clean(&mut client);
 }
 
-/// A message that somebody is just reading is none that can be read: who then reads by himself would find nothing, and call
-/// again and again.
+/// A message that somebody is just reading is none that can be read: who then reads by himself would find nothing, and
+/// call again and again.
 #[test]
 fn a_message_that_is_being_read_is_not_ready() {
     let (database, mut client, _listener) = started(&["a"]);
@@ -351,7 +351,7 @@ fn an_update_of_pgmq_leaves_aimq_alone() {
     assert!(boolean(&mut client, "SELECT last_read_at IS NULL FROM aimq.read('a', 1)"));
 }
 
-/// Whoever may call `pgmq.read` may block, and nobody else.
+/// A role that may call `pgmq.read` may block, and no other may.
 #[test]
 fn privileges_are_those_of_pgmq_read() {
     let (database, mut client, _listener) = started(&["a"]);

@@ -27,7 +27,7 @@ fn dropping_a_queue_takes_its_trigger_along() {
     assert_eq!(listener.counts(), one([("b", 1)]));
     assert_eq!(queues(&mut client), ["b f f f"]);
     assert_eq!(failure(&mut client, "SELECT aimq.enable_realtime('b')").code().code(), "42P01");
-    // The queue is made anew: realtime is asked for anew.
+    // The queue is made again, so realtime is asked for again.
     run(&mut client, "SELECT pgmq.create('a'); SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.raw(), [""; 0]);
 }
@@ -373,7 +373,8 @@ fn tables_of_any_name_that_begins_as_the_queues_are_found() {
     assert_eq!(triggers(&mut client), 0);
 }
 
-/// Tables are known by their OIDs: one that is renamed while it is waited for is found all the same, and no other is hit.
+/// Tables are known by their OIDs: one that is renamed while it is waited for is found all the same, and no other is
+/// hit.
 #[test]
 fn a_table_that_is_being_renamed_is_the_one_that_is_meant() {
     let database = Database::new();

@@ -49,7 +49,7 @@ fn from_17_a_storm_of_waiters_strands_no_message_without_preload() {
     storm(&cluster, 0);
 }
 
-/// Whoever is killed by SIGKILL takes all others with it: the server starts anew.
+/// A process that is killed by SIGKILL takes all others with it: the server starts again.
 #[test]
 fn waiters_that_crash_the_server_strand_no_message() {
     let (_alone, cluster) = server(&["client_connection_check_interval=50"]);
