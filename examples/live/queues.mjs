@@ -24,7 +24,7 @@ const NOTHING = { waiting: 0, working: 0, delayed: 0 };
 export const queues = new Map(); // by name, in the order in which they are shown
 let db = null; // the connection
 let isLive = false; // what is shown is up to date
-let tell = () => {}; // whoever is told of changes
+let tell = () => {}; // the function that is told of changes
 const stale = new Set(); // names of queues to be read again
 let isAllStale = false; // and which there are
 let listedAt = 0; // when the last time was
@@ -92,7 +92,7 @@ function prune(queue) {
 // leaves a doubt.
 function hear(queue, event, id) {
   const job = queue.jobs.get(id);
-  // Gone stays gone, unless a re-read finds it: the queue may have been made anew, with ids from 1.
+  // Gone stays gone, unless a re-read finds it: the queue may have been made again, with ids from 1.
   if (queue.gone.has(id)) return false;
   const holdsAll = queue.jobs.size === queue.depth.waiting + queue.depth.working + queue.depth.delayed;
   const state = BECOMES[event];

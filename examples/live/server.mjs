@@ -8,8 +8,8 @@ import { follow, refresh, state, stop } from './queues.mjs';
 
 const HOST = process.env.HOST || '127.0.0.1';
 const PORT = Number(process.env.PORT || 8000);
-const HEARTBEAT = 15_000; // milliseconds: whoever is in between keeps the connection
-const BACKLOG = 1 << 20; // bytes: a browser that is so far behind begins anew
+const HEARTBEAT = 15_000; // milliseconds: a proxy in between then keeps the connection
+const BACKLOG = 1 << 20; // bytes: a browser that is so far behind begins again
 
 const browsers = new Set();
 const event = (data) => `data: ${JSON.stringify(data)}\n\n`;
