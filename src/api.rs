@@ -55,7 +55,7 @@ fn enable_realtime(
 /// `aimq.disable_realtime(queue)`: makes a queue not realtime. True if it was.
 ///
 /// Locks: ACCESS EXCLUSIVE on the queue's table until the transaction ends if it was realtime (DROP
-/// TRIGGER takes it), and on that of archived messages if it told of those; else ACCESS SHARE.
+/// TRIGGER takes it), and on that of archived messages if it told of those; otherwise ACCESS SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn disable_realtime(queue: Option<Text>) -> Result<bool, ErrorReport> {
@@ -290,7 +290,7 @@ impl<'a> Wanted<'a> {
         Some(Setting::new(self.channel, event, &queue.name, self.options))
     }
 
-    /// Says what will keep broadcasts of these queues from being sent, and what those who listen should know.
+    /// Says what will keep broadcasts of these queues from being sent, and what listeners should know.
     fn warn(&self, queues: &[Queue]) {
         let (is_new_channel, is_newly_silent) = self.is_new.get();
         if is_newly_silent {

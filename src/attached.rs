@@ -124,7 +124,7 @@ pub(crate) struct Attached {
     pub(crate) enabled: u8,
 }
 
-/// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
+/// The triggers with names of aimq that a table carries now: from the relation cache, so it is current even where
 /// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
 pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<Attached>>> {
     let functions: Vec<_> = kinds.iter().map(|kind| function(c"aimq", kind.function)).collect();

@@ -408,7 +408,7 @@ pub(crate) fn prepared() {
     }
 }
 
-/// The transaction is rolled back: what it did to a prepared transaction is done all the same.
+/// The transaction is rolled back: what it did to a prepared transaction stays done.
 /// Cannot raise.
 pub(crate) fn aborted() {
     change(|done| done.levels().into_iter().for_each(|noted| *noted = None));

@@ -64,7 +64,7 @@ struct Mark {
     visible_at: Option<Timestamp>,
     /// From when on others may become visible, which only a look can tell; infinity for none.
     moved: Timestamp,
-    /// The transaction notifies itself: the notifier only follows the time, and calls those who block.
+    /// The transaction notifies itself: the notifier only follows the time, and calls the sessions that block.
     is_said: bool,
 }
 
@@ -356,7 +356,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     Ok(for_moved | for_messages)
 }
 
-/// The transaction is rolled back: what it had read or popped can be read again, and those who came for it
+/// The transaction is rolled back: what it had read or popped can be read again, and the sessions that came for it
 /// meanwhile have passed it by. Cannot raise, and allocates nothing.
 pub(super) fn aborted(batch: &Batch) {
     let mut back = batch.may_come_back().peekable();

@@ -25,7 +25,7 @@ pub(super) type Queues = HashMap<Box<[u8]>, Queue>;
 /// A route that a table's trigger says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queue {
-    /// It only tells what becomes of messages later: no message waits there.
+    /// It only tells what happens to messages later: no message waits there.
     pub(super) is_event: bool,
     /// Changes whenever a trigger of the table, or of its partitions, may have been off, and whenever rows may have
     /// come in by another way: with every trigger that was made, enabled or disabled, also there and back; with the
