@@ -86,7 +86,7 @@ impl Batch {
     /// Notes one message that was enqueued at `level`, to be visible from `visible_at` on;
     /// [`Timestamp::NEG_INFINITY`] for one that is visible already.
     ///
-    /// Allocates when a route or a level is new, else never.
+    /// Allocates when a route or a level is new, otherwise never.
     pub fn record(
         &mut self,
         level: Level,

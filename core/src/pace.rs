@@ -8,7 +8,7 @@
 use crate::notifier::Moment;
 
 /// How many times as long as a notification the rest after it lasts. So notifying takes less than a
-/// hundredth of a processor, and all who listen together about ten times as much.
+/// hundredth of a processor, and all listeners together take about ten times as much.
 pub const NOTIFY: Moment = 150;
 
 /// The same after looks at tables because of what was read from them: a twentieth of a processor, however many
