@@ -82,7 +82,7 @@ pub(crate) const KINDS: [Kind<Hands>; 16] = [
     }),
 ];
 
-/// A process of aimq's.
+/// A process of aimq.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,

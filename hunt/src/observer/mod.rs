@@ -202,8 +202,7 @@ impl Observer<'_> {
 }
 
 /// The consumers that should have been woken for a message and were not, with what came too late. `None` while it is
-/// not
-    /// known.
+/// not known.
 fn decide(
     world: &World,
     demand: &Demand,
