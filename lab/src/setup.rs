@@ -274,7 +274,7 @@ fn has_libclang() -> bool {
     })
 }
 
-/// Installs system packages where we may, else says the one line that does.
+/// Installs system packages where we may. Otherwise it says the one line that does.
 pub fn packages(names: &[&str], why: &str) -> Result<()> {
     let list = names.join(" ");
     let has_apt = Path::new("/usr/bin/apt-get").exists();
