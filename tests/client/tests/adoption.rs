@@ -149,7 +149,7 @@ fn queues_of_aimqs_triggers_are_carried_over_with_their_channel_and_event() {
 fn nobody_who_listens_becomes_deaf() {
     let (database, mut client) = supabase();
     run(&mut client, "SELECT pgmq.create(name) FROM unnest('{a,b}'::text[]) name");
-    // Two workers' channels on one queue: it can have one of aimq's.
+    // Two workers' channels on one queue: it can have only one channel of aimq.
     attach(&mut client, "a", "aaa", "other", "e");
     attach(&mut client, "a", "aimq_notify_a", "aimq:jobs", "e");
     attach(&mut client, "a", "twice", "aimq:jobs", "e");
@@ -379,7 +379,7 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
     run(&mut client, "RESET ROLE");
 }
 
-/// As on Supabase: a superuser creates the extension, and who owns the queues applies the rest.
+/// As on Supabase: a superuser creates the extension, and the owner of the queues applies the rest.
 #[test]
 fn the_owner_of_the_queues_may_apply_it_once_the_extension_is_there() {
     let (database, mut client) = supabase();

@@ -121,7 +121,8 @@ fn calls_for_one_queue_read_no_others() {
     }
 }
 
-/// How many rows the session has read of these tables by looking at all of them, as far as it has not told the server yet.
+/// How many rows the session has read of these tables by looking at all of them, as far as it has not told the server
+/// yet.
 fn rows_read(client: &mut Client) -> i64 {
     value(
         client,

@@ -1,4 +1,4 @@
-//! Tables that the notifier can't look at, for as long as nobody mends it: what is said of them, how often they are
+//! Tables that the notifier can't look at, as long as nobody repairs that: what is said of them, how often they are
 //! tried again, and what that means for others.
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ fn give_away(database: &Database, client: &mut Client) -> String {
     owner
 }
 
-/// Something for the notifier to stumble over: an index's predicate that fails, for everybody but these tests'
+/// Something for the notifier to stumble over: an index's predicate that fails for everybody except these tests'
 /// sessions, while there is a row in `stumble`. The sequence `stumbled` tells that it has.
 fn lay_stumbling_block(client: &mut Client, queue: &str) {
     run(
@@ -97,7 +97,7 @@ fn looks_that_stumble_wake_seldom() {
 }
 
 /// Somebody reads a message of `queue` and dies over it, just when the notifier can't look, for a moment. When its time
-/// comes it is announced all the same. Without rests that others have earned, the notifier tries again soon.
+/// comes it is still announced. Without rests that others have earned, the notifier tries again soon.
 #[track_caller]
 fn assert_tried_again_soon(client: &mut Client, listener: &mut Listener, queue: &str) {
     run(client, "SET aimq.enabled = off");

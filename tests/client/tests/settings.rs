@@ -43,8 +43,8 @@ fn wait_until_set(cluster: &Cluster, name: &str, wanted: &str) {
     });
 }
 
-/// A setting is `off`; a delayed message comes; the setting is back. One who listens to one queue, and one who blocks
-/// for another, have it when it can be read.
+/// A setting is `off`; a delayed message comes; the setting is back. A listener on one queue, and a session that
+/// blocks for another, have it when it can be read.
 #[track_caller]
 fn assert_heard(
     name: &str,

@@ -395,7 +395,7 @@ fn what_waits_to_be_broadcast_goes_with_the_wish() {
 fn nothing_is_broadcast_as_a_superuser() {
     let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
     let owner = queue_owner(&mut client);
-    // Here who owns the table behind the function has put a trigger on it.
+    // Here the owner of the table behind the function has put a trigger on it.
     run(
         &mut client,
         &format!(
