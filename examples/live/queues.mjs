@@ -1,12 +1,12 @@
 // What is known of the queues: read by SQL when the connection is made, then kept up by aimq's notifications.
 //
-// What is exact: notifications say which jobs (`ids`), and those are shown at once. Whenever they can't tell all (`more`, no
-// ids, no `queues`, an id that is unknown where not all jobs are held, a delay) the queue is read again, at once
-// or as soon as the throttle allows. So depths can be off for as long as that takes, and are right when it becomes quiet.
-// Some things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until it
-// comes due; one whose time is moved (pgmq.set_vt); a queue that is dropped, not realtime any more, or new on a channel on
-// which no other is. Who opens the page has all read again. The totals are what was told since this server began: for
-// delayed messages and those that come back, "at least one".
+// What is exact: notifications say which jobs (`ids`), and those are shown at once. Whenever they can't tell all
+// (`more`, no ids, no `queues`, an id that is unknown where not all jobs are held, a delay) the queue is read again, at
+// once or as soon as the throttle allows. So depths can be off for as long as that takes, and are right when it becomes
+// quiet. Some things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until
+// it comes due; one whose time is moved (pgmq.set_vt); a queue that is dropped, not realtime any more, or new on a
+// channel on which no other is. Opening the page has all read again. The totals are what was told since this server
+// began: for delayed messages and those that come back, "at least one".
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 
@@ -145,8 +145,9 @@ function notified({ payload }) {
 
 const STATE = `CASE WHEN vt <= now() THEN 'waiting' WHEN read_ct > 0 THEN 'working' ELSE 'delayed' END`;
 
-// A queue in one statement, which is one snapshot: how deep it is, when the next message comes due, the jobs to be shown, and
-// what became of those that were. An older pgmq has no last_read_at: then the name means that of `lacking`.
+// A queue in one statement, which is one snapshot: how deep it is, when the next message comes due, the jobs to be
+// shown, and what happened to those that were. An older pgmq has no last_read_at: then the name means that of
+// `lacking`.
 const snapshot = ({ table, archive }) => `
   SELECT (SELECT json_object_agg(state, count) FROM (SELECT ${STATE} AS state, count(*) FROM ${table} GROUP BY 1) depth) AS depth,
          (SELECT extract(epoch FROM min(vt) - now())::float8 FROM ${table} WHERE vt > now() AND vt < 'infinity') AS due,
@@ -158,8 +159,8 @@ const snapshot = ({ table, archive }) => `
                                           WHEN EXISTS (SELECT FROM ${archive} WHERE msg_id = id) THEN 'archived'
                                           ELSE 'deleted' END) FROM unnest($1::bigint[]) id) AS fates`;
 
-// What is heard meanwhile is kept until then: it may be newer than the snapshot. If it is older, it changes nothing that the
-// snapshot has, and where it leaves a doubt, another follows.
+// What is heard meanwhile is kept until then: it may be newer than the snapshot. If it is older, it changes nothing
+// that the snapshot has, and where it leaves a doubt, another follows.
 async function readQueue(client, queue) {
   const { rows: [{ depth, due, jobs, fates }] } = await client.query(snapshot(queue), [[...queue.jobs.keys()]]);
   const shown = new Set();
@@ -308,7 +309,8 @@ const push = throttled(() => {
   isWhole = false;
 });
 
-// For ever: keeps the state, and tells of its changes. It connects again after a while, which grows up to half a minute.
+// For ever: keeps the state, and tells of its changes. It connects again after a while, which grows up to half a
+// minute.
 export async function follow(listener) {
   tell = listener;
   for (let pause = 500; ; pause = Math.min(pause * 1.5, 30_000)) {

@@ -1,7 +1,7 @@
 // A live page of pgmq's queues, without polling: one LISTEN for all browsers, which get server-sent events.
 //
-// DATABASE_URL names the database, HOST and PORT where the page is (127.0.0.1:8000), NAMES what a proxy in front of it is
-// called, QUEUES which queues are shown ("emails,reports"; all realtime ones if left out).
+// DATABASE_URL names the database, HOST and PORT where the page is (127.0.0.1:8000), NAMES what a proxy in front of it
+// is called, QUEUES which queues are shown ("emails,reports"; all realtime ones if left out).
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { follow, refresh, state, stop } from './queues.mjs';
