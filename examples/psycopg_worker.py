@@ -25,7 +25,7 @@ PONG = """SELECT pg_notify(%(to)s::text, json_build_object(
 OPTIONS = dict(autocommit=True, connect_timeout=5, options="-c statement_timeout=5s",
                keepalives_idle=10, keepalives_interval=5, keepalives_count=3, tcp_user_timeout=25000)
 
-# What happens to jobs later is for pages that show them: there is nothing to read.
+# What becomes of jobs later is for pages that show them: there is nothing to read.
 LATER = ("job_started", "job_archived", "job_deleted")
 
 thread = ThreadPoolExecutor(max_workers=1)
