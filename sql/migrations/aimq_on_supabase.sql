@@ -6,9 +6,9 @@
 --     PGOPTIONS='-c lock_timeout=500ms' psql -1 -v ON_ERROR_STOP=1 -f aimq_on_supabase.sql
 --
 -- As the owner of the queues' tables, or a superuser. CREATE EXTENSION wants a superuser; where that is somebody else,
--- they create the extension first. All queues that are carried over are locked until the end: with a lock_timeout,
--- producers don't queue up behind this behind somebody's long transaction. It fails then, nothing has changed, and it
--- can be tried again.
+-- they create the extension first. All queues that are carried over are locked until the end: without a lock_timeout,
+-- this may wait for somebody's long transaction, and producers queue up behind it. With one, it fails instead, nothing
+-- has changed, and it can be tried again.
 --
 -- Who may call the functions: service_role and postgres. For others too, say so before, in the same session:
 --
@@ -21,8 +21,8 @@ CREATE EXTENSION IF NOT EXISTS aimq CASCADE;
 -- workers need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
 CREATE SCHEMA IF NOT EXISTS pgmq_public;
 
--- These are SECURITY DEFINER since service_role owns no queue, and only owners may create and drop what belongs to one.
--- The path is pinned, so that no caller can put something else in the place of what they call.
+-- These are SECURITY DEFINER, because service_role owns no queue, and only owners may create and drop what belongs to
+-- one. The path is pinned, so that no caller can put something else in the place of what they call.
 
 -- Listeners of another kind (aimq.enable_realtime with a sink, events or ids) still hear all that they heard before.
 CREATE OR REPLACE FUNCTION pgmq_public.enable_queue_realtime(
