@@ -368,7 +368,7 @@ fn changes(queue: &Queue, wanted: &Wanted<'_>) -> Result<Vec<Change>, Error> {
         .collect())
 }
 
-/// As [`enable`], for a caller who has chosen what is wanted himself, and may want advice.
+/// As [`enable`], for a user who has chosen the arguments himself, and may want advice.
 fn choose(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
     let before = queue.attached()?.swap_remove(0).and_then(|own| own.setting);
     if !enable(queue, wanted)? {

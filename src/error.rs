@@ -107,8 +107,8 @@ impl From<OutOfMemory> for Fault {
     }
 }
 
-/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. Raises that there is no memory outside of it, for which pgrx
-/// itself would need some: for a panic, and for texts.
+/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. The error that there is no memory is raised outside of
+/// the guard, because pgrx itself would need memory for it: for a panic, and for texts.
 ///
 /// # Safety
 /// To be called by a function that Postgres calls, and that has nothing to drop.

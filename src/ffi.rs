@@ -97,7 +97,7 @@ pub(crate) fn notify(channel: &CStr, payload: &CStr) {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
 }
 
-/// Raises an error with message, detail and hint, for which Rust allocates nothing, as pgrx's own way does. Postgres
+/// Raises an error with message, detail and hint. Rust allocates nothing for it, unlike in pgrx's own way. Postgres
 /// keeps 8 kB in reserve for that (utils/mmgr/mcxt.c, ErrorContext).
 ///
 /// # Safety
