@@ -22,7 +22,7 @@ pub struct Program {
     pub name: &'static str,
     /// What runs it.
     command: &'static [&'static str],
-    /// Whether it listens; else it blocks in `aimq.read`, behind a pooler.
+    /// Whether it listens. Otherwise it blocks in `aimq.read`, behind a pooler.
     pub listens: bool,
 }
 

@@ -160,7 +160,7 @@ fn the_views_show_tables_that_pgmq_does_not_list() {
         ]
     );
     assert_eq!(names(&mut client, "SELECT queue || channel FROM aimq.stats"), ["aA"]);
-    // What is shown, this takes off.
+    // This drops what is shown.
     run(&mut client, "SELECT aimq.disable_realtime_all()");
     assert_eq!(
         names(&mut client, "SELECT \"table\" FROM aimq.queues WHERE \"table\" IS NOT NULL"),

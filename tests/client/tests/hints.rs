@@ -253,7 +253,7 @@ fn settings_are_mended_by_the_hints() {
             ),
         ],
     );
-    // What is the session's own, nobody else sees.
+    // Nobody else sees what is the session's own.
     for setting in
         ["aimq.enabled = off", "aimq.delivery = transaction", "session_replication_role = replica"]
     {
@@ -343,7 +343,7 @@ fn what_is_the_default_is_no_fault() {
     }
 }
 
-/// Who pastes what a hint says must not run a stranger's code, nor send wake-ups where a stranger wants them. A
+/// A user who pastes what a hint says must not run a stranger's code, nor send wake-ups where a stranger wants them. A
 /// stranger may make triggers with our functions on tables of his own.
 #[test]
 fn what_strangers_write_is_in_no_hint_that_does_something_for_them() {

@@ -207,7 +207,7 @@ fn memory_that_runs_out_fails_a_statement_or_a_commit_and_not_the_server() {
         "SET aimq.enabled = off; INSERT INTO pgmq.t VALUES (now()); SET aimq.enabled = on",
     );
 
-    // Postgres makes a copy of the arguments for the statement, for which there is room; but for no other.
+    // Postgres makes a copy of the arguments for the statement, and there is room for that copy, but for no other.
     limit_memory(&mut other, pid, Some(EVENT + EVENT / 2));
     for _ in 0..3 {
         let error = failure(&mut client, "INSERT INTO pgmq.t VALUES (now())");

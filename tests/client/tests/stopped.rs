@@ -305,8 +305,8 @@ fn stopped_watcher_is_noticed_by_one_message() {
     }
 }
 
-/// What nobody announced before it was noticed, is announced when the process goes on; and delayed messages come then
-/// at the latest.
+/// Messages that nobody announced before the stop was noticed are announced when the process goes on; and delayed
+/// messages come then at the latest.
 #[test]
 fn stopped_processes_catch_up() {
     for pids in [&["pid"][..], &["watcher_pid"], &["pid", "watcher_pid"]] {

@@ -15,7 +15,7 @@ fn each_message_wakes_one_and_the_longest_waiter_first() {
     let mut blocked: Vec<_> = (0..4).map(|_| block(&database, READ)).collect();
     let id: i64 = value(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(blocked.remove(0).read(), [id]);
-    // As many as there are messages, and no more. Which of them is not said: one may look by chance.
+    // As many as there are messages, and no more. It is not said which ones: one may look by chance.
     run(&mut client, "SELECT pgmq.send('a', '{}') FROM generate_series(1, 2)");
     wait_until("two to read", || blocked.iter().filter(|it| it.thread.is_finished()).count() == 2);
     let (ended, asleep): (Vec<_>, Vec<_>) =
