@@ -18,7 +18,7 @@ import asyncpg
 READ = "SELECT msg_id, message FROM pgmq.read('emails', vt => 30, qty => 10)"
 GIVE_BACK = "SELECT pgmq.set_vt('emails', $1::bigint, 0)"
 ARCHIVE = "SELECT pgmq.archive('emails', $1::bigint)"
-# What becomes of jobs later is for pages that show them: there is nothing to read.
+# What happens to jobs later is for pages that show them: there is nothing to read.
 LATER = ("job_started", "job_archived", "job_deleted")
 PONG = """SELECT pg_notify($1::text, json_build_object(
                      'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)

@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls};
 const READ: &str = "SELECT msg_id, message::text FROM pgmq.read('emails', vt => 30, qty => 10)";
 const GIVE_BACK: &str = "SELECT pgmq.set_vt('emails', $1::bigint, 0)";
 const ARCHIVE: &str = "SELECT pgmq.archive('emails', $1::bigint)";
-/// What becomes of jobs later is for pages that show them: there is nothing to read.
+/// What happens to jobs later is for pages that show them: there is nothing to read.
 const LATER: [&str; 3] = ["job_started", "job_archived", "job_deleted"];
 const PONG: &str = "SELECT pg_notify($1::text, json_build_object(
                             'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)
@@ -53,8 +53,8 @@ async fn read(client: &Client, stop: &watch::Receiver<bool>) -> Result<bool, Box
     Ok(!jobs.is_empty())
 }
 
-/// Notes what was notified, in little space, however long a job takes: to read, for which there is room once, and who
-/// has pinged.
+/// Notes what was notified, in little space, however long a job takes: that there is something to read, which is noted
+/// once, and who has pinged.
 fn hear(payload: &str, wake: &mpsc::Sender<()>, pings: &mpsc::Sender<String>) {
     let news: Value = serde_json::from_str(payload).unwrap_or_default(); // not aimq's: may mean anything
     let event = news["event"].as_str().unwrap_or("");

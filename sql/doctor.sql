@@ -1,6 +1,6 @@
--- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. Reads catalogs and counters,
--- and no queue's table. A hint that can be followed as it stands says "run", then statements, each with its semicolon.
--- Where there are several ways, all but the first one begin with "Or".
+-- What keeps wake-ups from workers, or will: one row for each problem, none where all is well. It reads catalogs and
+-- counters, but no queue's table. A hint that can be followed as it stands says "run", then statements, each with its
+-- semicolon. Where there are several ways, all but the first one begin with "Or".
 CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, problem text, hint text)
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -14,7 +14,8 @@ AS $$
         SELECT q.queue, q.realtime, t.*
           FROM queues q JOIN pg_trigger t ON t.tgrelid IN (q.relation, q.archive) AND NOT t.tgisinternal
     ),
-    -- What tells of archived messages is on their table, and is broadcast as the owner of that.
+    -- The trigger that tells of archived messages is on their table, and its news is broadcast as the owner of that
+    -- table.
     broadcast AS (
         SELECT q.queue, format('pgmq.%I', c.relname) AS "table", quote_ident(r.rolname) AS owner, b.*,
                aimq._call(q.queue, q.channel, q.event, CASE WHEN q.ids THEN 'ids' ELSE '' END, q.events[2:]) || ';' AS without
@@ -33,8 +34,8 @@ AS $$
     ),
     named AS (SELECT * FROM aimq._attached()),
     astray AS (SELECT * FROM aimq._astray()),
-    -- How a queue is enabled once more as it was: by what its own tables' triggers say, else those of tables in pgmq's schema
-    -- that name it. What is elsewhere, anybody may have written.
+    -- How a queue is enabled again as it was: by what the triggers of its own tables say, or else the triggers of
+    -- tables in pgmq's schema that name it. Triggers elsewhere may have been written by anybody.
     told AS (
         SELECT q.queue, true AS is_own, a.channel, a.event, a.options, a.events
           FROM named a JOIN queues q ON q.relation = a.relation
@@ -54,7 +55,8 @@ AS $$
           FROM told LEFT JOIN LATERAL unnest(events) e (name) ON true
          GROUP BY queue
     ),
-    -- Queues whose table was renamed or moved with its triggers. A stranger's is not proposed: he has triggers on it.
+    -- Queues whose table was renamed or moved with its triggers. A stranger's table is not proposed: he may have other
+    -- triggers on it.
     lost AS (
         SELECT DISTINCT ON (q.queue) q.queue, a.relation,
                format(CASE WHEN is_pgmqs THEN 'ALTER TABLE %s RENAME TO %I;' ELSE 'ALTER TABLE %s SET SCHEMA pgmq;' END,
@@ -84,7 +86,7 @@ AS $$
                CASE WHEN source IN ('client', 'session') THEN format('If that is not meant, run SET %s = %L;', name, boot_val)
                     WHEN source <> 'configuration file' THEN
                         format('It comes from the %s. Start the server without it, if it is not meant.', source)
-                    -- Another file is read first, so that this wins over it.
+                    -- Another file is read before postgresql.auto.conf, so ALTER SYSTEM wins over it.
                     ELSE format('If that is not meant, run ALTER SYSTEM %s; SELECT pg_reload_conf();',
                                 CASE WHEN sourcefile LIKE '%postgresql.auto.conf' THEN format('RESET %s', name)
                                      ELSE format('SET %s = %L', name, boot_val) END) END
@@ -96,7 +98,7 @@ AS $$
     SELECT 'error', q.queue, 'the queue has no table',
            'Run ' || coalesce(
                l.mend,
-               -- As it was, where anything tells that.
+               -- Made as it was, where anything tells how it was.
                CASE WHEN partitioned THEN format('SELECT pgmq.create_partitioned(%L);', q.queue)
                     WHEN unlogged THEN format('SELECT pgmq.create_unlogged(%L);', q.queue)
                     WHEN s.call IS NOT NULL THEN format('SELECT pgmq.create(%L);', q.queue)
@@ -106,14 +108,15 @@ AS $$
       FROM queues q LEFT JOIN lost l USING (queue) LEFT JOIN said s USING (queue) WHERE q.relation IS NULL
     UNION ALL
     SELECT CASE tgenabled WHEN 'D' THEN 'error' ELSE 'warning' END, queue,
-           format(CASE tgenabled WHEN 'D' THEN 'the trigger %s is disabled' ELSE 'the trigger %s fires for what is replicated alone' END, tgname),
+           format(CASE tgenabled WHEN 'D' THEN 'the trigger %s is disabled' ELSE 'the trigger %s fires only for what is replicated' END, tgname),
            format(CASE tgenabled WHEN 'D' THEN 'Run ALTER TABLE %s ENABLE TRIGGER %I;' ELSE 'If that is not meant, run ALTER TABLE %s ENABLE TRIGGER %I;' END,
                   tgrelid::regclass, tgname)
       FROM triggers
      WHERE tgenabled IN ('D', 'R')
        AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
     UNION ALL
-    -- One of another name fires beside ours, or fails each statement; one of ours in another shape does nothing, or fails.
+    -- A trigger of another name fires beside ours, or fails each statement. One of our names in another shape does
+    -- nothing, or fails.
     SELECT 'error', t.queue, format('the trigger %s is not as aimq attaches it', t.tgname),
            format('Run DROP TRIGGER %I ON %s; %s;', t.tgname, t.tgrelid::regclass, coalesce(s.call, aimq._call(t.queue, NULL, NULL, '', '{}')))
       FROM triggers t LEFT JOIN said s USING (queue)
@@ -122,7 +125,7 @@ AS $$
             OR NOT CASE t.tgname WHEN 'aimq_realtime' THEN t.tgtype = 7 WHEN 'aimq_realtime_vt' THEN t.tgtype = 26
                    ELSE t.tgname IN ('aimq_realtime_started', 'aimq_realtime_deleted', 'aimq_realtime_purged', 'aimq_realtime_archived') END)
     UNION ALL
-    SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and others of aimq''s are there: nobody is woken for what is enqueued',
+    SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and other triggers of aimq are there: nobody is woken for what is enqueued',
            format('Run %s;', s.call)
       FROM queues q JOIN said s USING (queue)
      WHERE EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname ^@ 'aimq_realtime_')
@@ -146,9 +149,9 @@ AS $$
       FROM named a JOIN queues q ON q.relation = a.relation JOIN said s ON s.queue = q.queue
      WHERE a.realtime AND a.queue <> q.queue AND q.relation_name <> aimq._table(a.queue)
     UNION ALL
-    -- As after a restore of the schema alone. pgmq's own functions for one queue work all the same.
+    -- As after a restore of the schema alone. pgmq's own functions for one queue still work.
     SELECT 'warning', a.queue,
-           format('pgmq does not list it, and %s has triggers of aimq''s: what is for all queues leaves it out', string_agg(a."table", ', ' ORDER BY a."table")),
+           format('pgmq does not list it, and %s has triggers of aimq''s: the functions for all queues leave it out', string_agg(a."table", ', ' ORDER BY a."table")),
            coalesce(min(format('Run INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged) VALUES (%L, %L, %L); Or, if it is to be no queue, run ',
                                a.queue, a.partitioned, a.unlogged)) FILTER (WHERE a.relation_name = aimq._table(a.queue)),
                     'If that is not meant, run ')
@@ -169,13 +172,13 @@ AS $$
                   owner, "table")
       FROM owners WHERE NOT (may_use AND may_read)
     UNION ALL
-    -- Not where the owner sees all rows in spite of it.
+    -- Left out where the owner sees all rows in spite of row security.
     SELECT 'warning', queue,
            format('%s is bound by the row security of %s, its own table: the notifier, which looks as that role, cannot know what can be read', owner, "table"),
            format('If the owner need not be bound, run ALTER TABLE %s NO FORCE ROW LEVEL SECURITY; Or give the table to a role with BYPASSRLS.', "table")
       FROM owners WHERE is_bound
     UNION ALL
-    -- The likeliest slip; a database without any queue of ours has none.
+    -- The likeliest slip. A database without any realtime queue has no such row.
     SELECT 'info', queue, 'it is not realtime, while others are: nobody is woken for it',
            format('If workers are to be woken for it, run SELECT aimq.enable_realtime(%L);', queue)
       FROM queues q
@@ -186,7 +189,7 @@ AS $$
                                OR t.tgname = 'trigger_notify_queue_insert_listeners' AND t.tgenabled <> 'D'))
        AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue) AND a.fires)
     UNION ALL
-    SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the trigger aimq_realtime_vt is missing, which a former release did not have',
+    SELECT 'warning', q.queue, 'nobody is woken for messages that become readable later: the trigger aimq_realtime_vt is missing, as in a queue that an earlier release made realtime',
            format('Run %s;', s.call)
       FROM queues q JOIN said s USING (queue)
      WHERE q.realtime AND NOT EXISTS (SELECT FROM triggers t WHERE t.queue = q.queue AND t.tgname = 'aimq_realtime_vt')
@@ -224,10 +227,11 @@ AS $$
       FROM broadcast WHERE is_there AND NOT is_allowed
     UNION ALL
     SELECT DISTINCT 'error', queue, 'it is to be broadcast, and realtime.send belongs neither to a superuser nor to the owner of the database',
-           'The notifier does not call a stranger''s function: find out whose it is, and what it does. Or, without broadcasts, run ' || without
+           'The notifier does not call the function of anybody else: find out who owns it, and what it does. Or, without broadcasts, run ' || without
       FROM broadcast WHERE is_there AND NOT is_trusted
     UNION ALL
-    -- What goes on to fail is tried at least each 5 s, and a look at least each minute; what is older is over.
+    -- A broadcast that keeps failing is tried at least each 5 s, and a look at least each minute. An older failure is
+    -- over.
     SELECT CASE WHEN last_failed_broadcast > now() - interval '10 seconds' THEN 'error' ELSE 'warning' END, queue,
            format('%s broadcasts failed, the last one of %s, and %s did not; each was or will be tried again',
                   failed_broadcasts, last_failed_broadcast, broadcasts),
@@ -248,7 +252,7 @@ AS $$
                     'It begins with the next enqueue or blocking call. For one at once, run SELECT aimq.recheck();'
                     || CASE WHEN NOT aimq._is_preloaded() THEN
                            ' For one that is there after each restart, add aimq to shared_preload_libraries and restart the server.' ELSE '' END
-                -- Who may not see the setting gets no statement.
+                -- A user who may not see the setting gets no statement.
                 ELSE coalesce(
                     (SELECT format('Run ALTER SYSTEM SET shared_preload_libraries = %s; and restart the server.',
                                    string_agg(quote_literal(btrim(library, ' "')), ', ' ORDER BY number))
@@ -263,12 +267,12 @@ AS $$
            format(stuck, pid)
       FROM notifier, stuck WHERE state = 'not responding'
     UNION ALL
-    SELECT 'error', 'notifier', format('the watcher, process %s, does not respond: those who block look for themselves, and nobody is woken for messages that become readable later', watcher_pid),
+    SELECT 'error', 'notifier', format('the watcher, process %s, does not respond: sessions that block look for themselves, and nobody is woken for messages that become readable later', watcher_pid),
            format(stuck, watcher_pid)
       FROM notifier, stuck WHERE watcher_state = 'not responding'
     UNION ALL
     -- The watcher has heard of it, and there was no slot; while there is one, it is about to take it.
-    SELECT 'warning', q.queue, 'no slot in the shared memory: the queue has no counters, transactions announce what is enqueued themselves, who blocks polls, and other times are followed by looks at its table',
+    SELECT 'warning', q.queue, 'no slot in the shared memory: the queue has no counters, transactions announce what is enqueued themselves, sessions that block poll, and other times are followed by looks at its table',
            CASE WHEN is_long THEN
                     format('Its channel, event and name are too long for a slot, together. Choose shorter ones; for those that are the default, run %s;',
                            aimq._call(q.queue, NULL, NULL, q.options, q.events[2:]))
@@ -292,7 +296,7 @@ AS $$
       FROM notifier WHERE errors > 0 AND last_error_at > now() - interval '65 seconds'
     UNION ALL
     SELECT 'warning', 'NOTIFY', format('its queue is full to %s %%; at 75 %% no notification of ours is added', round((100 * usage)::numeric)),
-           -- Which one it is, Postgres does not show.
+           -- Postgres does not show which session it is.
            coalesce((SELECT format('It waits for a session that listens and whose transaction goes on, which the server''s log names. If that is process %1$s, whose transaction is the oldest, run SELECT pg_terminate_backend(%1$s);', pid)
                        FROM pg_stat_activity
                       WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
@@ -307,7 +311,7 @@ AS $$
            hint
       FROM settings
     UNION ALL
-    -- The one is for sessions that have not loaded the library.
+    -- The event trigger aimq_ddl is for sessions that have not loaded the library.
     SELECT 'warning', evtname::text,
            format('this event trigger does not fire: %s',
                   CASE WHEN evtfoid = to_regproc('aimq.ddl_trigger') THEN 'what DDL changes is not noticed, and messages may stay unannounced'
@@ -320,4 +324,4 @@ AS $$
     SELECT * FROM aimq._doctor_server(EXISTS (SELECT FROM queues WHERE realtime))
 $$;
 COMMENT ON FUNCTION aimq.doctor() IS
-    'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. severity is error where wake-ups or broadcasts are missing now, warning where they will or may be, info where that may be meant. Needs SELECT on pgmq.meta; what other roles'' sessions and the worker slots are up to, only pg_monitor sees. Takes no lock stronger than a read';
+    'What keeps wake-ups from workers, or will: a row for each problem, none where all is well. severity is error where wake-ups or broadcasts are missing now, warning where they will or may be, info where that may be meant. Needs SELECT on pgmq.meta; only pg_monitor sees what other roles'' sessions and the worker slots do. Takes no lock stronger than a read';

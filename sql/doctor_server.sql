@@ -5,8 +5,8 @@ CREATE FUNCTION aimq._doctor_server(has_realtime boolean)
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH activity AS (SELECT pid, backend_type, state, wait_event FROM pg_stat_activity),
-    -- What has a slot of max_worker_processes, and shows itself. Workers of parallel queries come and go: they are whom
-    -- the slots are wanted for.
+    -- The processes that have a slot of max_worker_processes, and show themselves. Workers of parallel queries come and
+    -- go: the slots are wanted for them.
     workers AS (
         SELECT count(*) FILTER (WHERE backend_type ^@ 'aimq ') AS ours, count(*) AS taken,
                current_setting('max_worker_processes')::integer AS slots
@@ -20,7 +20,7 @@ AS $$
            'Have workers listen on the primary.'
      WHERE has_realtime AND pg_is_in_recovery()
     UNION ALL
-    -- Of a session that is idle nothing is to be written but notifications, and nobody has room for them.
+    -- An idle session has nothing to write but notifications. If it waits in a write, its client has no room for them.
     SELECT 'warning', 'NOTIFY',
            format('the session of process %s listens, and its client does not take what it is sent: that keeps the queue of all notifications from being emptied', pid),
            format('If its client hangs, run SELECT pg_terminate_backend(%s); A client that works on its jobs has to read the connection that listens meanwhile.', pid)
@@ -33,7 +33,7 @@ AS $$
       FROM workers WHERE ours > 0 AND slots - taken < 2
     UNION ALL
     SELECT 'warning', 'server',
-           format('all %s places for sessions that block in aimq.read and aimq.wait are taken, by this database''s and others'': whoever blocks now polls', most),
+           format('all %s places for sessions that block in aimq.read and aimq.wait are taken, by this database''s and others'': a session that blocks now polls', most),
            format('Run ALTER SYSTEM SET aimq.max_waiters = %s; and restart the server.',
                   least(2 * most, (SELECT max_val::integer FROM pg_settings WHERE name = 'aimq.max_waiters')))
       FROM (SELECT current_setting('aimq.max_waiters')::integer AS most) setting WHERE NOT aimq._has_place()

@@ -1,14 +1,14 @@
 COMMENT ON FUNCTION aimq._check_pgmq() IS 'Fails unless pgmq is recent enough. Internal';
 
--- Privileges. Everything in this schema runs with the privileges of its caller and asks for those of
--- pgmq's own tables, so that nothing is gained by being allowed to call it. Producers need none of it:
+-- Privileges. Everything in this schema runs with the privileges of its caller and asks for privileges on
+-- pgmq's own tables, so nobody gains anything by being allowed to call it. Producers need none of these grants:
 -- Postgres checks EXECUTE on a trigger's function when the trigger is made, not when it fires.
 GRANT USAGE ON SCHEMA aimq TO PUBLIC;
 GRANT SELECT ON aimq.queues, aimq.stats, aimq.notifiers TO PUBLIC;
 
--- Where the default privileges give PUBLIC no EXECUTE, a grant on the public function or view has to suffice: so what those
--- are made of is granted by name. None of it shows or does what its caller may not see or do (docs/privileges.md). CREATE
--- TRIGGER asks for the right to call the trigger's function.
+-- Where the default privileges give PUBLIC no EXECUTE, a grant on the public function or view has to suffice. So the
+-- inner functions that those use are granted by name. None of them shows or does what its caller may not see or do
+-- (docs/privileges.md). CREATE TRIGGER asks for the right to call the trigger's function.
 DO $$
 DECLARE
     inner_one regprocedure;
@@ -37,13 +37,13 @@ COMMENT ON FUNCTION aimq._notifiers() IS 'What aimq.notifiers shows. Internal';
 COMMENT ON FUNCTION aimq.realtime_trigger() IS
     'The function of the triggers on the tables of realtime queues. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
 COMMENT ON FUNCTION aimq.event_trigger() IS
-    'The function of the triggers that tell what befalls messages later. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
+    'The function of the triggers that tell what happens to messages later. Attached by aimq.enable_realtime; takes channel, event, queue and, if any, options';
 COMMENT ON FUNCTION aimq.ddl_trigger() IS
     'The function of the event trigger aimq_ddl: tells the watcher what may have changed, where aimq is not preloaded';
 COMMENT ON FUNCTION aimq.archive_trigger() IS
-    'The function of the event trigger aimq_archive: where a table of archived messages is replaced by another of its name, that gets the trigger that tells of archiving. Needs TRIGGER on the new table, else does nothing';
+    'The function of the event trigger aimq_archive: where a table of archived messages is replaced by another of the same name, it gives the new one the trigger that tells of archiving. Needs TRIGGER on the new table; without it, it does nothing';
 COMMENT ON FUNCTION aimq.enable_realtime(text, text, text, text, text[], boolean) IS
-    'Makes a queue realtime, or changes what it tells, and where. True if something changed. A NOTICE where a channel that is new for the queue needs quotes in LISTEN, and where nobody who LISTENs hears of it. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
+    'Makes a queue realtime, or changes what it tells, and where. True if something changed. Raises a NOTICE where a channel that is new for the queue needs quotes in LISTEN, and where sessions that LISTEN hear nothing of it. Needs TRIGGER on the queue''s table; takes SHARE ROW EXCLUSIVE on it until commit if something changes, else no lock stronger than a read';
 COMMENT ON FUNCTION aimq.disable_realtime(text) IS
     'Makes a queue not realtime. True if it was. Needs ownership of the queue''s table; takes ACCESS EXCLUSIVE on it until commit if the queue was realtime';
 COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text, text, text[], boolean) IS
@@ -51,7 +51,7 @@ COMMENT ON FUNCTION aimq.create_queue(text, boolean, text, text, text, text[], b
 COMMENT ON FUNCTION aimq.enable_realtime_all(text, text, text, text[], boolean) IS
     'aimq.enable_realtime for every queue; returns those that changed';
 COMMENT ON FUNCTION aimq.disable_realtime_all() IS
-    'aimq.disable_realtime for every queue, and for each table else that has triggers of aimq''s; returns the queues that changed, by the names that the triggers say';
+    'aimq.disable_realtime for every queue, and for every other table that has triggers of aimq; returns the queues that changed, by the names that the triggers say';
 COMMENT ON FUNCTION aimq.recheck(text) IS
     'Has a queue''s table looked at, or all of them, for messages that came in while no trigger fired, as by replication. Needs SELECT on the queue''s table, or on pgmq.meta for all';
 COMMENT ON FUNCTION aimq.adopt_pgmq_notify(text) IS
@@ -77,5 +77,5 @@ COMMENT ON FUNCTION aimq._sleep() IS 'Sleeps until this session is called. Inter
 COMMENT ON PROCEDURE aimq._doze() IS 'aimq._sleep for a procedure that has committed. Internal';
 COMMENT ON FUNCTION aimq._is_called() IS 'What the last sleep came to. Internal';
 COMMENT ON FUNCTION aimq._leave() IS 'This session does not wait any more. Internal';
-COMMENT ON FUNCTION aimq._leave_rest() IS 'The same, where there is more to read. Internal';
+COMMENT ON FUNCTION aimq._leave_rest() IS 'This session does not wait any more, and leaves more to read. Internal';
 COMMENT ON FUNCTION aimq._waiters() IS 'What aimq.waiters shows. Internal';

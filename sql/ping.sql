@@ -1,4 +1,5 @@
--- Is anybody really listening? A session that has gone deaf looks as any other in pg_stat_activity: ask the worker itself.
+-- Is anybody really listening? A session that has gone deaf looks as any other in pg_stat_activity: ask the worker
+-- itself.
 CREATE FUNCTION aimq.ping(reply_to text, channel text DEFAULT 'aimq:jobs') RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

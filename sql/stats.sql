@@ -39,7 +39,7 @@ CREATE VIEW aimq.stats AS
       FROM (
             SELECT queue, channel, event, options FROM aimq._queues() WHERE realtime
              UNION
-            -- Of those that pgmq does not list: where it does, the counters are shown above.
+            -- The queues that pgmq does not list. For those that it lists, the counters are shown above.
             SELECT queue, channel, event, options FROM aimq._astray() a
              WHERE realtime
                AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.queue OPERATOR(pg_catalog.=) a.queue)

@@ -5,8 +5,9 @@ CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger
 CREATE FUNCTION aimq.event_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_event_trigger';
 
--- What the hook on utility statements tells where the library is loaded (src/statements.rs), this one has told by sessions
--- that have not loaded it: where aimq is not preloaded. ddl_command_start, because DROP EXTENSION takes the trigger along.
+-- Where the library is loaded, the hook on utility statements tells of DDL (src/statements.rs). This event trigger
+-- tells the same in sessions that have not loaded it: where aimq is not preloaded. It fires at ddl_command_start,
+-- because DROP EXTENSION takes the trigger along.
 CREATE FUNCTION aimq.ddl_trigger() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_ddl_trigger';
 CREATE EVENT TRIGGER aimq_ddl ON ddl_command_start
@@ -18,8 +19,8 @@ CREATE EVENT TRIGGER aimq_ddl ON ddl_command_start
     EXECUTE FUNCTION aimq.ddl_trigger();
 ALTER EVENT TRIGGER aimq_ddl ENABLE ALWAYS;
 
--- Where the table of archived messages is replaced by another of its name, this one gives that the trigger that the
--- old one had (src/archive.rs).
+-- Where the table of archived messages is replaced by another of the same name, this event trigger gives the new table
+-- the trigger that the old one had (src/archive.rs).
 CREATE FUNCTION aimq.archive_trigger() RETURNS event_trigger
     LANGUAGE c
     SET search_path = pg_catalog, pg_temp

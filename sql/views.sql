@@ -8,15 +8,15 @@ CREATE FUNCTION aimq._table(queue text) RETURNS name
 AS $$ SELECT lower('q_' || queue)::name $$;
 COMMENT ON FUNCTION aimq._table(text) IS 'The name of a queue''s table. Internal';
 
--- The same of the table of archived messages.
+-- The same for the table of archived messages.
 CREATE FUNCTION aimq._archive(queue text) RETURNS name
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$ SELECT lower('a_' || queue)::name $$;
 COMMENT ON FUNCTION aimq._archive(text) IS 'The name of the table of a queue''s archived messages. Internal';
 
--- Supabase's function for broadcasts; null if there is none. By names: to_regprocedure raises where the caller may not look
--- into the schema.
+-- Supabase's function for broadcasts; null if there is none. It is looked up by its names, because to_regprocedure
+-- raises an error where the caller may not look into the schema.
 CREATE FUNCTION aimq._realtime_send() RETURNS oid
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -27,9 +27,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._realtime_send() IS 'Supabase''s function for broadcasts, if there is one. Internal';
 
--- Whether the notifier calls that function for this table of a queue: it does so as the table's owner, but not as a superuser,
--- and calls no stranger's. The notifier itself trusts no function of a schema, so src/notifier/worker/sinks.rs asks the same
--- once more.
+-- Whether the notifier calls that function for this table of a queue. It does so as the table's owner, but never as a
+-- superuser, and it calls no function of a stranger. The notifier itself trusts no function of a schema, so
+-- src/notifier/worker/sinks.rs asks the same once more.
 CREATE FUNCTION aimq._broadcast(relation oid, OUT is_there boolean, OUT is_superusers boolean, OUT is_trusted boolean,
                                 OUT is_allowed boolean)
     LANGUAGE sql STABLE
@@ -48,9 +48,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._broadcast(oid) IS 'Whether the notifier calls Supabase''s function for a queue''s table. Internal';
 
--- A function under the view, since a function runs with the privileges of who asks, and a view before
--- PostgreSQL 15 with those of its owner. In PL/pgSQL, so that the privileges are looked at before the query: else the
--- error would show all of that.
+-- A function under the view: a function runs with the privileges of its caller, but a view before PostgreSQL 15 runs
+-- with those of its owner. The function is in PL/pgSQL, so that the privileges are checked before the query: otherwise
+-- the error would show the whole query.
 CREATE FUNCTION aimq._queues() RETURNS TABLE (
         queue text, partitioned boolean, unlogged boolean, realtime boolean, channel text, event text,
         sink text, events text[], ids boolean, options text,
@@ -130,7 +130,8 @@ END
 $$;
 COMMENT ON FUNCTION aimq._queues() IS 'What the view aimq.queues shows, and more. Internal';
 
--- The call that makes a queue tell what triggers of aimq's say now: with what is not the default, and no more.
+-- The call that makes a queue tell what its triggers of aimq say now. It names only the arguments that are not the
+-- default.
 CREATE FUNCTION aimq._call(queue text, channel text, event text, options text, events text[]) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -147,10 +148,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._call(text, text, text, text, text[]) IS 'The call of aimq.enable_realtime for what triggers say. Internal';
 
--- Every table that carries triggers of aimq's, and the queue that those name: a row for each of the two. Partitions have
--- copies, which are left out, and so are temporary tables. A trigger's arguments stand one after the other, each with a
--- NUL byte behind it: channel, event, queue, options. Anybody may make such triggers on tables of his own, outside of pgmq's
--- schema: is_trusted says that the table is in that schema, or belongs to a superuser or to whom pgmq belongs.
+-- Every table that carries triggers of aimq, and the queue that those triggers name: a row for each pair. Partitions
+-- have copies of the triggers, which are left out; temporary tables are left out too. A trigger's arguments stand one
+-- after the other, each with a NUL byte behind it: channel, event, queue, options. Anybody may make such triggers on
+-- his own tables outside of pgmq's schema. So is_trusted says that the table is in that schema, or belongs to a
+-- superuser or to pgmq's owner.
 CREATE FUNCTION aimq._attached() RETURNS TABLE (
         relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
         queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
@@ -160,7 +162,7 @@ CREATE FUNCTION aimq._attached() RETURNS TABLE (
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH ours AS MATERIALIZED (
-        -- What is longer than a payload no queue's trigger has.
+        -- No queue's trigger has arguments that are longer than a payload.
         SELECT tgrelid, tgname, tgenabled <> 'D' AS fires, tgargs,
                tgfoid = 'aimq.event_trigger()'::regprocedure AS is_event,
                -- BEFORE INSERT FOR EACH ROW.
@@ -174,13 +176,13 @@ AS $$
          UNION ALL
         SELECT c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgmq' AND c.relname = 'meta'
     ),
-    -- Many have the same ones.
+    -- Many triggers have the same arguments.
     arguments AS (
         SELECT tgargs, said.texts
           FROM (SELECT DISTINCT tgargs FROM ours) o
          CROSS JOIN LATERAL (
-                -- By default the result has the collation of an encoding's name, by which lower() leaves capitals beyond
-                -- ASCII as they are.
+                -- By default the result has the collation of an encoding's name. With that one, lower() leaves capitals
+                -- beyond ASCII as they are.
                 SELECT array_agg(convert_from(decode(argument, 'hex'), getdatabaseencoding()) COLLATE "default") AS texts
                   FROM unnest(string_to_array(regexp_replace(encode(tgargs, 'hex'), '..', E'\\& ', 'g'), '00 ')) argument
                ) said
@@ -209,10 +211,10 @@ AS $$
       JOIN pg_roles r ON r.oid = c.relowner
      GROUP BY c.oid, n.nspname, r.rolsuper, a.texts[3]
 $$;
-COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq''s, and what those say. Internal';
+COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq, and what those triggers say. Internal';
 
--- Those of pgmq's schema that are no table of a queue that pgmq lists: they were renamed, swapped or restored without that
--- list.
+-- The tables of pgmq's schema with such triggers that belong to no queue that pgmq lists: they were renamed, swapped,
+-- or restored without that list.
 CREATE FUNCTION aimq._astray() RETURNS TABLE (
         relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
         queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
@@ -227,7 +229,7 @@ AS $$
        AND NOT EXISTS (SELECT FROM queues q WHERE q.relation = a.relation)
        AND NOT EXISTS (SELECT FROM queues q WHERE q.archive = a.relation)
 $$;
-COMMENT ON FUNCTION aimq._astray() IS 'The tables in pgmq''s schema with triggers of aimq''s that are no listed queue''s. Internal';
+COMMENT ON FUNCTION aimq._astray() IS 'The tables in pgmq''s schema with triggers of aimq that belong to no listed queue. Internal';
 
 CREATE VIEW aimq.queues AS
     SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids,
@@ -240,7 +242,7 @@ CREATE VIEW aimq.queues AS
            options OPERATOR(pg_catalog.~) '(^| )ids( |$)',
            "table", false
       FROM aimq._astray();
-COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and each table else in pgmq''s schema that carries triggers of aimq''s';
+COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and every other table in pgmq''s schema that carries triggers of aimq';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';
 COMMENT ON COLUMN aimq.queues.unlogged IS 'Made by pgmq.create_unlogged';

@@ -1,14 +1,14 @@
--- Fails, with a hint, for a pgmq that is too old: what follows is made for its functions.
+-- Fails, with a hint, for a pgmq that is too old: what follows needs its functions.
 SELECT aimq._check_pgmq();
 
--- Its plans walk the index on vt, also where statistics are of when the queue was empty.
+-- Its plans walk the index on vt, also where the statistics are from when the queue was empty.
 ALTER FUNCTION aimq._ready(text[], boolean)
     SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off;
 
--- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a
--- snapshot of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled
--- back, which gives its locks back: DDL would wait for a session that sleeps with them, and all others for the DDL. When the
--- time is over they look a last time, for what nobody is called for.
+-- Blocking calls. They look, arm, look again, and sleep until they are called (src/waiting/); each look has a snapshot
+-- of its own, as statements of a volatile function have under READ COMMITTED. A look that finds nothing is rolled back,
+-- which gives its locks back: otherwise DDL would wait for a session that sleeps with them, and all others would wait
+-- for the DDL. When the time is over they look a last time, for messages that nobody is called for.
 
 -- A type of our own, as pgmq 1.13 has it: pgmq's updates drop theirs, and with it all that depends on it.
 CREATE TYPE aimq.message_record AS (
@@ -114,7 +114,7 @@ BEGIN
         ready := aimq._ready($1, true);
         EXIT WHEN is_over OR pg_catalog.cardinality(ready) OPERATOR(pg_catalog.>) 0;
         CONTINUE WHEN aimq._arm($1, 1, extract(epoch FROM $2)::pg_catalog.float8, true);
-        -- Gives locks and snapshots back that the look took.
+        -- Gives back the locks and snapshots that the look took.
         COMMIT;
         CALL aimq._doze();
         is_over := NOT aimq._is_called();
@@ -132,8 +132,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
     is_over boolean := false;
-    -- How many at most. A jsonb holds 256 MB: where the messages have more, they are read once more, half as many. The
-    -- savepoint takes those back that would be read and not returned.
+    -- How many messages to read at most. A jsonb holds 256 MB: where the messages have more, half as many are read in
+    -- another try. The savepoint undoes the read of messages that would not be returned.
     most integer := $3;
 BEGIN
     PERFORM aimq._check_commit('aimq.read_for');

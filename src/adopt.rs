@@ -20,7 +20,7 @@ const EVENT: &str = "insert";
 /// True if there was one.
 ///
 /// Locks: ACCESS EXCLUSIVE on the queue's table until the transaction ends if there was one (DROP TRIGGER takes it), so
-/// that nothing can be enqueued between the two; else ACCESS SHARE.
+/// that nothing can be enqueued between the two; otherwise ACCESS SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn adopt_pgmq_notify(queue: Option<Text>) -> Result<bool, ErrorReport> {
@@ -39,8 +39,8 @@ fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> 
     Ok(api::changed(adopt)?)
 }
 
-/// `aimq._has_notifier()`: whether a notifier can run for this session's queues. Who takes over from something that
-/// works asks it first.
+/// `aimq._has_notifier()`: whether a notifier can run for this session's queues. A caller that takes over from
+/// something that works asks this first.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _has_notifier() -> bool {

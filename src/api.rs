@@ -28,10 +28,10 @@ use crate::text::{self, Text};
 /// `aimq.enable_realtime(queue, channel, event, sink, events, ids)`: makes a queue realtime, or changes its
 /// setting. True if something changed.
 ///
-/// Locks: SHARE ROW EXCLUSIVE on the queue's table until the transaction ends if something changes
-/// (CREATE TRIGGER takes it: producers wait, readers too, since pgmq.read writes), ACCESS EXCLUSIVE if it tells of fewer
-/// events than before (DROP TRIGGER), the same on the table of archived messages where `events` has `job_archived`;
-/// else ACCESS SHARE.
+/// Locks: SHARE ROW EXCLUSIVE on the queue's table until the transaction ends if something changes (CREATE TRIGGER
+/// takes it: producers wait, readers too, since pgmq.read writes), ACCESS EXCLUSIVE if it tells of fewer events than
+/// before (DROP TRIGGER), the same on the table of archived messages where `events` has `job_archived`; else ACCESS
+/// SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn enable_realtime(
@@ -55,7 +55,7 @@ fn enable_realtime(
 /// `aimq.disable_realtime(queue)`: makes a queue not realtime. True if it was.
 ///
 /// Locks: ACCESS EXCLUSIVE on the queue's table until the transaction ends if it was realtime (DROP
-/// TRIGGER takes it), and on that of archived messages if it told of those; else ACCESS SHARE.
+/// TRIGGER takes it), and on that of archived messages if it told of those; otherwise ACCESS SHARE.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn disable_realtime(queue: Option<Text>) -> Result<bool, ErrorReport> {
@@ -111,7 +111,7 @@ fn enable_realtime_all(
     Ok(changed)
 }
 
-/// `aimq.disable_realtime_all()`: every queue, and each table else that has triggers of aimq's; returns the queues that
+/// `aimq.disable_realtime_all()`: every queue, and every other table that has triggers of aimq; returns the queues that
 /// changed, by the names that the triggers say.
 ///
 /// Locks as `disable_realtime`, for each queue that changes, in the order of the tables' names.
@@ -135,13 +135,13 @@ fn disable_realtime_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> {
     Ok(SetOfIterator::new(changed))
 }
 
-/// `aimq.recheck(queue)`: has the watcher look at a queue's table, or at all of them: what can be read is announced, and
-/// what becomes readable later is known from then on. For messages that came in while no trigger fired, and nobody could
-/// notice: by replication, by a session with `session_replication_role = replica` or `aimq.enabled = off`.
+/// `aimq.recheck(queue)`: has the watcher look at a queue's table, or at all of them: what can be read is announced,
+/// and what becomes readable later is known from then on. For messages that came in while no trigger fired, and nobody
+/// could notice: by replication, by a session with `session_replication_role = replica` or `aimq.enabled = off`.
 ///
-/// Looks at once, and if the transaction has written anything, once more when it is committed. Needs SELECT on the queue's
-/// table, or on `pgmq.meta` where none is named (42501). Takes no lock. Costs a look at each table. A WARNING where there
-/// can be no notifier: then nobody looks.
+/// Looks at once, and if the transaction has written anything, once more when it is committed. Needs SELECT on the
+/// queue's table, or on `pgmq.meta` where none is named (42501). Takes no lock. Costs a look at each table. A WARNING
+/// where there can be no notifier: then nobody looks.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
@@ -193,7 +193,7 @@ fn changes_of_all(change: impl Fn(&Queue) -> Result<bool, Error>) -> Result<Vec<
     for queue in pgmq::find_all() {
         match change(&queue) {
             Ok(true) => changed.push(Text(queue.name)),
-            // Dropped since it was looked up: then there is nothing to change.
+            // It was dropped since it was looked up: then there is nothing to change.
             Ok(false) | Err(Error::QueueTableNotFound { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -217,9 +217,9 @@ pub(crate) struct Wanted<'a> {
     channel: &'a str,
     event: &'a str,
     options: Options,
-    /// What befalls its messages later.
+    /// What happens to its messages later.
     events: Vec<&'static CStr>,
-    /// Whether the channel, or to broadcast alone, is new for a queue.
+    /// Whether the channel is new for a queue, or that it only broadcasts.
     is_new: Cell<(bool, bool)>,
     /// Whether a queue is realtime that was not.
     is_first: Cell<bool>,
@@ -290,7 +290,7 @@ impl<'a> Wanted<'a> {
         Some(Setting::new(self.channel, event, &queue.name, self.options))
     }
 
-    /// Says what will keep broadcasts of these queues from being sent, and what those who listen should know.
+    /// Says what will keep broadcasts of these queues from being sent, and what listeners should know.
     fn warn(&self, queues: &[Queue]) {
         let (is_new_channel, is_newly_silent) = self.is_new.get();
         if is_newly_silent {
@@ -368,7 +368,7 @@ fn changes(queue: &Queue, wanted: &Wanted<'_>) -> Result<Vec<Change>, Error> {
         .collect())
 }
 
-/// As [`enable`], for a caller who has chosen what is wanted himself, and may want advice.
+/// As [`enable`], for a user who has chosen the arguments himself, and may want advice.
 fn choose(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
     let before = queue.attached()?.swap_remove(0).and_then(|own| own.setting);
     if !enable(queue, wanted)? {
@@ -458,7 +458,7 @@ fn arguments(all: &[u8]) -> String {
 
 fn disable(queue: &Queue) -> Result<bool, Error> {
     delivery::prepare();
-    // Tables that were the queue's once; first, so that its own are not locked while these are waited for.
+    // Tables that were the queue's once. They come first, so that its own are not locked while we wait for these.
     let had_others = astray::take_off(queue);
     Ok(disable_own(queue)? || had_others)
 }

@@ -1,6 +1,7 @@
 //! The table of archived messages can be replaced by another of its name: `pgmq.convert_archive_partitioned` does so,
-//! and who keeps the old one by hand. The trigger that tells of archiving stays on the old one, and what is archived
-//! then looks like what is deleted. So an event trigger gives the new table what the old one had.
+//! and so do users who keep the old one by hand. The trigger that tells of archiving stays on the old table, and
+//! archived messages then look like deleted ones. So an event trigger gives the new table the trigger that the old one
+//! had.
 //!
 //! The old one keeps its trigger: by it, rows that are moved from there to the new one are known to have been archived
 //! before.
@@ -140,7 +141,7 @@ fn is_elsewhere(archive: pg_sys::Oid, wanted: &Setting) -> bool {
     report(Spi::get_one_with_args(sql, &arguments)) == Some(true)
 }
 
-/// Whether who replaces the table may make the trigger: else the statement would fail because of us.
+/// Whether the role that replaces the table may make the trigger: otherwise the statement would fail because of us.
 fn may_attach(archive: pg_sys::Oid) -> bool {
     let sql = "SELECT pg_catalog.has_table_privilege($1, 'TRIGGER')
                   AND pg_catalog.has_schema_privilege('aimq', 'USAGE')

@@ -1,9 +1,9 @@
-//! Triggers of aimq's on tables that are no queue's today: a table was renamed, moved to another schema or replaced by
-//! another, or pgmq has no list of its queues, as after a restore of the schema alone. Nobody finds them by the queue's
-//! name, and DROP EXTENSION is refused because of them.
+//! Triggers of aimq on tables that belong to no queue today: a table was renamed, moved to another schema or replaced
+//! by another, or pgmq has no list of its queues, as after a restore of the schema alone. Nobody finds them by the
+//! queue's name, and DROP EXTENSION is refused because of them.
 //!
-//! Tables are found by the catalogs' snapshot, and known by their OIDs: what they are called and carry is asked again under
-//! the lock, because somebody may be renaming them.
+//! Tables are found by the catalogs' snapshot, and known by their OIDs: what they are called and carry is asked again
+//! under the lock, because somebody may be renaming them.
 
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
@@ -15,7 +15,7 @@ use crate::passed_on::Spi;
 use crate::pgmq::{self, Queue, report};
 use crate::text::{self, Text};
 
-/// Every table with a trigger of ours, but for partitions, which have copies.
+/// Every table with a trigger of ours, except partitions, which have copies.
 const ALL: &str = "
     SELECT DISTINCT t.tgrelid, ''
       FROM pg_trigger t
@@ -23,8 +23,8 @@ const ALL: &str = "
        AND t.tgparentid = 0 AND NOT t.tgisinternal
      ORDER BY t.tgrelid";
 
-/// Tables in pgmq's schema with a trigger of ours, whose names are above one and, if that is there, below another. By the
-/// indexes: what this costs does not grow with the queues there are.
+/// Tables in pgmq's schema with a trigger of ours, whose names are above one and, if that is there, below another. By
+/// the indexes: what this costs does not grow with the queues there are.
 const OF_NAMES: &str = "
     SELECT c.oid, c.relname::text
       FROM (
@@ -59,8 +59,8 @@ pub(crate) fn take_off(queue: &Queue) -> bool {
     !take_off_those(tables, |named| named == queue.name).is_empty()
 }
 
-/// A name that is above all that begin with a prefix: the prefix with a greater last character; above all names if that is
-/// not known.
+/// A name that is above all that begin with a prefix: the prefix with a greater last character; above all names if that
+/// is not known.
 fn above(prefix: &str) -> String {
     match prefix.as_bytes().split_last() {
         Some((last, rest)) if last.is_ascii_graphic() && *last < b'~' => {
@@ -82,8 +82,8 @@ fn find(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<(pg_sys::Oid, String)>
     }))
 }
 
-/// Drops those whose queue is wanted. Returns the queues, each once. Tables of others stay as they are, with a WARNING: who
-/// makes such a table is not to keep anybody from taking off what is his.
+/// Drops those whose queue is wanted. Returns the queues, each once. Tables of others stay as they are, with a WARNING:
+/// a user who makes such a table must not keep others from dropping their own triggers.
 fn take_off_those(tables: Vec<pg_sys::Oid>, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let (mut queues, mut others) = (Vec::new(), Vec::new());
     for relation in tables {

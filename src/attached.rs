@@ -20,7 +20,8 @@ pub(crate) struct Kind {
     /// As `pg_trigger.tgtype` has it.
     tgtype: i16,
     pub(crate) function: &'static CStr,
-    /// What befalls a message, where the trigger tells of that; it then is on the queue only if somebody wants to know.
+    /// What happens to a message, where the trigger tells of that. Such a trigger is on the queue only if somebody
+    /// wants to know.
     pub(crate) event: Option<&'static CStr>,
     /// On the table of archived messages.
     pub(crate) is_of_archive: bool,
@@ -80,7 +81,7 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
     },
     Kind {
         name: "aimq_realtime_archived",
-        // What is deleted there may be put back, and then is not archived once more.
+        // A message that is deleted there may be put back, and then it is not archived once more.
         on: "BEFORE INSERT OR DELETE",
         level: "ROW",
         tgtype: BEFORE_INSERT_ROW | pg_sys::TRIGGER_TYPE_DELETE as i16,
@@ -123,14 +124,14 @@ pub(crate) struct Attached {
     pub(crate) enabled: u8,
 }
 
-/// The triggers of aimq's names that a table carries now: from the relation cache, so it is current even where
+/// The triggers with names of aimq that a table carries now: from the relation cache, so it is current even where
 /// the transaction's snapshot is old. Takes ACCESS SHARE. `None` if the table has gone.
 pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<Attached>>> {
     let functions: Vec<_> = kinds.iter().map(|kind| function(c"aimq", kind.function)).collect();
     with_triggers(table, |triggers| {
         let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
             let trigger = triggers.iter().find(|it| has_name(it, kind.name.as_bytes()))?;
-            // One of a former release may name a column, and keeps it from being altered.
+            // A trigger of an earlier release may name a column, and keeps it from being altered.
             let is_ours = trigger.tgfoid == ours
                 && trigger.tgtype == kind.tgtype
                 && trigger.tgnattr == 0
@@ -146,8 +147,8 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
     })
 }
 
-/// The triggers with a function of ours that a table carries now, whatever they are called, but for copies that a partition
-/// has: each with the queue that it names. From the relation cache. Takes ACCESS SHARE.
+/// The triggers with a function of ours that a table carries now, whatever they are called, except the copies that a
+/// partition has: each with the queue that it names. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
     let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
     let found = with_triggers(table, |triggers| {

@@ -107,8 +107,8 @@ impl From<OutOfMemory> for Fault {
     }
 }
 
-/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. Raises that there is no memory outside of it, for which pgrx
-/// itself would need some: for a panic, and for texts.
+/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. The error that there is no memory is raised outside of
+/// the guard, because pgrx itself would need memory for it: for a panic, and for texts.
 ///
 /// # Safety
 /// To be called by a function that Postgres calls, and that has nothing to drop.
@@ -270,7 +270,7 @@ impl Error {
             ),
             Self::ReservedEvent { event } => (
                 format!("event must not be \"{event}\""),
-                "That is what befalls a message later, see the argument events.".into(),
+                "This name says what happens to a message later: see the argument events.".into(),
                 "Choose another name for what is said when messages are enqueued.".into(),
             ),
             Self::UnknownEncoding { argument } => (
@@ -328,7 +328,7 @@ impl Error {
             ),
             Self::ReadOnly { what, is_standby } => (
                 format!("{what} cannot read messages in a read-only transaction"),
-                "To read a message is to write when it can be read again.".into(),
+                "Reading a message writes its visibility timeout: when it can be read again.".into(),
                 match is_standby {
                     true => "This server is a standby: connect the worker to the primary.",
                     false => "Call it in a transaction that may write: see default_transaction_read_only.",
@@ -370,7 +370,7 @@ impl Misuse {
         let message = match self {
             Self::NotATrigger => "a trigger function of aimq was not called as a trigger",
             Self::NotAnEvent => {
-                "aimq.event_trigger() must be attached BEFORE, FOR EACH ROW but for TRUNCATE"
+                "aimq.event_trigger() must be attached BEFORE, and FOR EACH ROW except for TRUNCATE"
             }
             Self::Level => "aimq.realtime_trigger() must be attached FOR EACH ROW",
             Self::Time => "aimq.realtime_trigger() must be attached BEFORE INSERT",
@@ -378,7 +378,9 @@ impl Misuse {
             Self::Arguments => {
                 "a trigger function of aimq takes three arguments: channel (1 to 63 bytes), event, queue; and, if any, options"
             }
-            Self::Table => "aimq.realtime_trigger() is attached to a table that is no pgmq queue",
+            Self::Table => {
+                "aimq.realtime_trigger() is attached to a table that is not a pgmq queue"
+            }
         };
         let detail = match self {
             Self::Table => "The table has no column vt of type timestamptz.",

@@ -1,5 +1,5 @@
-//! The triggers that tell what befalls a message after it was enqueued: it is read, archived, deleted. Only on queues of
-//! which somebody wants to know that; they are for pages that show jobs, and no worker waits for them.
+//! The triggers that tell what happens to a message after it was enqueued: it is read, archived, deleted. They are only
+//! on queues of which somebody wants to know that. They are for pages that show jobs, and no worker waits for them.
 //!
 //! Each event is a route of its own, so that it is counted, coalesced and follows savepoints as an enqueue does.
 
@@ -42,7 +42,7 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Fa
             return Err(Misuse::NotAnEvent.into());
         }
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
-        // Nothing becomes of a message by an UPDATE that counts no reading.
+        // An UPDATE that counts no reading is no event.
         let is_moved = what == pg_sys::TRIGGER_EVENT_UPDATE && !counts_reads(data);
         if settings::enabled()
             && !(is_moved && route.event == event::STARTED)
@@ -51,11 +51,11 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Fa
             let route = route.of(relation);
             let is_of_archive = route.event == event::ARCHIVED;
             let is_delete = what == pg_sys::TRIGGER_EVENT_DELETE;
-            // What is deleted from the archive is told to nobody. It may be put back, and then is not archived once
-            // more.
+            // Nobody is told of a message that is deleted from the archive. It may be put back, and then it is not
+            // archived once more.
             if !(is_of_archive && is_delete) {
                 transaction::record_event(route)?;
-                // Which ones a TRUNCATE takes away, nobody looks up: there are more than are named.
+                // Nobody looks up which messages a TRUNCATE takes away: there are more than a notification names.
                 if is_row {
                     note_id(route, data)?;
                 }

@@ -37,7 +37,7 @@ pub(crate) mod raw {
         pub(crate) fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
         pub(crate) fn GetCurrentTransactionIdIfAny() -> pg_sys::TransactionId;
         pub(crate) fn bms_is_member(member: c_int, set: *const pg_sys::Bitmapset) -> bool;
-        // Never raises (storage/ipc/latch.c), which is why it may be called after a commit.
+        // Never raises (storage/ipc/latch.c), so it may be called after a commit.
         pub(crate) fn SetLatch(latch: *mut pg_sys::Latch);
     }
 
@@ -97,7 +97,7 @@ pub(crate) fn notify(channel: &CStr, payload: &CStr) {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
 }
 
-/// Raises an error with message, detail and hint, for which Rust allocates nothing, as pgrx's own way does. Postgres
+/// Raises an error with message, detail and hint. Rust allocates nothing for it, unlike in pgrx's own way. Postgres
 /// keeps 8 kB in reserve for that (utils/mmgr/mcxt.c, ErrorContext).
 ///
 /// # Safety
@@ -146,13 +146,13 @@ pub(crate) fn resume_lock_timeout() {
     }
 }
 
-/// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, for others may give its
-/// name to something else meanwhile. In a transaction, with a snapshot. Raises what it raises.
+/// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, because others
+/// may give its name to another function meanwhile. In a transaction, with a snapshot. Raises what it raises.
 #[allow(ffi_unwind_calls, reason = "under a guard of its own")]
 pub(crate) fn call_send(function: pg_sys::Oid, payload: &CStr, event: &CStr, topic: &CStr) {
     use pg_sys::{Datum, FunctionCallInfoBaseData, NullableDatum};
-    // SAFETY: the strings outlive the calls, which copy them; the arguments are of the types that the function has. Not by
-    // OidFunctionCall4, which raises for null, and null is what some return for void.
+    // SAFETY: the strings outlive the calls, which copy them; the arguments are of the types that the function has. Not
+    // by OidFunctionCall4, which raises for null, and null is what some return for void.
     unsafe {
         let text = |part: &CStr| Datum::from(pg_sys::cstring_to_text(part.as_ptr()));
         let json = [Some(Datum::from(payload.as_ptr()))];
@@ -199,18 +199,18 @@ pub(crate) fn notification_queue_usage() -> f64 {
 pub(crate) fn set_latch(address: u64) {
     // SAFETY: the address was [`own_latch`] of some process: a latch of the array of processes, which lies
     // in memory that the postmaster mapped before it started anybody, and stays. If that process has
-    // gone, whoever has its place wakes up once for nothing.
+    // gone, the process that has its place wakes up once for nothing.
     unsafe { raw::SetLatch(address as *mut pg_sys::Latch) }
 }
 
-/// Has this process told to end by whoever wants its database for themselves: DROP DATABASE, ALTER
-/// DATABASE and CREATE DATABASE … TEMPLATE send SIGTERM to processes with this flag, wait until they are gone, and go on
-/// (storage/ipc/procarray.c, CountOtherDBBackends). Whoever waits for a lock of ours may cancel
-/// what we do, which a notifier survives; CREATE INDEX CONCURRENTLY does not wait for our snapshots
-/// (commands/indexcmds.c), of which we keep none. The flag is autovacuum's, and vacuum has flags of its own.
+/// Lets a session end this process if it wants the database for itself: DROP DATABASE, ALTER DATABASE and CREATE
+/// DATABASE … TEMPLATE send SIGTERM to processes with this flag, wait until they are gone, and go on
+/// (storage/ipc/procarray.c, CountOtherDBBackends). A session that waits for a lock of ours may cancel what we do,
+/// which a notifier survives; CREATE INDEX CONCURRENTLY does not wait for our snapshots (commands/indexcmds.c), of
+/// which we keep none. The flag is autovacuum's, and vacuum has flags of its own.
 ///
-/// DROP DATABASE … WITH (FORCE) asks whether the process may be ended by whoever runs it: it may by the
-/// database's owner (TerminateOtherDBBackends, same file).
+/// DROP DATABASE … WITH (FORCE) asks whether the role that runs it may end the process. The database's owner
+/// may (TerminateOtherDBBackends, same file).
 pub(crate) fn give_way(owner: pg_sys::Oid) {
     // SAFETY: as in commands/vacuum.c: this process's own flags and their copy, under the lock that
     // guards the copy. ProcArrayLock is number 4 of the main array (storage/lwlocknames.h, 14 to 18).

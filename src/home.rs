@@ -1,11 +1,11 @@
 //! Which queue's table a trigger that fires belongs to, and whether that is one of pgmq's at all.
 //!
-//! Triggers fire on partitions, by copies of the one that their parent carries; and anybody can attach our function to a
-//! table of his own, with the arguments of others. So a queue is known by its table, not by what the trigger says, and
-//! only tables of pgmq's schema count, where not everybody may make one.
+//! Triggers fire on partitions, by copies of the one that their parent carries; and anybody can attach our function to
+//! a table of his own, with the arguments of others. So a queue is known by its table, not by what the trigger says,
+//! and only tables of pgmq's schema count, where not everybody may make one.
 //!
-//! It is looked up once for each trigger, and remembered until Postgres says that something has changed: on the way of a
-//! row there is a comparison.
+//! It is looked up once for each trigger, and remembered until Postgres says that something has changed: on the way of
+//! a row there is a comparison.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -50,8 +50,8 @@ pub(crate) unsafe fn of(data: &pg_sys::TriggerData) -> Option<u32> {
     home.is_of_pgmq.then_some(home.root)
 }
 
-/// Whether what a BEFORE trigger sees of a row is what happens: no trigger comes after it that could keep the row from
-/// that, and a row that is put in can't run into another but by its id. (`ON CONFLICT DO NOTHING` leaves it out then,
+/// Whether what a BEFORE trigger sees of a row is what happens: no later trigger could keep the row from
+/// that, and an inserted row can't run into another except by its id. (`ON CONFLICT DO NOTHING` leaves it out then,
 /// which no trigger can see.)
 ///
 /// # Safety
@@ -129,7 +129,7 @@ unsafe fn can_be_sure(data: &pg_sys::TriggerData) -> bool {
     }
 }
 
-/// Whether a row may run into another but by its id.
+/// Whether a row may run into another except by its id.
 unsafe fn may_conflict(relation: pg_sys::Relation) -> bool {
     // SAFETY: the relation is open. The list is ours; a row of the cache is valid until it is released.
     unsafe {
@@ -220,7 +220,7 @@ fn listen() {
     }
 }
 
-/// Runs within Postgres' own work, also in an abort: it only notes.
+/// Runs within Postgres' own work, also in an abort: so it only notes.
 unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let relation = relation.to_u32();
     let is_known = relation == 0

@@ -85,7 +85,7 @@ pub(crate) fn whole<T>(work: impl FnOnce() -> T) -> T {
     done.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
-/// The SQLSTATE of an error that was passed on, for who has caught it.
+/// The SQLSTATE of an error that was passed on, for the caller that has caught it.
 pub(crate) fn take_sqlstate() -> Option<c_int> {
     NEXT.with(|next| {
         let callback = next.get();
@@ -162,7 +162,7 @@ pub(crate) fn in_servers_encoding(code: PgSqlErrorCode, texts: [&str; 3], report
         let context = pg_sys::error_context_stack;
         say_in_servers_encoding(code, texts);
         report();
-        // Nobody may want to hear of it.
+        // It may be that nobody wants to hear of it.
         take_sqlstate();
         pg_sys::error_context_stack = context;
     }
@@ -180,7 +180,7 @@ unsafe fn free(kept: *mut pg_sys::ErrorData) {
 /// Keeps a copy of the error that is being raised. What is raised without memory to spare pgrx knows as it is.
 unsafe extern "C-unwind" fn keep(argument: *mut c_void) {
     // SAFETY: called while an error is raised or a notice given, which are what there is to be copied, with what
-    // `whole` has set. In memory that outlives the transaction, for its end comes before that of the error.
+    // `whole` has set. In memory that outlives the transaction, because the transaction ends before the error does.
     unsafe {
         if raw::geterrcode() == PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int {
             return;

@@ -36,7 +36,8 @@ pub(crate) fn check_version() -> Result<(), Error> {
     if (next(), next(), next()) < PGMQ_MIN { Err(Error::PgmqTooOld { found }) } else { Ok(()) }
 }
 
-/// The queue by the name as given, which pgmq.meta has an index for: what this costs does not grow with the queues there are.
+/// The queue by the name as given, which pgmq.meta has an index for: what this costs does not grow with the queues
+/// there are.
 const FIND: &str = "
     SELECT queue_name::text, aimq._table(queue_name::text)::text, aimq._archive(queue_name::text)::text
       FROM pgmq.meta
@@ -50,7 +51,7 @@ const FIND_BY_TABLE: &str = "
      ORDER BY created_at
      LIMIT 1";
 
-/// Every queue that has a table, in the order of the tables' names: whoever locks several takes them
+/// Every queue that has a table, in the order of the tables' names: a session that locks several takes them
 /// in this order.
 const FIND_ALL: &str = "
     SELECT DISTINCT ON (relation_name) queue, relation_name::text, relation, archive_name::text, archive
@@ -112,7 +113,7 @@ pub(crate) fn no_table(queue: &str, table: &Table) -> Error {
     }
 }
 
-/// Fails unless the caller may know which queues there are. It leaves to Postgres who may read but some columns.
+/// Fails unless the caller may know which queues there are. It leaves the privileges on single columns to Postgres.
 pub(crate) fn check_may_see_queues() -> Result<(), Error> {
     let meta = oid_of(c"meta");
     if meta == pg_sys::InvalidOid {
@@ -156,8 +157,8 @@ fn all(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<Queue> {
     }))
 }
 
-/// One value. Where the transaction has written nothing yet this reads only, and so takes no
-/// transaction id: asking for what is so already costs others nothing.
+/// One value. Where the transaction has written nothing yet this only reads, and so takes no
+/// transaction id. So a call that changes nothing costs others nothing.
 fn ask<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
     report(Spi::connect(|client| client.select(sql, Some(1), arguments)?.first().get_one()))
 }
@@ -222,8 +223,8 @@ impl Table {
     }
 }
 
-/// Whether the caller may know which queues there are: as the views, which read `pgmq.meta` as their caller. From the catalog
-/// caches, and false where pgmq is missing.
+/// Whether the caller may know which queues there are: as the views, which read `pgmq.meta` as their caller. From the
+/// catalog caches, and false where pgmq is missing.
 pub(crate) fn may_see_queues() -> bool {
     let meta = Table { name: c"meta".into(), oid: oid_of(c"meta") };
     may_use_schema() && meta.is_there() && meta.allows(pg_sys::ACL_SELECT)
@@ -305,8 +306,8 @@ impl Queue {
         Self { name, table_name, table, oid, archive_name, archive, archive_oid }
     }
 
-    /// Takes `mode` on its tables until the transaction ends, waiting for it as any DDL would; on that of archived messages
-    /// last, as `pgmq.archive` does.
+    /// Takes `mode` on its tables until the transaction ends, waiting for it as any DDL would; on that of archived
+    /// messages last, as `pgmq.archive` does.
     pub(crate) fn lock(&self, mode: u32, with_archive: bool) {
         lock(self.oid, mode);
         if with_archive {
@@ -380,8 +381,8 @@ impl Queue {
         ask::<Text>(sql, &[Text::of(&self.name).into()]).unwrap_or_default().0
     }
 
-    /// By pgmq's own function, which forgets the throttle too, where there is one. It wants the name as it was spelt when
-    /// the throttle was set: each that a throttle of this table has.
+    /// By pgmq's own function, which forgets the throttle too, where there is one. It wants the name as it was spelt
+    /// when the throttle was set: each that a throttle of this table has.
     pub(crate) fn drop_notify_trigger(&self) {
         let has = |what: &str| ask(&format!("SELECT {what} IS NOT NULL"), &[]) == Some(true);
         if has("to_regprocedure('pgmq.disable_notify_insert(text)')") {

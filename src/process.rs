@@ -22,7 +22,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Whether the work was not to blame: it was given up for something else, or did not get a lock in time.
+    /// Whether the work did not cause it: the work was given up for something else, or did not get a lock in time.
     pub(crate) fn is_cut(&self) -> bool {
         self.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
             || self.is(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE)
@@ -136,9 +136,10 @@ pub(crate) fn nap(limit: Option<Duration>, event: u32) {
     }
 }
 
-/// Whether there was a transaction since the last time that this was asked. What waits in there (for a lock above all: for
-/// that of NOTIFY, it may be long) sleeps on this process's latch and resets it (storage/lmgr/proc.c, ProcSleep), whoever has set
-/// it meanwhile, and for what. So after one a main loop takes another turn before it sleeps.
+/// Whether there was a transaction since the last time that this was asked. A wait in a transaction (above all for a
+/// lock: the wait for that of NOTIFY may be long) sleeps on this process's latch and resets it (storage/lmgr/proc.c,
+/// ProcSleep). It does so no matter who has set the latch meanwhile, and why. So after a transaction a main loop takes
+/// another turn before it sleeps.
 pub(crate) fn had_transaction() -> bool {
     HAD_TRANSACTION.replace(false)
 }
@@ -149,7 +150,7 @@ pub(crate) fn is_rung() -> bool {
     unsafe { (*pg_sys::MyLatch).is_set != 0 }
 }
 
-/// To be called first in every turn of a main loop: whoever wants something later sets the latch again.
+/// To be called first in every turn of a main loop: a process that wants something later sets the latch again.
 /// True if the process is to end.
 pub(crate) fn begin_turn() -> bool {
     // SAFETY: plain variables that signal handlers set, and this process's own latch.
@@ -244,7 +245,7 @@ pub(crate) fn shared_memory() -> Option<shared::Shared> {
     shared::get()
 }
 
-/// This process takes the place that `pid` stands for. False if another one that lives has it.
+/// This process takes the place that `pid` stands for. False if another living process has it.
 pub(crate) fn take_place(pid: &AtomicU32) -> bool {
     // SAFETY: a plain variable.
     let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();

@@ -17,7 +17,7 @@ pub(crate) fn enabled() -> bool {
 /// How wake-ups are delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 pub(crate) enum Delivery {
-    /// By the notifier where it runs, else in the transaction.
+    /// By the notifier where it runs, otherwise in the transaction.
     #[name = c"auto"]
     Auto,
     /// In the transaction that enqueues.

@@ -28,13 +28,13 @@ pub(crate) fn handle() {
 static ASKED_BY: AtomicI32 = AtomicI32::new(0);
 
 thread_local! {
-    /// Whatever runs now can be given up for that.
+    /// The work that runs now can be given up for that.
     static MAY_BE_CUT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The same, but a process that is no postmaster only asks: [`who_asked`]. Who wants a database for himself asks each
-/// 100 ms, for 5 s, and in vain as long as others are connected (storage/ipc/procarray.c, CountOtherDBBackends): then
-/// it would be a pity to leave.
+/// The same, but a process that is not the postmaster only asks: [`who_asked`]. A session that wants a database for
+/// itself asks each 100 ms, for 5 s, and in vain as long as others are connected (storage/ipc/procarray.c,
+/// CountOtherDBBackends). Then leaving would gain nothing.
 pub(crate) fn handle_politely() {
     handle();
     // SAFETY: a handler that does nothing but what Postgres' own do.
@@ -52,7 +52,7 @@ pub(crate) fn who_asked() -> i32 {
     ASKED_BY.swap(0, Ordering::SeqCst)
 }
 
-/// In a signal handler: no more than Postgres' own do (tcop/postgres.c, die).
+/// Runs in a signal handler: it does no more than Postgres' own handlers do (tcop/postgres.c, die).
 extern "C" fn on_terminate(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: plain variables of this process, and a latch; `info` is what the kernel hands over.
     unsafe {
@@ -91,7 +91,7 @@ pub(crate) fn within<T>(each_lock: c_int, altogether: c_int, work: impl FnOnce()
             unsafe {
                 raw::disable_timeout(STATEMENT_TIMEOUT, false);
                 pg_sys::LockTimeout = 0;
-                // It may have come when all was done.
+                // The timeout may have come when all was done.
                 pg_sys::QueryCancelPending = 0;
             }
         }
@@ -208,7 +208,8 @@ pub(crate) fn while_alive<T>(
     work()
 }
 
-/// Runs `work`, a whole transaction, in which each wait for a lock takes no longer than this, in milliseconds; 0 for no limit.
+/// Runs `work`, a whole transaction, in which each wait for a lock takes no longer than this, in milliseconds; 0 for no
+/// limit.
 pub(crate) fn with_lock_timeout<T>(millis: c_int, work: impl FnOnce() -> T) -> T {
     struct Limit;
     impl Drop for Limit {

@@ -21,14 +21,14 @@ use crate::notifier::launcher;
 use crate::settings::{self, Delivery};
 use crate::{delivery, ffi, shared};
 
-/// Of each thing to tell, the outermost level at which it was done.
+/// For each thing to tell: the outermost level at which it was done.
 #[derive(Clone, Copy)]
 struct Done {
     /// A trigger of ours was made.
     made: Option<Level>,
     /// Something was altered or dropped.
     changed: Option<Level>,
-    /// A trigger, anybody's, was enabled, or a table got rows by another way than its own.
+    /// Somebody's trigger was enabled, or a table got rows in a way that fires no trigger.
     enabled: Option<Level>,
     /// Messages may have come in anywhere while no trigger fired.
     unseen: Option<Level>,
@@ -56,7 +56,7 @@ impl Done {
 
 thread_local! {
     static DONE: Cell<Done> = const { Cell::new(Done::NOTHING) };
-    /// Anything was noted there: hardly a transaction does, and each asks.
+    /// Anything was noted there. Hardly any transaction notes something, but each asks.
     static HAS_NOTED: Cell<bool> = const { Cell::new(false) };
     /// Of a transaction that is committed; and whether there is anything.
     static UNTOLD: Cell<Done> = const { Cell::new(Done::NOTHING) };
@@ -203,7 +203,8 @@ unsafe fn note(node: *mut pg_sys::Node) {
             | Tag::T_ReassignOwnedStmt
             | Tag::T_GrantStmt
             | Tag::T_GrantRoleStmt => outermost(&mut done.changed),
-            // What is applied fires no statement trigger, and what is due of it has to be known when that ends.
+            // What a subscription applies fires no statement trigger, and what is due of it has to be known when that
+            // ends.
             Tag::T_CreateSubscriptionStmt
             | Tag::T_AlterSubscriptionStmt
             | Tag::T_DropSubscriptionStmt => outermost(&mut done.unseen),
@@ -320,8 +321,8 @@ fn change(change: impl FnOnce(&mut Done)) {
 }
 
 /// The transaction is committed. What it has done is told a moment later: now its locks are still held, and others have
-/// not heard of its changes of the catalogs (access/transam/xact.c, CommitTransaction). Who looked now would see
-/// a table without the partition that was just attached. Cannot raise.
+/// not heard of its changes of the catalogs (access/transam/xact.c, CommitTransaction). A process that looked now would
+/// see a table without the partition that was just attached. Cannot raise.
 pub(crate) fn committed() {
     if HAS_NOTED.get() {
         UNTOLD.set(DONE.get());
@@ -387,7 +388,7 @@ fn tell(mut done: Done) {
             delivery::ring(shared, database, Wake::WATCHER);
         }
     }
-    // Of a queue whose trigger was disabled, the entry has stayed.
+    // The entry of a queue whose trigger was disabled has stayed.
     if runs {
     } else if done.made.is_some() || done.enabled.is_some() || done.finished {
         launcher::want(shared, database);
@@ -407,7 +408,7 @@ pub(crate) fn prepared() {
     }
 }
 
-/// The transaction is rolled back: what it did to a prepared transaction is done all the same.
+/// The transaction is rolled back: what it did to a prepared transaction stays done.
 /// Cannot raise.
 pub(crate) fn aborted() {
     change(|done| done.levels().into_iter().for_each(|noted| *noted = None));

@@ -94,8 +94,8 @@ pub(crate) fn bytes(text: &str) -> usize {
 }
 
 /// A literal in SQL. Postgres' own function takes only what is UTF-8, as pgrx calls it.
-/// Whether a name has to stand in quotes where SQL takes an identifier. A few words that may stand without them are said
-/// to need them, as in all that Postgres itself quotes.
+/// Whether a name has to stand in quotes where SQL takes an identifier. A few words that may stand without quotes
+/// are reported as needing them, as Postgres itself does whenever it quotes.
 pub(crate) fn needs_quotes(name: &str) -> bool {
     let is_start = |it: char| it.is_ascii_lowercase() || it == '_' || !it.is_ascii();
     let is_plain = name.starts_with(is_start)

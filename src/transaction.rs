@@ -27,8 +27,9 @@ thread_local! {
 }
 
 /// Notes one message of the current (sub)transaction. When it will be visible is asked only if that
-/// can matter (`None` if it can't be told); an error of the answer is handed on, and nothing is noted. Whether the
-/// row may be one that this transaction has taken out of the table before: then call [`record_in`] too.
+/// can matter (`None` if it can't be told); an error of the answer is handed on, and nothing is noted. The
+/// return value says whether the row may be one that this transaction has taken out of the table before: then call
+/// [`record_in`] too.
 #[inline]
 pub(crate) fn record(
     route: Route<'_>,
@@ -73,7 +74,7 @@ pub(crate) fn record_in(route: Route<'_>, event: &CStr, id: i64) -> Result<(), O
     })
 }
 
-/// Notes that something became of a message.
+/// Notes that something happened to a message.
 pub(crate) fn record_event(route: Route<'_>) -> Result<(), OutOfMemory> {
     delivery::prepare();
     BATCH.with_borrow_mut(|batch| batch.record(ffi::nest_level(), route, Timestamp::NEG_INFINITY))
@@ -114,8 +115,8 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
     unsafe { guarded(|| follow(event)) }
 }
 
-/// Only the PRE events may raise: they abort the transaction cleanly. After them, forgetting is all
-/// that happens, and telling others by means that were made ready before: nothing is allocated, for nothing may fail.
+/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten,
+/// and others are told by means that were made ready before. Nothing is allocated there, because nothing may fail.
 fn follow(event: pg_sys::XactEvent::Type) -> Result<(), Fault> {
     use pg_sys::XactEvent as On;
     match event {

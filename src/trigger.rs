@@ -2,7 +2,7 @@
 //! batch; the one before an UPDATE of visibility times or a DELETE only notes that there was one.
 //!
 //! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the
-//! way of a row there is no SPI, no catalog look-up, no call that can raise, and, but for the first
+//! way of a row there is no SPI, no catalog look-up, no call that can raise, and, except for the first
 //! row of a route or savepoint, no allocation. One that fails is an error of the statement.
 //!
 //! BEFORE INSERT, FOR EACH ROW: why that, and what the others cost, is in docs/design/trigger.md.
@@ -103,7 +103,7 @@ pub(crate) unsafe fn called_with<'a>(
 
 /// Notes that the statement may change visibility times.
 ///
-/// Which, and to what, it does not read: a row trigger would cost a read of 100 messages 7 to 8 %. The
+/// It does not read which ones, and to what: a row trigger would make a read of 100 messages 7 to 8 % slower. The
 /// notifier looks.
 ///
 /// # Safety
@@ -115,8 +115,8 @@ unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Fault> {
         let Some(relation) = home::of(data).filter(|_| sets(data, VT)) else {
             return Ok(());
         };
-        // What is read gets a time after now(), and within a procedure the transaction is younger than the
-        // statement; anything else may have become visible by being set to any time.
+        // A message that is read gets a time after now(), and within a procedure the transaction is younger than the
+        // statement. Any other message may have been set to any time, and so be visible now.
         let from = match counts_reads(data) {
             // A transaction that has waited began long ago, and reads by pgmq.read, which asks the clock.
             true if waiting::is_waiting() => ffi::now(),
@@ -175,7 +175,7 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Fault> {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         let relation = &*data.tg_relation;
         let Some(table) = home::of(data) else {
-            // Nobody's queue. Whether it could be one is said all the same.
+            // The table is nobody's queue. It still has to look like a queue's table.
             return Ok(visibility_attribute(relation.rd_att).map(drop).ok_or(Misuse::Table)?);
         };
         let route = route.of(table);
@@ -270,7 +270,8 @@ pub(crate) const BEFORE_ROW: i16 = 1 | 2;
 /// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
 
-/// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and the first is a channel.
+/// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and
+/// the first is a channel.
 ///
 /// # Safety
 /// The trigger's arguments must be valid.
@@ -284,7 +285,7 @@ pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_
         _ => return None,
     };
     let route = Route { options, ..Route::new(argument(0), argument(1), argument(2)) };
-    // Async_Notify would refuse it at commit: tell while it can be told whose mistake it is.
+    // Async_Notify would refuse it at commit. We refuse it while the error can still say whose mistake it is.
     let channel = route.channel.count_bytes();
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
 }
@@ -309,8 +310,8 @@ unsafe fn has_visibility(descriptor: pg_sys::TupleDesc) -> Result<(), Misuse> {
     unsafe { position(descriptor, VT, |_| true) }.map(drop).ok_or(Misuse::Table)
 }
 
-/// The number of a column of this type. It is looked for by name, since pgmq 1.10 puts a column before others in tables
-/// that it makes anew.
+/// The number of a column of this type. It is looked for by name, because pgmq 1.10 puts a column before others in new
+/// tables that it makes.
 ///
 /// # Safety
 /// `descriptor` must be valid.

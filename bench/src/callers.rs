@@ -256,7 +256,7 @@ impl Caller {
         if self.call == Call::Listens {
             let channel = self.call.contestant().channel(&self.queue);
             client.batch_execute(&format!("LISTEN \"{channel}\"")).await?;
-            // As the calls that block do: whoever has planned his statements is faster.
+            // As the calls that block do: a session that has planned its statements is faster.
             client.query(&get, &[&self.queue]).await?;
         }
         drop(turn);

@@ -150,7 +150,7 @@ impl Key {
         }
     }
 
-    /// How many messages of the load's queue a payload of aimq's tells of.
+    /// How many messages of the load's queue a payload of aimq tells of.
     pub(crate) fn counted(payload: &str) -> u64 {
         parse(payload).and_then(|queues| queues.get(QUEUE).map(|news| news.count)).unwrap_or(0)
     }

@@ -150,8 +150,8 @@ pub(crate) fn blocked(results: &Results, way: Call, of: fn(&Blocked) -> f64) -> 
     ours.map(|it| (it.round, of(it))).collect()
 }
 
-/// Sessions that were woken for nothing, for each message. Those who block don't say so: the kernel does
-/// (measure/blocked.rs), and what it counts is at least as much.
+/// Sessions that were woken for nothing, for each message. Sessions that block don't say so, but the kernel does
+/// (measure/blocked.rs), and it counts at least as many.
 pub(crate) fn empty_wake_ups(it: &Blocked) -> f64 {
     let all = if it.way == Call::Listens { it.empty_reads } else { it.idle_switches };
     all as f64 / it.sent.max(1) as f64

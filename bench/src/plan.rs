@@ -55,7 +55,7 @@ pub(crate) enum Measure {
     Growth,
     /// What `aimq.notify_interval` does to listeners and throughput.
     Interval,
-    /// What realtime costs those who read.
+    /// What realtime costs readers.
     Reads,
     /// How late delayed messages are read, and whether others finish what a worker died over.
     Lateness,
@@ -63,7 +63,7 @@ pub(crate) enum Measure {
     Blocked,
     /// Blocking calls beside `pgmq.read_with_poll`.
     Polling,
-    /// What a thousand sessions that block cost those who enqueue.
+    /// What a thousand sessions that block cost producers.
     Crowd,
     /// Instructions for each insert, counted by callgrind.
     Instructions,

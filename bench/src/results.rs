@@ -228,7 +228,7 @@ pub(crate) struct Crowd {
     pub(crate) tps: f64,
     /// Microseconds of processor of the whole server for each message; those of its reader included, if there is one.
     pub(crate) cpu_us: f64,
-    /// Messages that those who block did not read in time.
+    /// Messages that the sessions that block did not read in time.
     pub(crate) unread: u64,
 }
 

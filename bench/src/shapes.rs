@@ -1,5 +1,5 @@
-//! What each shape of the trigger costs a producer: one statement of n messages, and COPY, in ratio
-//! to the same queue with no trigger, counted in the time that the session was on a processor. docs/design/trigger.md has the decision.
+//! What each shape of the trigger costs a producer: one statement of n messages, and COPY, in ratio to the same queue
+//! with no trigger, counted in the time that the session was on a processor. docs/design/trigger.md has the decision.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -24,7 +24,7 @@ struct Found {
     passed: bool,
 }
 
-/// Prints the table. Nothing fails: what is to be made of it is up to its reader.
+/// Prints the table. Nothing fails: it is up to the reader to judge it.
 pub(crate) fn print(results: &Results) {
     let lines = lines(results);
     if lines.iter().all(|line| line.found.is_none()) {
@@ -252,7 +252,7 @@ fn unread(results: &Results) -> Line {
     }
 }
 
-/// Of the messages whose way was followed: those of which nothing was heard within seconds.
+/// The messages whose way was followed, and of which nothing was heard within seconds.
 fn unheard(results: &Results) -> Line {
     let ours = || results.latency.iter().filter(|it| it.contestant.is_notifier());
     let lost: u64 = ours().map(|it| it.missed).sum();

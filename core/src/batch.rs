@@ -5,7 +5,7 @@
 //! A savepoint in which nothing was enqueued costs one comparison.
 //!
 //! Whatever happens in a statement, or before the commit, says so if there is no memory for it. What happens in
-//! Postgres' callbacks for the ends of transactions and savepoints allocates nothing, for there nothing may fail:
+//! Postgres' callbacks for the ends of transactions and savepoints allocates nothing, because nothing may fail there:
 //! [`Batch::release`], [`Batch::roll_back`], [`Batch::may_come_back`] and [`Batch::clear`].
 //!
 //! Not guaranteed: that `count` equals the rows that stay. Rows that the same transaction deletes
@@ -36,7 +36,7 @@ const KEPT_TALLIES: usize = 16;
 /// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
 pub type Level = u32;
 
-/// What [`Route::key`] writes. Not boxed, for to make a box of a vector may move it.
+/// What [`Route::key`] writes. It is not boxed, because making a box of a vector may move it.
 #[derive(Debug, PartialEq, Eq)]
 struct Key(Vec<u8>);
 
@@ -65,7 +65,7 @@ impl Equivalent<Key> for KeyOf<'_> {
 #[derive(Debug, Default)]
 pub struct Batch {
     /// For each route its tallies, by rising level. Empty when all of them were rolled back, and where the route is the
-    /// only one of the last transaction: who has sent to a queue mostly sends to it again.
+    /// only one of the last transaction: a session that has sent to a queue mostly sends to it again.
     routes: IndexMap<Key, Vec<(Level, Tally)>, BuildFnv>,
     /// One entry for each tally above: its level and its route's position, by rising level.
     journal: Vec<(Level, usize)>,
@@ -86,7 +86,7 @@ impl Batch {
     /// Notes one message that was enqueued at `level`, to be visible from `visible_at` on;
     /// [`Timestamp::NEG_INFINITY`] for one that is visible already.
     ///
-    /// Allocates when a route or a level is new, else never.
+    /// Allocates when a route or a level is new, otherwise never.
     pub fn record(
         &mut self,
         level: Level,
@@ -291,7 +291,7 @@ impl Batch {
         self.any(|tally| tally.count > 0)
     }
 
-    /// Whether that is so of a tally: for what the sum of some is if one of them is.
+    /// Whether that is so for a tally. It must be so for a sum of tallies if it is for one of them.
     fn any(&self, is: impl Fn(&Tally) -> bool) -> bool {
         self.routes.values().flatten().any(|(_, tally)| is(tally))
     }
@@ -349,7 +349,7 @@ impl Batch {
         Ok(Some(sum))
     }
 
-    /// Who archives a message deletes it from the queue: that is one thing that became of it, not two.
+    /// Archiving a message also deletes it from the queue: that is one event, not two.
     fn leave_out_archived(&self, route: Route<'_>, deleted: &mut Tally) -> Result<(), OutOfMemory> {
         let archived = Route { event: event::ARCHIVED, ..route };
         // What tells of those is on another table.

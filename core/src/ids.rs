@@ -69,7 +69,7 @@ impl Ids {
         self.leave_out(|id| others.some.contains(&id));
     }
 
-    /// Without those of which it is said so.
+    /// Without those for which `is_out` says so.
     pub fn leave_out(&mut self, is_out: impl Fn(i64) -> bool) {
         self.some.retain(|id| !is_out(*id));
         self.newest = self.greatest();

@@ -3,11 +3,11 @@
 //!
 //! * [`batch`]: what one transaction has enqueued, following its savepoints.
 //! * [`route`]: where the news of a queue goes: channel, event, queue; and [`options`], what else is asked for.
-//! * [`ids`]: of messages, for those who ask for them.
+//! * [`ids`]: of messages, for queues that ask for them.
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
-//! * [`sinks`]: what goes elsewhere than to NOTIFY, and when.
+//! * [`sinks`]: what is broadcast, and when.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`hash`]: for the names of queues.
 //! * [`memory`]: that it can run out.

@@ -1,7 +1,7 @@
 //! Memory that runs out is an error like any other.
 //!
 //! Rust's own containers end the process when an allocation fails. Postgres takes that for a crash, and restarts the
-//! whole server. So whatever runs in somebody's transaction asks for room first, and hands the failure on.
+//! whole server. So all code that runs in somebody's transaction asks for room first, and hands the failure on.
 
 use std::collections::TryReserveError;
 use std::fmt;

@@ -37,13 +37,13 @@ struct Known {
     key: Box<[u8]>,
     channel: usize,
     options: Options,
-    /// The route is of what becomes of messages later.
+    /// The route is of what happens to messages later.
     is_later: bool,
-    /// Of those the slot has counted, the transactions that were announced.
+    /// How many of the transactions that the slot has counted were announced.
     transactions: u64,
     /// When the table may be looked at again because of what was read from it.
     read_not_before: Moment,
-    /// When it may be looked at again at all, if looks at it are dear.
+    /// When it may be looked at again at all, if looks at it are expensive.
     look_not_before: Moment,
 }
 
@@ -92,7 +92,7 @@ pub struct Notifier {
     due: IndexMap<Box<[u8]>, Due>,
     /// Routes whose tables are to be looked at, and the visibility time from which on a message is news.
     looks: IndexMap<Box<[u8]>, Timestamp>,
-    /// What goes elsewhere than to NOTIFY.
+    /// The broadcasts.
     pub sinks: Sinks,
     pace: Pace,
     look_pace: Pace,
@@ -132,7 +132,7 @@ impl Notifier {
         Self { duties, ..Self::default() }
     }
 
-    /// Takes what is marked. The latch must have been reset before: who marks later sets it.
+    /// Takes what is marked. The latch must have been reset before: a producer that marks later sets it.
     pub fn sweep(
         &mut self,
         database: &Database,
@@ -165,8 +165,8 @@ impl Notifier {
             let is_awaited = table.how_many_wait(claim) > 0;
             match table.earliest(claim) {
                 Some(earliest) if earliest <= now => {
-                    // What it finds could not be sent before; and by then it may find more. But who blocks
-                    // is not sent anything.
+                    // What it finds could not be sent before; and by then it may find more. But a session
+                    // that blocks is not sent anything.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
                     let sent = due.max(rests.unwrap_or(0));
                     let at = known.look_not_before.max(if is_awaited { 0 } else { sent });
@@ -181,8 +181,8 @@ impl Notifier {
             }
             let moved = table.moved_from(claim);
             if moved < Timestamp::INFINITY {
-                // A visibility timeout is whole seconds, so what was read can wait. What was set by hand, or
-                // comes back from a transaction that failed, may be what somebody blocks for.
+                // A visibility timeout is whole seconds, so messages that were read can wait. A message whose time was
+                // set by hand, or that comes back from a transaction that failed, may be what a session blocks for.
                 let at_once = is_awaited && moved == Timestamp::NEG_INFINITY;
                 let read = if at_once { 0 } else { known.read_not_before };
                 let at = read.max(known.look_not_before).max(may_look);
@@ -238,7 +238,7 @@ impl Notifier {
                 if options.wants_ids() {
                     let mut ids = table.take_ids(claim);
                     if known.is_later {
-                        // Of these the newest is one of which something became, not one that was enqueued.
+                        // Here the newest is a message to which something happened, not one that was enqueued.
                         ids.newest = ids.greatest();
                     }
                     if options.broadcasts {
@@ -349,7 +349,7 @@ impl Notifier {
         }))
     }
 
-    /// Whether anything is being sent, be it only such as nothing is notified of: asked after
+    /// Whether anything is being sent, even if nothing is notified of it: asked after
     /// [`Notifier::notifications`].
     #[must_use]
     pub fn is_sending(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What is asked for beside a notification: the fourth argument of a queue's triggers.
 //!
-//! Words, so that it can be read in a dump: `sink=supabase`, `sink=both`, `ids`. Nothing asked for is no argument, so
-//! that triggers of former releases are what they were.
+//! Words, so that it can be read in a dump: `sink=supabase`, `sink=both`, `ids`. Where nothing is asked for there is no
+//! argument, so that triggers of earlier releases stay what they were.
 
 /// Where the news of a queue goes, and whether with ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,15 +7,15 @@
 
 use crate::notifier::Moment;
 
-/// How many times as long as it took comes a rest after a notification. So notifying takes less than a
-/// hundredth of a processor, and all who listen together about ten times as much.
+/// How many times as long as a notification the rest after it lasts. So notifying takes less than a
+/// hundredth of a processor, and all listeners together take about ten times as much.
 pub const NOTIFY: Moment = 150;
 
 /// The same after looks at tables because of what was read from them: a twentieth of a processor, however many
 /// queues are read from.
 pub const LOOK: Moment = 20;
 
-/// The same after broadcasts, each of which is a call of somebody else's function for which all else waits: a sixth of the time.
+/// The same after broadcasts, each of which calls somebody else's function while all else waits: a sixth of the time.
 pub const BROADCAST: Moment = 5;
 
 /// What is not used of the share can be used later, for bursts: up to this time's share.
@@ -33,7 +33,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// For work after which comes a rest of so many times as long.
+    /// For work that is followed by a rest of so many times as long.
     #[must_use]
     pub fn new(rest: Moment) -> Self {
         Self { rest, longest: LONGEST, paid: 0 }

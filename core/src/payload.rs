@@ -4,9 +4,9 @@
 //! {"event":"job_enqueued","queues":{"emails":{"count":3},"reports":{"count":1,"visible_at":"2026-11-21T03:00:00.123Z"}}}
 //! ```
 //!
-//! Where `queues` would not fit, or holds a name that is not UTF-8 (but see [`set_wide`]), it is left out, and that means
-//! "check all your queues". Contents of messages never travel. Ids do where a queue asks for them: `"ids":[7,8]`, some of
-//! them, and `"more":true` where there are others.
+//! Where `queues` would not fit, or holds a name that is not UTF-8 (but see [`set_wide`]), it is left out, and that
+//! means "check all your queues". Contents of messages never travel. Ids do where a queue asks for them: `"ids":[7,8]`,
+//! some of them, and `"more":true` where there are others.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -37,7 +37,7 @@ pub struct Notification<'a> {
     pub payload: String,
 }
 
-/// What befalls a message, where nothing else is said of it than the enqueue's own event.
+/// What happens to a message later: the events beside the enqueue's own.
 pub mod event {
     use std::ffi::CStr;
 
@@ -85,7 +85,7 @@ pub struct QueueNews {
     /// Which of them, where the queue asks for that.
     #[serde(default)]
     pub ids: Vec<i64>,
-    /// There are others than these.
+    /// There are more messages than these.
     #[serde(default)]
     pub more: bool,
 }
@@ -97,8 +97,8 @@ struct Outgoing<'a> {
     queues: Option<Queues<'a>>,
 }
 
-/// Whether a text has a character for each byte, U+0000 to U+00FF: then who sends it makes bytes of them. For servers of
-/// another encoding than UTF-8, in which a payload is to be, too.
+/// Whether a text has a character for each byte, U+0000 to U+00FF: then the sender makes bytes of them. This is for
+/// servers with an encoding other than UTF-8, which the payload must have too.
 static IS_WIDE: AtomicBool = AtomicBool::new(false);
 
 /// For this process, as its server's encoding has it.
@@ -179,8 +179,8 @@ impl Serialize for Queues<'_> {
     }
 }
 
-/// The notifications that say `entries`: one for each channel and event, in the order of first use, but what befalls
-/// messages later behind that.
+/// The notifications that say `entries`: one for each channel and event, in the order of first use. What happens to
+/// messages later comes last.
 pub fn notifications<'a, 'e>(
     entries: impl IntoIterator<Item = (Route<'a>, Entry<'e>)>,
 ) -> Result<Vec<Notification<'a>>, OutOfMemory> {
@@ -202,8 +202,8 @@ pub fn notifications<'a, 'e>(
     }
     let mut all = Vec::new();
     all.try_reserve_exact(groups.len())?;
-    // What befalls a message in the order in which it does: whoever shows jobs hears of one before it is gone. A walk
-    // for each, since to sort takes memory that can't be asked for.
+    // The events of a message come in the order in which they happen: a page that shows jobs hears of one before it is
+    // gone. There is a walk for each event, because sorting takes memory that can't be asked for.
     let later = |name| event::ALL.iter().position(|it| *it == name);
     for turn in std::iter::once(None).chain((0..event::ALL.len()).map(Some)) {
         for ((channel, event), entries) in groups.iter().filter(|((_, it), _)| later(*it) == turn) {
@@ -249,8 +249,8 @@ pub fn broadcast(entry: &Entry<'_>, wants_ids: bool) -> Result<String, OutOfMemo
     })
 }
 
-/// A text that grows as long as there is memory. It takes no error for an answer of its own: serde_json would put that
-/// into a box, for which there may be no memory either.
+/// A text that grows as long as there is memory. It returns no error of its own: serde_json would put that
+/// into a box, and there may be no memory for the box either.
 #[derive(Default)]
 struct Growing {
     bytes: Vec<u8>,
@@ -271,8 +271,8 @@ impl io::Write for Growing {
     }
 }
 
-/// JSON of a value whose keys are strings and whose `Serialize` is ours: that fails only for want of memory. Should it
-/// ever otherwise, the empty text is still a wake-up, since consumers take what they can't parse for one.
+/// JSON of a value whose keys are strings and whose `Serialize` is ours: that fails only if memory runs out. Should it
+/// ever fail otherwise, the empty text is still a wake-up, because consumers take what they can't parse for one.
 fn to_json(payload: &impl Serialize) -> Result<String, OutOfMemory> {
     let mut text = Growing::default();
     // As serde_json begins by itself.

@@ -15,8 +15,8 @@ pub const CHANNEL_MAX_BYTES: usize = 63;
 /// How many bytes of a key say which table it is of.
 pub const RELATION_BYTES: usize = size_of::<u32>();
 
-/// The queue's table, and channel, event, queue and options, as the trigger carries them: bytes in the server's encoding,
-/// without NUL.
+/// The queue's table, and channel, event, queue and options, as the trigger carries them: bytes in the server's
+/// encoding, without NUL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route<'a> {
     /// The table whose trigger says the rest, by its OID: of a partitioned one the root.

@@ -1,5 +1,5 @@
-//! What goes elsewhere than to NOTIFY: broadcasts of a queue's news, each with its own timer and back-off, so that one
-//! that fails keeps no other waiting, and none of them a notification.
+//! Broadcasts of a queue's news, which do not go to NOTIFY. Each has its own timer and back-off. So one that fails
+//! keeps no other waiting, and no broadcast keeps a notification waiting.
 
 use indexmap::IndexMap;
 
@@ -8,7 +8,8 @@ use crate::notifier::Moment;
 use crate::pace::{self, Pace};
 use crate::shared::Claim;
 
-/// How soon one that failed is tried again, at first and at most; in between twice as late each time.
+/// How soon a failed broadcast is tried again, at first and at most. In between, each wait is twice as long as the
+/// last.
 const AGAIN: (Moment, Moment) = (100_000, 5_000_000);
 
 /// What is to be broadcast of one route, or was within the interval.
@@ -64,7 +65,7 @@ impl Sinks {
     /// It was sent, which took `cost` microseconds: nothing more of it before the interval has passed.
     pub fn sent(&mut self, key: &[u8], moment: Moment, interval: Moment, cost: Moment) {
         self.pace.spent(moment, cost);
-        // Behind the others: all have their turn.
+        // It goes behind the others, so that all have their turn.
         if let Some(mut pending) = self.pending.shift_remove(key) {
             pending.messages = 0;
             pending.ids = Ids::default();
@@ -74,15 +75,15 @@ impl Sinks {
         }
     }
 
-    /// The interval is shorter from now on: nothing that was sent keeps the next waiting for longer than that. What
-    /// failed keeps its back-off.
+    /// The interval is shorter from now on: no broadcast that was sent keeps the next one waiting for longer than that.
+    /// A failed one keeps its back-off.
     pub(crate) fn change_interval(&mut self, latest: Moment) {
         for pending in self.pending.values_mut().filter(|pending| pending.failures == 0) {
             pending.not_before = pending.not_before.min(latest);
         }
     }
 
-    /// It could not be sent, which took `cost` microseconds. Returns how long it will wait, and whether to
+    /// It could not be sent; the try took `cost` microseconds. Returns how long it will wait, and whether to
     /// log it (the 1st, 2nd, 4th, 8th …).
     pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> (Moment, bool) {
         self.pace.spent(moment, cost);

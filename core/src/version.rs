@@ -10,14 +10,14 @@ impl Version {
     /// The version of one part.
     #[must_use]
     pub fn of(part: &str) -> Self {
-        // A hash each bit of which depends on every bit of the text: the hashes are added up. With FNV two triggers that
-        // change in the same way had, once in some hundred times, the same sum as before, and nobody looked.
+        // A hash each bit of which depends on every bit of the text: the hashes are added up. With FNV two triggers
+        // that change in the same way had, once in some hundred times, the same sum as before, and nobody looked.
         let mut hash = DefaultHasher::new();
         hash.write(part.as_bytes());
         Self(hash.finish())
     }
 
-    /// One more part.
+    /// Adds a part.
     pub fn add(&mut self, part: Self) {
         // A sum, so that the order does not matter.
         self.0 = self.0.wrapping_add(part.0);

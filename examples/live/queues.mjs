@@ -1,12 +1,12 @@
 // What is known of the queues: read by SQL when the connection is made, then kept up by aimq's notifications.
 //
-// What is exact: notifications say which jobs (`ids`), and those are shown at once. Whenever they can't tell all (`more`, no
-// ids, no `queues`, an id that is unknown where not all jobs are held, a delay) the queue is read again, at once
-// or as soon as the throttle allows. So depths can be off for as long as that takes, and are right when it becomes quiet.
-// Some things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until it
-// comes due; one whose time is moved (pgmq.set_vt); a queue that is dropped, not realtime any more, or new on a channel on
-// which no other is. Who opens the page has all read again. The totals are what was told since this server began: for
-// delayed messages and those that come back, "at least one".
+// What is exact: notifications say which jobs (`ids`), and those are shown at once. Whenever they can't tell all
+// (`more`, no ids, no `queues`, an id that is unknown where not all jobs are held, a delay) the queue is read again, at
+// once or as soon as the throttle allows. So depths can be off for as long as that takes, and are right when it becomes
+// quiet. Some things are told by nobody and seen with the next re-read only: a message that is sent with a delay, until
+// it comes due; one whose time is moved (pgmq.set_vt); a queue that is dropped, not realtime any more, or new on a
+// channel on which no other is. Opening the page has all read again. The totals are what was told since this server
+// began: for delayed messages and those that come back, "at least one".
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 
@@ -24,7 +24,7 @@ const NOTHING = { waiting: 0, working: 0, delayed: 0 };
 export const queues = new Map(); // by name, in the order in which they are shown
 let db = null; // the connection
 let isLive = false; // what is shown is up to date
-let tell = () => {}; // whoever is told of changes
+let tell = () => {}; // the function that is told of changes
 const stale = new Set(); // names of queues to be read again
 let isAllStale = false; // and which there are
 let listedAt = 0; // when the last time was
@@ -92,7 +92,7 @@ function prune(queue) {
 // leaves a doubt.
 function hear(queue, event, id) {
   const job = queue.jobs.get(id);
-  // Gone stays gone, unless a re-read finds it: the queue may have been made anew, with ids from 1.
+  // Gone stays gone, unless a re-read finds it: the queue may have been made again, with ids from 1.
   if (queue.gone.has(id)) return false;
   const holdsAll = queue.jobs.size === queue.depth.waiting + queue.depth.working + queue.depth.delayed;
   const state = BECOMES[event];
@@ -145,8 +145,9 @@ function notified({ payload }) {
 
 const STATE = `CASE WHEN vt <= now() THEN 'waiting' WHEN read_ct > 0 THEN 'working' ELSE 'delayed' END`;
 
-// A queue in one statement, which is one snapshot: how deep it is, when the next message comes due, the jobs to be shown, and
-// what became of those that were. An older pgmq has no last_read_at: then the name means that of `lacking`.
+// A queue in one statement, which is one snapshot: how deep it is, when the next message comes due, the jobs to be
+// shown, and what happened to those that were. An older pgmq has no last_read_at: then the name means that of
+// `lacking`.
 const snapshot = ({ table, archive }) => `
   SELECT (SELECT json_object_agg(state, count) FROM (SELECT ${STATE} AS state, count(*) FROM ${table} GROUP BY 1) depth) AS depth,
          (SELECT extract(epoch FROM min(vt) - now())::float8 FROM ${table} WHERE vt > now() AND vt < 'infinity') AS due,
@@ -158,8 +159,8 @@ const snapshot = ({ table, archive }) => `
                                           WHEN EXISTS (SELECT FROM ${archive} WHERE msg_id = id) THEN 'archived'
                                           ELSE 'deleted' END) FROM unnest($1::bigint[]) id) AS fates`;
 
-// What is heard meanwhile is kept until then: it may be newer than the snapshot. If it is older, it changes nothing that the
-// snapshot has, and where it leaves a doubt, another follows.
+// What is heard meanwhile is kept until then: it may be newer than the snapshot. If it is older, it changes nothing
+// that the snapshot has, and where it leaves a doubt, another follows.
 async function readQueue(client, queue) {
   const { rows: [{ depth, due, jobs, fates }] } = await client.query(snapshot(queue), [[...queue.jobs.keys()]]);
   const shown = new Set();
@@ -308,7 +309,8 @@ const push = throttled(() => {
   isWhole = false;
 });
 
-// For ever: keeps the state, and tells of its changes. It connects again after a while, which grows up to half a minute.
+// For ever: keeps the state, and tells of its changes. It connects again after a while, which grows up to half a
+// minute.
 export async function follow(listener) {
   tell = listener;
   for (let pause = 500; ; pause = Math.min(pause * 1.5, 30_000)) {

@@ -1,15 +1,15 @@
 // A live page of pgmq's queues, without polling: one LISTEN for all browsers, which get server-sent events.
 //
-// DATABASE_URL names the database, HOST and PORT where the page is (127.0.0.1:8000), NAMES what a proxy in front of it is
-// called, QUEUES which queues are shown ("emails,reports"; all realtime ones if left out).
+// DATABASE_URL names the database, HOST and PORT where the page is (127.0.0.1:8000), NAMES what a proxy in front of it
+// is called, QUEUES which queues are shown ("emails,reports"; all realtime ones if left out).
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { follow, refresh, state, stop } from './queues.mjs';
 
 const HOST = process.env.HOST || '127.0.0.1';
 const PORT = Number(process.env.PORT || 8000);
-const HEARTBEAT = 15_000; // milliseconds: whoever is in between keeps the connection
-const BACKLOG = 1 << 20; // bytes: a browser that is so far behind begins anew
+const HEARTBEAT = 15_000; // milliseconds: a proxy in between then keeps the connection
+const BACKLOG = 1 << 20; // bytes: a browser that is so far behind begins again
 
 const browsers = new Set();
 const event = (data) => `data: ${JSON.stringify(data)}\n\n`;

@@ -13,7 +13,7 @@ type Job = { msg_id: string; message: Message };
 const READ = "SELECT msg_id, message FROM pgmq.read('emails', vt => 30, qty => 10)";
 const GIVE_BACK = "SELECT pgmq.set_vt('emails', $1::bigint, 0)";
 const ARCHIVE = "SELECT pgmq.archive('emails', $1::bigint)";
-// What becomes of jobs later is for pages that show them: there is nothing to read.
+// What happens to jobs later is for pages that show them: there is nothing to read.
 const LATER = ["job_started", "job_archived", "job_deleted"];
 const PONG = `SELECT pg_notify($1::text, json_build_object(
                        'event', 'pong', 'pid', pg_backend_pid(), 'queues', ARRAY['emails'])::text)

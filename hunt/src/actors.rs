@@ -9,7 +9,8 @@ use crate::deck::{Deck, Draw, source};
 use crate::session::Session;
 use crate::world::{QUEUES, Queue, World, lock, told};
 
-/// One kind of action: its name, which queues it is for, and what it does with one. It answers with what is worth telling.
+/// One kind of action: its name, which queues it is for, and what it does with one. It answers with what is worth
+/// telling.
 pub(crate) struct Kind<S> {
     pub(crate) name: &'static str,
     pub(crate) is_for: fn(&Queue) -> bool,

@@ -1,4 +1,4 @@
-//! Consumers that never poll: those who LISTEN and note what they hear, and those who block in aimq's calls.
+//! Consumers that never poll: sessions that LISTEN and note what they hear, and sessions that block in aimq's calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::hearing::{Calls, Hearing, Stay, Wake};
 use crate::session::Session;
 use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, World, lock, told};
 
-/// The application name of those who block.
+/// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";
 
-/// Who listens in a database.
+/// The listeners of a database.
 pub(crate) fn hearings(databases: usize) -> Vec<(usize, Mutex<Hearing>)> {
     let one = |name: &str, database: usize, channels: &[&str]| {
         let channels = channels.iter().map(ToString::to_string).collect();
@@ -43,7 +43,7 @@ enum Way {
     WaitFor,
 }
 
-/// Who blocks in a database: on which queue, how.
+/// The sessions that block in a database: on which queue, how.
 const READERS: [(&str, Way); 6] = [
     ("shared", Way::Read),
     ("pool", Way::Read),
@@ -193,7 +193,7 @@ impl Reader<'_> {
                 let all = messages.as_array().into_iter().flatten();
                 all.filter_map(|message| message["msg_id"].as_i64()).collect()
             }
-            // Who is told of a queue reads until it is empty.
+            // A listener that is told of a queue reads until it is empty.
             Way::Wait | Way::WaitFor => {
                 if text == "{}" {
                     return Ok(());

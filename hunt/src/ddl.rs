@@ -108,7 +108,7 @@ pub(crate) const KINDS: [Kind<Hands>; 26] = [
     }),
     kind("owner without USAGE, GRANT", |hands, scene| {
         let world = std::sync::Arc::clone(&hands.world);
-        // Whoever may not look can't know; the queue is announced now and then.
+        // An owner that may not look can't know; the queue is announced now and then.
         let _excuse = hands.excuse(&world, scene, "the owner has no USAGE")?;
         hands.at_once(scene, &[&owner(scene, UNABLE), &came(scene)])?;
         hands.world.nap(scene.draw.millis(500, 1500));

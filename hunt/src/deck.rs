@@ -1,5 +1,5 @@
-//! What a thread does next: each of its kinds once in every round, in a random order, so that a run of a minute has done
-//! everything. All that is random is drawn before anything is done, so the same seed makes the same sequence.
+//! What a thread does next: each of its kinds once in every round, in a random order, so that a run of a minute has
+//! done everything. All that is random is drawn before anything is done, so the same seed makes the same sequence.
 
 use fastrand::Rng;
 

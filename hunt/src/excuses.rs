@@ -1,5 +1,5 @@
 //! When a wake-up may be late: the time that a fault is in force, that a table is locked, that this machine stands
-//! still. Such time is not counted; a wake-up that never comes is lost all the same.
+//! still. Such time is not counted. A wake-up that never comes still counts as lost.
 
 use crate::clock::Micros;
 
@@ -10,7 +10,7 @@ pub(crate) struct Place {
     pub(crate) table: u32,
 }
 
-/// Whom an excuse is for.
+/// What an excuse is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// The whole server.

@@ -1,4 +1,4 @@
-//! What befalls processes and the server.
+//! What happens to processes and the server.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::excuses::Scope;
 use crate::hands::Hands;
 use crate::world::{QUEUES, World};
 
-/// How long the server, or a process of aimq's, may take to come back.
+/// How long the server, or a process of aimq, may take to come back.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
@@ -82,7 +82,7 @@ pub(crate) const KINDS: [Kind<Hands>; 16] = [
     }),
 ];
 
-/// A process of aimq's.
+/// A process of aimq.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,
@@ -170,7 +170,7 @@ fn stop(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {
     let world = Arc::clone(&hands.world);
     let _excuse = process.excuse(&world, "a process of aimq's was stopped");
     signal(process.pid, Signal::STOP)?;
-    // Not cut short at the end of the run: a process that is stopped is of no use to anybody.
+    // This is not cut short at the end of the run: a process that is stopped is of no use to anybody.
     hands.world.nap(3000);
     signal(process.pid, Signal::CONT)?;
     Ok(format!("{} {:?}", process.kind, process.database))
@@ -219,7 +219,8 @@ fn to_reader(hands: &mut Hands, scene: &Scene, how: &str) -> Result<String> {
     }
 }
 
-/// A transaction that has notified hangs in its commit, for a standby that there is not: no other that notifies can commit.
+/// A transaction that has notified hangs in its commit, waiting for a standby that does not exist: no other that
+/// notifies can commit.
 fn hold_notify(hands: &mut Hands, scene: &Scene) -> Result<String> {
     let world = Arc::clone(&hands.world);
     let mut stranger = world.connect(&world.databases[scene.database], "hunt-stranger")?;

@@ -1,4 +1,4 @@
-//! What those have at hand who act on all databases: two sessions in each.
+//! What the threads have at hand that act on all databases: two sessions in each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::excuses::{Place, Scope};
 use crate::session::Session;
 use crate::world::World;
 
-/// How long what was changed for a while is tried to be changed back.
+/// For how long a thread tries to undo a change that was made for a while.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Two sessions of each database.

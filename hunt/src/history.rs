@@ -16,9 +16,9 @@ pub(crate) struct Act {
     pub(crate) ended: Micros,
     /// Whose it was.
     pub(crate) who: String,
-    /// The database's number and the queue's table; `None` for what befalls the server.
+    /// The database's number and the queue's table; `None` for what happens to the server.
     pub(crate) queue: Option<(usize, String)>,
-    /// What it was and what came of it.
+    /// What it was and what its result was.
     pub(crate) what: String,
 }
 

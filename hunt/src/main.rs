@@ -108,7 +108,7 @@ fn run() -> Result<bool> {
     // What is to be decided yet.
     std::thread::sleep(Duration::from_millis(4000 + world.plan.slack().unsigned_abs()));
     world.is_ended.store(true, Ordering::SeqCst);
-    // Whoever blocks does so for up to 20 s.
+    // A session that blocks does so for up to 20 s.
     for database in &world.databases {
         let sql = format!(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
@@ -123,7 +123,7 @@ fn run() -> Result<bool> {
     Ok(report::summary(&world))
 }
 
-/// Starts those who consume and those who observe.
+/// Starts the consumers and the observers.
 fn consume(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     consumers::expect(world);
     let mut threads = Vec::new();
@@ -140,7 +140,7 @@ fn consume(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     threads
 }
 
-/// Starts those who act.
+/// Starts the threads that act.
 fn act(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     let mut threads = Vec::new();
     let kinds = wanted(world, "producer", &producers::KINDS);
@@ -175,7 +175,7 @@ fn befall(world: &Arc<World>, kept: Receiver<()>) -> (Receiver<()>, JoinHandle<(
     let kinds = wanted(world, "fault", &faults::KINDS);
     let (done, is_done) = mpsc::channel::<()>();
     let thread = spawn(world, move |world| {
-        // What befalls the server has to do with every queue.
+        // What happens to the server has to do with every queue.
         play(world, "fault", 0, 800, &kinds);
         drop(done);
         let _ = kept.recv();

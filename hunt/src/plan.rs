@@ -27,13 +27,14 @@ pub(crate) struct Plan {
     /// No DDL, neither by its own thread nor by others.
     #[arg(long)]
     pub(crate) no_ddl: bool,
-    /// Nothing befalls processes or the server.
+    /// Nothing happens to processes or the server.
     #[arg(long)]
     pub(crate) no_faults: bool,
-    /// Only these kinds of actions (as the counts at the end name them, with ; in between), and no demand that each was done.
+    /// Only these kinds of actions (as the counts at the end name them, with ; in between), and no demand that each was
+    /// done.
     #[arg(long, value_delimiter = ';')]
     pub(crate) only: Vec<String>,
-    /// All but these kinds.
+    /// All kinds except these.
     #[arg(long, value_delimiter = ';')]
     pub(crate) except: Vec<String>,
     /// aimq.max_queues; without it, the seed has it small in one run of four.

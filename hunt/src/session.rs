@@ -1,4 +1,4 @@
-//! A session that is made anew when it was lost.
+//! A session that is made again when it was lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Session {
         Ok(done?)
     }
 
-    /// Notices if it has ended meanwhile; then it is made anew when it is next used.
+    /// Notices if it has ended meanwhile. Then it is made again when it is next used.
     pub(crate) fn check(&mut self) {
         if self.client.is_some() {
             let _ = self.run(&["SELECT 1"]);

@@ -36,7 +36,7 @@ pub(crate) struct Demand {
     pub(crate) gone: Option<Micros>,
 }
 
-/// What became of a demand, for one who is to be woken.
+/// What happened to a demand, for one consumer that is to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Not known yet.
@@ -59,7 +59,7 @@ pub(crate) fn heard(
     now: Micros,
 ) -> Outcome {
     let is_listening = demand.channels.iter().all(|channel| hearing.channels.contains(channel));
-    // Who comes later reads first, as every worker does.
+    // A listener that comes later reads first, as every worker does.
     let Some(stay) = hearing.stay_at(demand.earliest).filter(|_| is_listening) else {
         return Outcome::Exempt;
     };

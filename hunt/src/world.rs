@@ -1,4 +1,4 @@
-//! What all threads share: the server, its databases and queues, who consumes, what was done and found.
+//! What all threads share: the server, its databases and queues, the consumers, what was done and found.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
@@ -72,11 +72,11 @@ pub(crate) struct World {
     pub(crate) begun: Micros,
     pub(crate) excuses: Mutex<Excuses>,
     pub(crate) history: History,
-    /// Those who listen, with the numbers of their databases.
+    /// The listeners, with the numbers of their databases.
     pub(crate) hearings: Vec<(usize, Mutex<Hearing>)>,
-    /// Those who block.
+    /// The sessions that block.
     pub(crate) calls: Vec<(usize, Mutex<Calls>)>,
-    /// One for each queue: who has it for himself is watched.
+    /// One lock for each queue: an action that has the queue for itself is watched.
     pub(crate) floors: Vec<RwLock<()>>,
     pub(crate) findings: Mutex<Findings>,
     /// Nothing more is to be done.
@@ -108,7 +108,7 @@ impl World {
         }
     }
 
-    /// What is held by those who act on a queue.
+    /// The lock that threads hold while they act on a queue.
     pub(crate) fn floor(&self, database: usize, queue: &Queue) -> &RwLock<()> {
         let number = QUEUES.iter().position(|it| it.name == queue.name).unwrap_or(0);
         &self.floors[database * QUEUES.len() + number]
@@ -128,7 +128,7 @@ impl World {
     }
 }
 
-/// Takes a lock, whoever panicked while he had it.
+/// Takes a lock, even if a thread panicked while it had it.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

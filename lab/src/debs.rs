@@ -9,7 +9,8 @@ use crate::progress::step;
 use crate::setup::Major;
 use crate::shell::{self, target};
 
-/// What a shared library that pgbouncer needs is called in Debian and Ubuntu. Debian's package has others too, which every Debian has.
+/// What a shared library that pgbouncer needs is called in Debian and Ubuntu. Debian's package has others too, which
+/// every Debian has.
 const PGBOUNCER_LIBRARIES: [(&str, &str); 5] = [
     ("libcares.so", "libc-ares2"),
     ("libevent-2.1.so", "libevent-2.1-7"),

@@ -1,5 +1,5 @@
-//! What the examples in Python and TypeScript, and the tests in Python, need: packages, pinned, each below target/; nothing is installed into the system's
-//! Python or Node. (Those in Rust are in Cargo.lock.)
+//! What the examples in Python and TypeScript, and the tests in Python, need: packages, pinned, each below target/;
+//! nothing is installed into the system's Python or Node. (Those in Rust are in Cargo.lock.)
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +53,8 @@ pub fn node_folder() -> PathBuf {
     target().join("node")
 }
 
-/// Node, and the example in TypeScript, compiled beside its packages: a copy, for npm would put them into the checkout.
+/// Node, and the example in TypeScript, compiled beside its packages: a copy, because npm would put them into the
+/// checkout.
 pub fn node() -> Result<()> {
     node_itself("the example in TypeScript")?;
     let folder = node_folder();
@@ -88,7 +89,7 @@ pub fn node() -> Result<()> {
         copy(&sources)?;
         let compiled = step("compile the example in TypeScript", &mut npm(&["run", "build"]));
         if compiled.is_err() {
-            // TypeScript writes also what it finds faulty.
+            // TypeScript also writes files in which it finds errors.
             let _ = std::fs::remove_file(folder.join("worker.js"));
         }
         compiled?;
@@ -109,7 +110,8 @@ pub fn live_page() -> PathBuf {
     target().join("live")
 }
 
-/// The live page with its npm packages, pinned, and the browser that its test drives. The checkout gets no node_modules.
+/// The live page with its npm packages, pinned, and the browser that its test drives. The checkout gets no
+/// node_modules.
 pub fn browser() -> Result<()> {
     let why = "the test of the live page";
     if !Path::new("/usr/bin/chromium").exists() {

@@ -33,7 +33,7 @@ impl Pgbouncer {
             std::os::unix::fs::chown(&folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         }
         let ini = folder.join("pgbouncer.ini");
-        // `any`: as trust, without a list of the users; whoever comes is the superuser.
+        // `any`: as trust, without a list of the users. Every client is the superuser.
         std::fs::write(
             &ini,
             format!(
@@ -103,7 +103,7 @@ impl Pgbouncer {
 }
 
 impl Drop for Pgbouncer {
-    /// Nothing in there is worth keeping, but for who has a failure to explain.
+    /// Nothing in there is worth keeping, except where a failure has to be explained.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();

@@ -8,14 +8,15 @@ use anyhow::Result;
 use aimq_lab::setup::{self, Major};
 use aimq_lab::shell;
 
-/// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of: there a
-/// `sudo` of ours stands in front of the PATH. It makes its server in `folder`, and stops it when its tests are over.
+/// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of:
+/// there a `sudo` of ours stands in front of the PATH. It makes its server in `folder`, and stops it when its tests are
+/// over.
 pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
     let mut tests = setup::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features", "--pgdata"]);
     tests.arg(folder);
     tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
-    // As where aimq is installed: else pgrx would be compiled anew, here and then there.
+    // As where aimq is installed: otherwise pgrx would be compiled again, here and then there.
     tests.env("PGRX_PG_CONFIG_PATH", major.program("pg_config"));
     if shell::is_root() {
         std::os::unix::fs::chown(folder, Some(shell::NOBODY), Some(shell::NOBODY))?;

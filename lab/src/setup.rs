@@ -274,7 +274,7 @@ fn has_libclang() -> bool {
     })
 }
 
-/// Installs system packages where we may, else says the one line that does.
+/// Installs system packages where we may. Otherwise it says the one line that does.
 pub fn packages(names: &[&str], why: &str) -> Result<()> {
     let list = names.join(" ");
     let has_apt = Path::new("/usr/bin/apt-get").exists();
@@ -375,7 +375,7 @@ fn write_pgrx_config(folder: &Path, postgres: &[(Major, PathBuf)]) -> Result<()>
     for (major, path) in postgres {
         config += &format!("{} = {:?}\n", major.feature(), path.display().to_string());
     }
-    // Touched only when it changes: the bindings are built anew whenever it is.
+    // It is written only when it changes, because the bindings are built again whenever it is.
     let file = folder.join("config.toml");
     if std::fs::read_to_string(&file).is_ok_and(|found| found == config) {
         return Ok(());

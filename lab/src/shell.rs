@@ -21,7 +21,7 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
-/// Who servers run as where we are root, which Postgres refuses to run as. Debian's `nobody`.
+/// The user that servers run as where we are root, because Postgres refuses to run as root. Debian's `nobody`.
 pub const NOBODY: u32 = 65534;
 
 /// How `setpriv` lets somebody else than root reach the checkout wherever it lies, below a folder that

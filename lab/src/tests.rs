@@ -38,7 +38,7 @@ const KINDS: [&str; 4] = ["unit", "client", "pgrx", "commands"];
 struct Count {
     passed: u64,
     failed: u64,
-    /// Of those that failed the name, and what they said first.
+    /// The names of those that failed, and what they said first.
     failures: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "-p", "aimq-hunt"]);
         core.arg("--no-fail-fast");
         note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
-        // In a folder of its own, for another feature would have everything compiled anew, and optimised: each
+        // In a folder of its own, because another feature would have everything compiled again. Optimised, because each
         // test runs thousands of times.
         let mut model = setup::cargo_command()?;
         model.args(["test", "-p", "aimq-core", "--lib", "--features", "loom", "--release"]);
@@ -90,8 +90,8 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     }
 
     if wanted("pgrx") {
-        // Of one major: the control plane, which they are about, is the same on all. After the client tests, because the
-        // harness installs a build of its own over theirs.
+        // Of one major: the control plane, which they are about, is the same on all. After the client tests, because
+        // the harness installs a build of its own over theirs.
         let major = chosen(majors);
         let title = format!("PostgreSQL {}: tests in the server", major.0);
         note(title.clone(), harness_tests(major, &title)?);

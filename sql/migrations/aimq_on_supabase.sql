@@ -1,13 +1,14 @@
--- Brings a database of AIMQ (the Python package `aimq`, on Supabase) over to this extension: the functions by which AIMQ
--- manages its queues, and the queues that AIMQ's own triggers announce. What changes: docs/adoption.md.
+-- Brings a database of AIMQ (the Python package `aimq`, on Supabase) over to this extension: the functions by which
+-- AIMQ manages its queues, and the queues that AIMQ's own triggers announce. What changes: docs/adoption.md.
 --
 -- Plain SQL, to be applied once, in one transaction, and harmless when applied again: as a migration of Supabase's, or
 --
 --     PGOPTIONS='-c lock_timeout=500ms' psql -1 -v ON_ERROR_STOP=1 -f aimq_on_supabase.sql
 --
--- As the owner of the queues' tables, or a superuser. CREATE EXTENSION wants a superuser; where that is somebody else, they
--- create the extension first. All queues that are carried over are locked until the end: with a lock_timeout, producers don't
--- queue up behind this behind somebody's long transaction. It fails then, nothing has changed, and it can be tried again.
+-- As the owner of the queues' tables, or a superuser. CREATE EXTENSION wants a superuser; where that is somebody else,
+-- they create the extension first. All queues that are carried over are locked until the end: without a lock_timeout,
+-- this may wait for somebody's long transaction, and producers queue up behind it. With one, it fails instead, nothing
+-- has changed, and it can be tried again.
 --
 -- Who may call the functions: service_role and postgres. For others too, say so before, in the same session:
 --
@@ -16,14 +17,14 @@
 -- AIMQ has a schema of this name, with its trigger's function in it. Neither is in the way.
 CREATE EXTENSION IF NOT EXISTS aimq CASCADE;
 
--- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's workers
--- need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
+-- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's
+-- workers need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
 CREATE SCHEMA IF NOT EXISTS pgmq_public;
 
--- These are SECURITY DEFINER since service_role owns no queue, and only owners may create and drop what belongs to one.
--- The path is pinned, so that no caller can put something else in the place of what they call.
+-- These are SECURITY DEFINER, because service_role owns no queue, and only owners may create and drop what belongs to
+-- one. The path is pinned, so that no caller can put something else in the place of what they call.
 
--- Who listened otherwise before (aimq.enable_realtime with a sink, events or ids) goes on to hear all of it.
+-- Listeners of another kind (aimq.enable_realtime with a sink, events or ids) still hear all that they heard before.
 CREATE OR REPLACE FUNCTION pgmq_public.enable_queue_realtime(
     queue_name text,
     channel_name text DEFAULT 'aimq:jobs',
@@ -67,7 +68,7 @@ BEGIN
     IF with_realtime THEN
         answer := pgmq_public.enable_queue_realtime(queue_name, channel_name, event_name);
         IF NOT (answer -> 'success')::boolean THEN
-            -- Then there is to be no queue either.
+            -- The error also undoes the queue.
             RAISE EXCEPTION '%', answer ->> 'error';
         END IF;
         RETURN answer;
@@ -139,8 +140,8 @@ COMMENT ON FUNCTION pgmq_public.disable_queue_realtime(text) IS
 COMMENT ON FUNCTION pgmq_public.list_queues() IS
     'For AIMQ: every queue of pgmq with its length, and whether it is realtime';
 
--- Who may call them, and as whom they run. AIMQ's own may be called by every user who is logged in: whoever can drop a
--- trigger or fill the disk with queues should be a server.
+-- Who may call them, and as which role they run. AIMQ's own functions may be called by every user who is logged in. But
+-- only a server should be able to drop a trigger, or to fill the disk with queues.
 DO $$
 DECLARE
     path text := pg_catalog.current_setting('search_path');
@@ -149,9 +150,10 @@ DECLARE
     function regprocedure;
     role name;
 BEGIN
-    -- For what is called here too: nothing of anybody else's is to run as who applies this.
+    -- Also for what is called here: no function of anybody else may run as the role that applies this.
     PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    -- Who owns pgmq's tables may do all of this: on Supabase, less than the superuser who may be applying this.
+    -- The owner of pgmq's tables may do all of this. On Supabase, he has fewer rights than the superuser who may be
+    -- applying this.
     owner := (SELECT relowner FROM pg_class WHERE oid = 'pgmq.meta'::regclass);
     of_superuser := (SELECT rolsuper FROM pg_roles WHERE rolname = current_user);
     FOREACH function IN ARRAY ARRAY[
@@ -159,7 +161,7 @@ BEGIN
         'pgmq_public.enable_queue_realtime(text, text, text)', 'pgmq_public.disable_queue_realtime(text)']::regprocedure[]
     LOOP
         EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
-        -- Whoever was granted it: by Supabase's defaults, or when this was applied before.
+        -- The roles that it was granted to: by Supabase's defaults, or when this was applied before.
         FOR role IN
             SELECT DISTINCT r.rolname
               FROM pg_proc p, aclexplode(p.proacl) a, pg_roles r
@@ -197,8 +199,8 @@ BEGIN
 END
 $$;
 
--- The queues that AIMQ's triggers announce. What commits before the lock was announced by the old trigger, what comes after
--- the transaction will be by the new one: there is nothing in between.
+-- The queues that AIMQ's triggers announce. The old trigger announced what commits before the lock. The new one
+-- announces what comes after the transaction. There is nothing in between.
 DO $$
 DECLARE
     path text := pg_catalog.current_setting('search_path');
@@ -243,15 +245,15 @@ BEGIN
     LOOP
         SELECT * INTO now_is FROM aimq.queues q WHERE q.listed AND q.realtime AND aimq._table(q.queue) = one.relname;
         IF (now_is.channel, now_is.event) <> (one.channel, one.event) THEN
-            -- A queue has one channel: who listens on another one goes on to be woken by the old trigger.
+            -- A queue has one channel. The old trigger still wakes those who listen on another one.
             RAISE WARNING 'trigger % of pgmq.% stays: queue % is realtime on channel %, event %', one.tgname, one.relname,
                     one.queue, now_is.channel, now_is.event
                 USING HINT = format('When nobody listens on channel %s, event %s any more: DROP TRIGGER %I ON pgmq.%I',
                                     one.channel, one.event, one.tgname, one.relname);
             CONTINUE;
         END IF;
-        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's table,
-        -- but not as a superuser, and calls no stranger's function.
+        -- AIMQ's trigger calls realtime.send as its function's owner. The notifier does so as the owner of the queue's
+        -- table, but not as a superuser, and calls no function of a stranger.
         SELECT * INTO send FROM aimq._broadcast(one.relation);
         IF send.is_superusers THEN
             RAISE EXCEPTION 'nobody would be woken: % belongs to a superuser, and nothing is broadcast as one',
@@ -263,7 +265,7 @@ BEGIN
         IF NOT send.is_trusted THEN
             RAISE EXCEPTION 'nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database'
                 USING ERRCODE = 'insufficient_privilege',
-                      HINT = 'The notifier calls no stranger''s function. Find out whose it is, give it to one of the two, '
+                      HINT = 'The notifier does not call the function of anybody else. Find out who owns it, give it to one of the two, '
                              'and apply this again.';
         END IF;
         IF NOT send.is_allowed THEN
@@ -284,6 +286,7 @@ BEGIN
 END
 $$;
 
--- The function of AIMQ's triggers stays. Without a trigger it does nothing; but a session that is just attaching one holds no
--- lock on it, and with a function that has gone every enqueue to that queue would fail. Applying this file again takes that
--- queue along. Later, by hand: DROP FUNCTION aimq.pgmq_notify_job_enqueued(), which Postgres refuses while it is used.
+-- The function of AIMQ's triggers stays. Without a trigger it does nothing; but a session that is just attaching one
+-- holds no lock on it, and with a function that has gone every enqueue to that queue would fail. Applying this file
+-- again takes that queue along. Later, by hand: DROP FUNCTION aimq.pgmq_notify_job_enqueued(), which Postgres refuses
+-- while it is used.

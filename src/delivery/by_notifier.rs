@@ -64,13 +64,13 @@ struct Mark {
     visible_at: Option<Timestamp>,
     /// From when on others may become visible, which only a look can tell; infinity for none.
     moved: Timestamp,
-    /// The transaction notifies itself: the notifier only follows the time, and calls those who block.
+    /// The transaction notifies itself: the notifier only follows the time, and calls the sessions that block.
     is_said: bool,
 }
 
 thread_local! {
-    /// It ends with the process: to have it dropped at the end of the thread takes memory, at its first use, and that may
-    /// be after a commit.
+    /// It ends with the process: to have it dropped at the end of the thread takes memory, at its first use, and that
+    /// may be after a commit.
     static PLAN: RefCell<ManuallyDrop<Plan>> = const { RefCell::new(ManuallyDrop::new(Plan::new())) };
     static WARNED: Cell<bool> = const { Cell::new(false) };
 }
@@ -103,8 +103,8 @@ pub(super) fn available(has_messages: bool) -> Option<Here> {
     }
 }
 
-/// The transaction notifies itself. Whoever blocks until there is something to read is called all the same, and
-/// so somebody follows the time.
+/// The transaction notifies itself. The sessions that block until there is something to read are called all the same,
+/// and so somebody follows the time.
 pub(super) fn follow(batch: &Batch) -> Result<(), OutOfMemory> {
     let Some((shared, database)) = here() else {
         return Ok(());
@@ -112,7 +112,7 @@ pub(super) fn follow(batch: &Batch) -> Result<(), OutOfMemory> {
     if database.is_followed() {
         plan_marks(shared, batch, true)?;
     } else {
-        // Whoever blocks polls; no slots are taken that nobody would give back.
+        // Sessions that block poll. No slots are taken, because nobody would give them back.
         with_plan(|plan| plan.unfollowed = true);
         plan_tables(batch)?;
     }
@@ -184,8 +184,8 @@ impl Plan {
         self.keys.extend_from_slice(own_key);
         let key = begin..self.keys.len();
         let visible_at = (tally.earliest > now).then_some(tally.earliest);
-        // Of those that are visible now, the mark tells. Where the earliest has become so since it was
-        // enqueued, others may not.
+        // The mark tells of the messages that are visible now. Where the earliest has become visible since it was
+        // enqueued, others may not be visible yet.
         let is_late = visible_at.is_none() && tally.earliest > Timestamp::NEG_INFINITY;
         let is_unsure = tally.count > 0 && (tally.is_unsure || is_late);
         let moved = tally.moved.min(if is_unsure { now } else { Timestamp::INFINITY });
@@ -193,15 +193,15 @@ impl Plan {
         let broadcasts = route.options().broadcasts;
         match slots::claim(shared, own_key)? {
             Some(claim) => {
-                // What is broadcast, the notifier alone does; that it notifies too is a wake-up too many.
+                // Only the notifier broadcasts. It notifies as well, which is a wake-up too many.
                 let is_said = is_said && !broadcasts;
                 let (messages, ids) = (tally.count, tally.ids);
                 let mark = Mark { claim, relation, key, messages, ids, visible_at, moved, is_said };
                 push(&mut self.marks, mark)
             }
             None => {
-                // What is visible is announced in the transaction; what nobody can announce there, the watcher
-                // has to find.
+                // Visible messages are announced in the transaction. The watcher has to find the messages that nobody
+                // can announce there.
                 let is_to_be_found = tally.count > 0 && broadcasts;
                 let moved = if is_to_be_found { Timestamp::NEG_INFINITY } else { moved };
                 let messages = if visible_at.is_none() { tally.count } else { 0 };
@@ -226,7 +226,7 @@ pub(super) fn is_possible() -> bool {
 }
 
 /// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
-/// NOTIFY is no way there.
+/// NOTIFY does not work there.
 pub(super) fn is_reachable() -> bool {
     settings::delivery() != Delivery::Transaction && here().is_some()
 }
@@ -249,8 +249,8 @@ pub(super) fn committed() {
         };
         let mut wake = Wake::NOBODY;
         let mut is_said = plan.unfollowed;
-        // One that has begun since may have looked before there was anything to see; one that begins later looks at
-        // everything.
+        // A watcher that has begun since may have looked before there was anything to see. One that begins later looks
+        // at everything.
         if !plan.unfollowed || database.is_followed() {
             for table in &plan.tables {
                 if table.moved < Timestamp::INFINITY {
@@ -273,9 +273,9 @@ pub(super) fn committed() {
             launcher::want(shared, database);
         }
         if is_said {
-            // Who needs a notifier in spite of that asks for one.
+            // A session that needs a notifier in spite of that asks for one.
             ring_if_there(shared, database, wake);
-        // Whoever finds no notifier asks for one, because the first who asked may not have been heard.
+        // Each session that finds no notifier asks for one, because the first that asked may not have been heard.
         } else if wake.is_any() || !plan.marks.is_empty() && database.state() != State::Running {
             ring(shared, database, wake);
         }
@@ -346,7 +346,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
             database.enqueue(table, claim, messages)?
         }
         (messages, Some(at)) => {
-            // It is not to be announced yet, but is the newest then.
+            // It must not be announced yet, but it is the newest message then.
             if let Some(ids) = &mark.ids {
                 table.note_ids(claim, &Ids { newest: ids.newest, ..Ids::default() });
             }
@@ -356,7 +356,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     Ok(for_moved | for_messages)
 }
 
-/// The transaction is rolled back: what it had read or popped can be read again, and those who came for it
+/// The transaction is rolled back: what it had read or popped can be read again, and the sessions that came for it
 /// meanwhile have passed it by. Cannot raise, and allocates nothing.
 pub(super) fn aborted(batch: &Batch) {
     let mut back = batch.may_come_back().peekable();
@@ -435,7 +435,8 @@ pub(crate) fn ring(shared: Shared, database: &Database, wake: Wake) {
 
 /// The transaction with the messages is prepared: the watcher learns how it ends.
 pub(super) fn prepared() {
-    // What applies a subscription may end it, which nobody tells, before the watcher has asked.
+    // The worker that applies a subscription may end the transaction before the watcher has asked, and nobody tells of
+    // that.
     // SAFETY: a plain variable.
     let is_replica = unsafe { pg_sys::SessionReplicationRole }
         == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();

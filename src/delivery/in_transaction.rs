@@ -18,7 +18,7 @@ use crate::ffi;
 use crate::text;
 
 /// How full the NOTIFY queue may be for us to add to it. When it is full, *every* transaction that
-/// notifies fails at commit, so we stop well before: what is left is for those who called NOTIFY
+/// notifies fails at commit, so we stop well before: what is left is for sessions that call NOTIFY
 /// themselves. At the smallest size that can be set (64 pages, PostgreSQL 17 and later) a quarter is
 /// 16 pages of 8 kB. Not guaranteed: that transactions which pass this test at the same moment
 /// don't fill the rest together.
@@ -89,7 +89,7 @@ fn usage() -> f64 {
 }
 
 /// NOTIFY would make PREPARE TRANSACTION fail (commands/async.c, AtPrepare_Notify), and COMMIT
-/// PREPARED may run in another session: the wake-up is left out, aloud.
+/// PREPARED may run in another session. So the wake-up is left out, with a WARNING.
 pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
     let mut queues = Vec::new();
     for told in batch.tallies() {

@@ -34,8 +34,8 @@ pub(crate) fn has_notifier() -> bool {
     by_notifier::is_possible()
 }
 
-/// Whether there is no notifier because this server cannot have one as it is, and nobody chose that: before PostgreSQL 17
-/// one comes by preloading alone.
+/// Whether there is no notifier because this server cannot have one as it is, and nobody chose that: before PostgreSQL
+/// 17 only preloading brings a notifier.
 pub(crate) fn is_slow() -> bool {
     let is_chosen = settings::delivery() == Delivery::Transaction;
     cfg!(not(any(feature = "pg17", feature = "pg18"))) && !shared::is_preloaded() && !is_chosen
@@ -77,7 +77,7 @@ pub(crate) fn end() {
     in_transaction::end();
 }
 
-/// The transaction is being prepared: whoever commits it later will have no batch.
+/// The transaction is being prepared: the session that commits it later will have no batch.
 pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
     if by_notifier::is_reachable() {
         by_notifier::set_aside(batch)?;

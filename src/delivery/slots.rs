@@ -14,7 +14,8 @@ use crate::shared::{self, Shared};
 /// How many slots a backend remembers before it starts again.
 const REMEMBERED: usize = 4096;
 
-/// By the routes' keys, and the one that was asked for last: who has sent to a queue mostly sends to it again.
+/// By the routes' keys, and the one that was asked for last: a session that has sent to a queue mostly sends to it
+/// again.
 struct Slots {
     all: IndexMap<Box<[u8]>, Claim, BuildFnv>,
     last: usize,

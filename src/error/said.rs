@@ -50,7 +50,7 @@ impl Warning {
                 format!(
                     "Postgres refuses NOTIFY in a transaction that is prepared. Queues: {queues}."
                 ),
-                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers read now and then all the same.",
+                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers also read now and then without a notification.",
             ),
             Self::TableFull { queue } => (
                 Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -67,13 +67,13 @@ impl Warning {
             Self::SinkWithoutNotifier => (
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "nothing is broadcast without a notifier".to_owned(),
-                "Broadcasts are the notifier's, and this server has none: aimq is not preloaded.".to_owned(),
+                "The notifier sends the broadcasts, and this server has none: aimq is not preloaded.".to_owned(),
                 "Add aimq to shared_preload_libraries and restart the server.",
             ),
             Self::NoRealtimeSend => (
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "there is no function realtime.send(jsonb, text, text, boolean)".to_owned(),
-                "It is Supabase's. The notifier tries again until there is one.".to_owned(),
+                "Supabase brings this function. The notifier tries again until it exists.".to_owned(),
                 "Enable Supabase Realtime in this database, or choose the sink \"notify\".",
             ),
             Self::BroadcastAsSuperuser { tables } => (
@@ -93,7 +93,7 @@ impl Warning {
             ),
             Self::OthersTriggers { tables } => (
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                "triggers of aimq's stay on tables of others".to_owned(),
+                "triggers of aimq stay on tables of other owners".to_owned(),
                 format!("Only a table's owner may drop a trigger. The tables: {}.", tables.join(", ")),
                 "Have their owners run this, or drop the triggers.",
             ),
@@ -101,7 +101,7 @@ impl Warning {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "aimq cannot use its shared memory".to_owned(),
                 format!("Workers are woken by notifications in the transactions that enqueue. The reason: {reason}"),
-                "If aimq was updated, restart the server. Else see the detail.",
+                "If aimq was updated, restart the server. Otherwise see the detail.",
             ),
         };
         passed_on::in_servers_encoding(code, [&message, &detail, hint], || {
@@ -160,7 +160,7 @@ impl Notice {
     }
 }
 
-/// What somebody who has just chosen where a queue is told should know about listening there.
+/// What a user who has just chosen a queue's channel or sink should know about listening there.
 #[derive(Debug)]
 pub(crate) enum Advice {
     /// Each session hears of one such channel.
@@ -184,7 +184,7 @@ impl Advice {
             Self::SlowMode if IS_SLOW_SAID.replace(true) => return,
             Self::NeedsQuotes { channel } => (
                 format!("channel \"{channel}\" needs quotes in LISTEN"),
-                "Without them Postgres makes capitals small, and refuses other signs and reserved words.",
+                "Without quotes Postgres turns capitals into small letters, and refuses other signs and reserved words.",
                 format!("Workers listen by LISTEN {};", spi::quote_identifier(&channel)),
             ),
             Self::NoListeners => (

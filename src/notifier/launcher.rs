@@ -1,7 +1,7 @@
 //! The launcher: finds the databases with realtime queues, and keeps a notifier and a watcher running in each.
 //!
-//! It is connected to no database, so it is in nobody's way. Where aimq is preloaded it comes with the
-//! server and asks each database once; else the first session that needs a notifier starts it.
+//! It is connected to no database, so it is in nobody's way. Where aimq is preloaded it starts with the
+//! server and asks each database once. Otherwise the first session that needs a notifier starts it.
 
 mod databases;
 mod job;
@@ -27,7 +27,7 @@ use crate::signals;
 /// The least time between two requests for a launcher, in microseconds.
 const REQUEST_EVERY: i64 = 1_000_000;
 
-/// How soon a watcher is thought of again that gave its slot to a notifier.
+/// How soon the launcher starts a watcher again that gave its slot to a notifier.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
 
 /// A notifier that ran this long has not failed at its start.
@@ -47,8 +47,8 @@ fn launcher() -> BackgroundWorkerBuilder {
 }
 
 thread_local! {
-    /// The description of a launcher that a session may ask for. It is made when the library is loaded, for that takes
-    /// memory, and it is asked for after a commit.
+    /// The description of a launcher that a session may ask for. It is made when the library is loaded, because that
+    /// takes memory, and a session asks for it after a commit.
     static DESCRIPTION: Cell<Option<pg_sys::BackgroundWorker>> = const { Cell::new(None) };
 }
 
@@ -102,7 +102,7 @@ fn request(shared: Shared) {
     // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
     // (postmaster/bgworker.c).
     if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
-        // Nothing is logged here: whatever raises after a commit takes the server down.
+        // Nothing is logged here: an error that is raised after a commit takes the server down.
         shared.launcher.no_slot.store(1, Ordering::SeqCst);
     }
 }
@@ -191,7 +191,7 @@ struct Launcher {
     jobs: HashMap<(u32, Role), Job>,
     /// Databases that are still to be asked.
     probes: VecDeque<u32>,
-    /// Of whom the log already tells that there are no slots.
+    /// The databases of which the log already tells that there are no slots.
     logged: HashSet<Role>,
     /// There is no slot for a notifier: none is taken for a watcher.
     is_crowded: bool,
@@ -224,7 +224,7 @@ impl Launcher {
             if self.jobs.get(&(oid, Role::Notifier)).is_some_and(waits) {
                 continue;
             }
-            // Taken before the state is looked at: whoever asks later rings again.
+            // It is taken before the state is looked at: a session that asks later rings again.
             if entry.was_wanted() && entry.state() != State::Running {
                 let key = (oid, Role::Notifier);
                 self.has_new_jobs |= !self.jobs.contains_key(&key);
@@ -275,7 +275,7 @@ impl Launcher {
         [next, guard].into_iter().flatten().min()
     }
 
-    /// Calls those who block in databases whose watcher was rung and has not shown itself since: they look for
+    /// Calls the sessions that block in databases whose watcher was rung and has not shown itself since: they look for
     /// themselves, until it does. Returns how soon that is to be asked again; never, where nobody was rung.
     fn guard(&self) -> Option<Duration> {
         let now = ffi::now();
@@ -285,7 +285,7 @@ impl Launcher {
             if left < 0 {
                 self.shared.waiters.call_everybody(entry.oid(), ffi::set_latch);
             }
-            // Of one that does not show itself it is asked again.
+            // The launcher asks again about a watcher that does not show itself.
             let left = if left < 0 { ATTENDS_WITHIN } else { left.max(1000) };
             Some(Duration::from_micros(left.unsigned_abs()))
         });
@@ -328,7 +328,7 @@ impl Launcher {
                 Err(BackgroundWorkerStatus::NotYetStarted) => return,
                 Err(_) => {}
             }
-            // Its slot is free: whoever waits for one may try.
+            // Its slot is free: a process that waits for one may try.
             self.has_free_slot = true;
             if since.elapsed() > RAN_WELL {
                 job.back_off.succeeded();
@@ -434,7 +434,7 @@ impl Launcher {
         self.is_crowded = true;
         let watchers = self.jobs.iter_mut().filter(|((_, role), _)| *role == Role::Watcher);
         let mut running = watchers.filter(|(_, job)| job.started.is_some());
-        // One at a time: when it has ended, whoever waits for a slot may try.
+        // One at a time: when it has ended, a process that waits for a slot may try.
         let Some(((oid, _), first)) = running.next() else {
             return;
         };

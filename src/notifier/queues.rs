@@ -25,17 +25,17 @@ pub(super) type Queues = HashMap<Box<[u8]>, Queue>;
 /// A route that a table's trigger says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Queue {
-    /// It only tells what becomes of messages later: no message waits there.
+    /// It only tells what happens to messages later: no message waits there.
     pub(super) is_event: bool,
-    /// Changes whenever a trigger of the table, or of its partitions, may have been off, and whenever rows may have come
-    /// in by another way: with every trigger that was made, enabled or disabled, also there and back; with the table's
-    /// files, name, schema, owner and protection of rows; with its partitions and children.
+    /// Changes whenever a trigger of the table, or of its partitions, may have been off, and whenever rows may have
+    /// come in by another way: with every trigger that was made, enabled or disabled, also there and back; with the
+    /// table's files, name, schema, owner and protection of rows; with its partitions and children.
     pub(super) version: Version,
 }
 
-/// What makes a queue realtime: triggers as `aimq.enable_realtime` attaches them, under whatever name; others refuse their
-/// first row, or may let it pass. Only of tables in pgmq's schema, where not everybody may make one: else anybody could
-/// use the slots up, or have his table looked at.
+/// What makes a queue realtime: triggers as `aimq.enable_realtime` attaches them, under whatever name; others refuse
+/// their first row, or may let it pass. Only of tables in pgmq's schema, where not everybody may make one: else anybody
+/// could use the slots up, or have his table looked at.
 const MAKES_REALTIME: &str = "
            (t.tgfoid OPERATOR(pg_catalog.=)
             pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
@@ -219,8 +219,8 @@ impl Seen {
     pub(super) const LOCKED: Self = Self { was_locked: true, ..Self::NOTHING };
 }
 
-/// Whether a table can be looked at, and as whom: read once we have the lock, so that it stays true. Not
-/// one whose owner may be kept from its rows, nor one whose `vt` is not a timestamp.
+/// Whether a table can be looked at, and as which role. It is read once we have the lock, so that it stays true.
+/// A table can't be looked at if its owner may be kept from its rows, or if its `vt` is not a timestamp.
 const TABLE: &str = "
     SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner
       FROM pg_catalog.pg_class c
@@ -237,9 +237,9 @@ const TABLE: &str = "
 /// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
 /// time, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`crate::signals::within`] allows. So it does for that of the table itself, if it `may_wait`.
+/// for as long as [`crate::signals::within`] allows. It waits for the lock of the table itself too, if it `may_wait`.
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
-    // Then everybody who waits looks for himself.
+    // Then each session that waits looks for itself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };
     let mode = pg_sys::AccessShareLock as i32;
     // SAFETY: both take an OID, whether or not a table has it; released with the transaction.
@@ -299,7 +299,7 @@ pub(super) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         let level = pg_sys::NewGUCNestLevel();
-        // Whatever the server has set for sessions: the triggers behind realtime.send are to fire.
+        // The triggers behind realtime.send must fire, whatever the server has set for sessions.
         pg_sys::set_config_option(
             c"session_replication_role".as_ptr(),
             c"origin".as_ptr(),
@@ -332,8 +332,8 @@ pub(super) fn owner_of(table: u32) -> Option<String> {
     .map(|owner| owner.0)
 }
 
-/// How many others are connected to this database, in whose way we would not be: not us and our kind, nor autovacuum, which gives
-/// way too, nor who asks. In a transaction.
+/// How many others are connected to this database. Not counted are our own processes, autovacuum, which gives way too,
+/// and the one that asks. In a transaction.
 pub(super) fn others_connected(asked_by: i32) -> i64 {
     let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
                 WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
@@ -357,15 +357,15 @@ pub(super) fn owner() -> pg_sys::Oid {
     owner.unwrap_or(pg_sys::InvalidOid)
 }
 
-/// Whether nobody tells us when one of these prepared transactions has ended. Where the library is in every session, that of
-/// COMMIT PREPARED does; but what applies a subscription runs no such statement (replication/logical/worker.c), and names what it
-/// has prepared `pg_gid_…`.
+/// Whether nobody tells us when one of these prepared transactions has ended. Where the library is in every session,
+/// the session that runs COMMIT PREPARED tells us. But the worker that applies a subscription runs no such statement
+/// (replication/logical/worker.c), and names what it has prepared `pg_gid_…`.
 pub(super) fn nobody_tells(prepared: &HashSet<String>) -> bool {
     !shared::is_preloaded() || prepared.iter().any(|name| name.starts_with("pg_gid_"))
 }
 
-/// The prepared transactions of this database: each one's name and, since that may be another's later, number. In a
-/// transaction.
+/// The prepared transactions of this database: each one's name, and its number because another may have that name
+/// later. In a transaction.
 pub(super) fn prepared() -> HashSet<String> {
     if !ffi::may_prepare_transactions() {
         return HashSet::new();

@@ -12,7 +12,8 @@ use pgrx::prelude::*;
 use crate::text::{self, Text};
 use crate::{ffi, pgmq, shared};
 
-/// `aimq._queue_counters()`: what the notifier's slots of this database hold. Nothing for a caller who may not know the queues.
+/// `aimq._queue_counters()`: what the notifier's slots of this database hold. Nothing for a caller who may not know the
+/// queues.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _queue_counters() -> TableIterator<
@@ -63,8 +64,8 @@ fn _queue_counters() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// `aimq._notifiers()`: the databases that have or had a notifier. Every role may ask, as for the counters of all databases in
-/// `pg_stat_database`: no queue is named.
+/// `aimq._notifiers()`: the databases that have or had a notifier. Every role may ask, as for the counters of all
+/// databases in `pg_stat_database`: no queue is named.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _notifiers() -> TableIterator<

@@ -1,6 +1,6 @@
 //! The two processes of one database. The notifier takes the marks, notifies and broadcasts: it may have to wait for
-//! others. The watcher calls those who block, keeps the times and looks at tables: it waits for nobody. Where there is room
-//! for one of them only, the notifier does both.
+//! others. The watcher calls the sessions that block, keeps the times and looks at tables: it waits for nobody. Where
+//! there is room for only one of them, the notifier does both.
 
 mod announce;
 mod handed;
@@ -60,7 +60,7 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"enable_indexscan", c"on"),
     (c"enable_indexonlyscan", c"on"),
     (c"max_parallel_workers_per_gather", c"0"),
-    // For a plan that is to avoid a scan of all, it would compile code.
+    // For a plan that has to avoid a scan of the whole table, JIT would compile code.
     (c"jit", c"off"),
     // What Supabase's function says when it fails is a WARNING, which has to be heard.
     (c"log_min_messages", c"warning"),
@@ -109,7 +109,7 @@ fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
     let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
     unsafe {
-        // Whoever is connected may enqueue, even if nobody else may connect any more.
+        // Those that are connected may enqueue, even if nobody else may connect any more.
         let flags = if is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             pg_sys::Oid::from(oid),
@@ -186,7 +186,7 @@ struct Worker {
     looking_since: Option<u64>,
     /// When tables that were locked are looked at again, and from which visibility time on.
     look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
-    /// Routes a look at which failed.
+    /// Routes whose table could not be looked at.
     failing: HashMap<Box<[u8]>, Failing>,
     /// Those that the watcher has left to the notifier.
     handed_over: HashMap<Box<[u8]>, HandedOver>,
@@ -201,7 +201,7 @@ struct Worker {
     /// For what is sent, and for all else but broadcasts, which have delays of their own.
     back_off: BackOff,
     other_back_off: BackOff,
-    /// When one that failed was logged last.
+    /// When a failed broadcast was logged last.
     broadcast_logged: Option<Instant>,
     prepared: HashSet<String>,
     /// Those that were there when this process began: nobody has told which tables they have something for.
@@ -222,14 +222,14 @@ impl Worker {
         });
         let (queues, prepared) = found.unwrap_or_else(|failure| fail(&failure));
         let nobody_tells = queues::nobody_tells(&prepared);
-        // Where transactions notify, a notifier is started by who wants it all the same.
+        // Where transactions notify, a session that still wants a notifier starts it.
         let is_unwanted = is_probe && settings::delivery() == Delivery::Transaction;
         // A mark that was made while the last notifier left is in a slot.
         let is_free = queues.is_empty()
             && (prepared.is_empty() || !nobody_tells)
             && shared.table.of(oid).next().is_none();
         if is_unwanted || is_free {
-            // For whom COMMIT PREPARED of a queue's own making is to find it.
+            // The COMMIT PREPARED of a transaction that made a queue realtime has to find the entry.
             let entry = match prepared.is_empty() {
                 true => shared.databases.find(oid),
                 false => shared.wait_for_own_database(),
@@ -265,7 +265,7 @@ impl Worker {
         }
         database.set_empty(false);
         database.begin(ffi::own_latch());
-        // What the last one had taken and not announced, the watcher finds; or the one that is to come.
+        // The watcher finds what the last notifier had taken and not announced; or a watcher to come does.
         if database.tell(News::EVERYTHING)
             && let Some(bell) = database.watcher.bell()
         {
@@ -289,11 +289,11 @@ impl Worker {
         }
         let mut worker = Self::new(shared, oid, database, &database.watcher);
         worker.notifier.duties = Duties::WATCHER;
-        // What happened before we began, nobody told us.
+        // Nobody told us what happened before we began.
         worker.news = News::EVERYTHING;
         database.watcher.begin(ffi::own_latch());
         launcher::ring(shared);
-        // What the notifier watched, it hands over.
+        // The notifier hands over what it watched.
         if let Some(bell) = database.notifier.bell() {
             ffi::set_latch(bell);
         }
@@ -340,7 +340,7 @@ impl Worker {
     fn run(mut self, event: u32) -> ! {
         loop {
             if process::begin_turn() || self.must_go() {
-                // Politely: whoever ended us may just want the database for itself.
+                // Politely: the process that ended us may just want the database for itself.
                 leave(0);
             }
             let limit = self.turn();
@@ -414,7 +414,8 @@ impl Worker {
         self.limit(timers)
     }
 
-    /// The notifier does the watcher's work where there is no room for one, and leaves it to him where there is.
+    /// The notifier does the watcher's work where there is no room for one, and leaves it to the watcher where there
+    /// is.
     fn share_duties(&mut self) {
         if !self.notifier.duties.announces {
             return;
@@ -425,7 +426,7 @@ impl Worker {
             if watches {
                 self.news = News::EVERYTHING;
             } else {
-                // He begins with everything. But what was told after he began, we may have taken.
+                // The watcher begins with everything. But we may have taken what was told after it began.
                 if self.database.tell(self.news) {
                     self.wake_watcher();
                 }
@@ -468,7 +469,7 @@ impl Worker {
         let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
         let until = micros.map(|micros| Timestamp(ffi::now().0.saturating_add(micros)));
         self.seat.sleeps(until);
-        // Who marked before that did not note that he counts on us.
+        // A session that marked before that did not note that it counts on us.
         !process::is_rung()
             && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.table))
     }

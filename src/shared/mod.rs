@@ -21,11 +21,11 @@ pub(crate) use source::{init, is_preloaded, prepare};
 /// a server runs on with a former library's memory, a newer library leaves it alone.
 const STAMP: u64 = u64::from_be_bytes(*b"aimq\0\0\0\x08");
 
-/// As long as a process that has just begun to take an entry may be kept from a processor.
+/// How long a process that has just begun to take an entry may be kept from a processor.
 const ENTRY_IS_TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
-/// The beginning of the memory; the entries of the databases, the slots, the waiters' places, their bits and the slots' hashes
-/// follow.
+/// The beginning of the memory; the entries of the databases, the slots, the waiters' places, their bits and the slots'
+/// hashes follow.
 #[repr(C, align(64))]
 struct Header {
     stamp: AtomicU64,
@@ -54,7 +54,7 @@ pub(crate) struct Launcher {
     pub(crate) probed: AtomicU32,
     /// When one was last asked for, where nobody starts it with the server.
     pub(crate) requested_at: AtomicI64,
-    /// The last one that was asked for found no background worker slot, and nobody has logged that.
+    /// The last launcher that was asked for found no background worker slot, and nobody has logged that.
     pub(crate) no_slot: AtomicU32,
     /// How often it woke up.
     pub(crate) wake_ups: AtomicU64,
@@ -151,7 +151,7 @@ impl Shared {
         }
     }
 
-    /// Takes a slot for a route that has none, if this database may have one more. Cannot raise.
+    /// Takes a slot for a route that has none, if this database may have another slot. Cannot raise.
     pub(crate) fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
         if self.databases.may_take(self.table, database) {
             self.table.take(database, key)
@@ -178,8 +178,8 @@ impl Shared {
         OWN.get()
     }
 
-    /// The same for who would not come again: waits for somebody else who takes one, for a moment at most. Not for
-    /// producers.
+    /// The same for a caller that would not ask again: if another process takes an entry, it waits a moment at most.
+    /// Not for producers.
     pub(crate) fn wait_for_own_database(&self) -> Option<&'static Database> {
         let begun = Instant::now();
         loop {

@@ -20,7 +20,7 @@ enum Source {
     Here(Shared),
 }
 
-/// Whether the library came with the server: then it is in every process, and the launcher runs.
+/// Whether the library is preloaded: then it is in every process, and the launcher runs.
 pub(crate) fn is_preloaded() -> bool {
     PRELOADED.get()
 }
@@ -96,8 +96,8 @@ unsafe extern "C-unwind" fn on_startup() {
 }
 
 /// Gets to the shared memory, if there is any: the first time in a process that may take a moment.
-/// To be called in a transaction, and outside of a commit. A failure is not the caller's: it is
-/// reported once, and the process does without.
+/// To be called in a transaction, and outside of a commit. A failure does not fail the caller: it is
+/// reported once, and the process works without the memory.
 #[inline]
 pub(crate) fn prepare() {
     if matches!(SHARED.get(), Source::Unasked) {
@@ -113,8 +113,8 @@ mod registry {
     use super::*;
     use crate::error::Warning;
 
-    /// A segment's size is part of the question, but whoever asks second does not know what `aimq.max_queues` was
-    /// when the first one asked. So a small segment, always of one size, holds it.
+    /// A segment's size is part of the question, but the process that asks second does not know what `aimq.max_queues`
+    /// was when the first one asked. So a small segment, always of one size, holds it.
     const ROOM: &CStr = c"aimq";
     const MEMORY: &CStr = c"aimq queues";
 

@@ -1,6 +1,6 @@
 //! What one transaction that is rolled back can show: what the control plane answers and leaves in the catalogs,
-//! refusals with their SQLSTATE, what the views say of it meanwhile, and Rust that asks a server. What needs a commit or a
-//! second session is in `tests/client`.
+//! refusals with their SQLSTATE, what the views say of it meanwhile, and Rust that asks a server. What needs a commit
+//! or a second session is in `tests/client`.
 
 mod asking;
 mod attaching;

@@ -1,4 +1,4 @@
-//! What views and the doctor say, and to whom.
+//! What views and the doctor say, and to which roles.
 
 use pgrx::prelude::*;
 

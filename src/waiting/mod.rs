@@ -32,8 +32,8 @@ use crate::{delivery, ffi, pgmq};
 /// long again.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often a call may take a place: the notifier gives the slot back of a queue that it does not see to be realtime, because this
-/// transaction has just made it for instance. Then the call polls.
+/// How often a call may take a place: the notifier gives back the slot of a queue that it does not see to be realtime,
+/// for instance because this transaction has just made it. Then the call polls.
 const ENTRIES_MOST: u32 = 16;
 
 /// A call holds a slot's number in so many bits.
@@ -61,7 +61,7 @@ struct Wait {
     is_armed: bool,
     /// The last sleep ended with a call.
     is_called: bool,
-    /// That was for no message: something else may be so that nobody calls any more.
+    /// That call was for no message: something else may have changed, so that nobody calls any more.
     must_check: bool,
     /// It outlives the next commit.
     is_kept: bool,
@@ -70,8 +70,8 @@ struct Wait {
 }
 
 thread_local! {
-    /// Never borrowed while Postgres is called: whatever ends the session there gives the place back. To have it dropped
-    /// at the end of the thread takes memory, at its first use; and that may be after a commit.
+    /// Never borrowed while Postgres is called: whatever ends the session there gives the place back. To have it
+    /// dropped at the end of the thread takes memory, at its first use; and that may be after a commit.
     static WAIT: RefCell<ManuallyDrop<Option<Wait>>> =
         const { RefCell::new(ManuallyDrop::new(None)) };
     static IS_PREPARED: Cell<bool> = const { Cell::new(false) };
@@ -121,7 +121,7 @@ fn _check_wait(
     if qty.is_some_and(|qty| qty < 1) {
         return Err(Error::TooFew { argument: "qty" }.into());
     }
-    // What only looks may be called where nothing can be written.
+    // A function that only looks may be called where nothing can be written.
     // SAFETY: a plain variable of this backend.
     if !what.contains("wait") && unsafe { pg_sys::XactReadOnly } {
         // SAFETY: asks the state of the server.
@@ -170,7 +170,7 @@ fn _arm(
     }
     let must_look = with_wait(false, |wait| {
         wait.is_kept = keep;
-        // What it was called for, it has not found.
+        // It has not found what it was called for.
         wait.call = None;
         !std::mem::replace(&mut wait.is_armed, true)
     });
@@ -252,7 +252,7 @@ fn enter(shared: Shared) -> Option<usize> {
             // SAFETY: a plain variable.
             pid: unsafe { pg_sys::MyProcPid }.cast_unsigned(),
             bell: ffi::own_latch(),
-            // Who can't read is called as well, but takes no turn from those who can.
+            // A session that can't read is called as well, but takes no turn from those that can.
             takes: if may_read { wait.takes } else { 0 },
             since: wait.since,
         };
@@ -272,8 +272,8 @@ fn are_realtime() -> bool {
     queues.iter().all(|queue| key_of(&ready::table_of(queue)).is_some())
 }
 
-/// The route of a realtime queue, from the relation cache. Only for who may read the table: whoever is called keeps others
-/// from being called.
+/// The route of a realtime queue, from the relation cache. Only for a session that may read the table: a session that
+/// is called keeps others from being called.
 fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
     if !table.is_there() || !table.allows(pg_sys::ACL_SELECT) {
         return None;
@@ -300,8 +300,8 @@ fn _sleep() -> bool {
     })
 }
 
-/// `CALL aimq._doze()`: the same for a procedure that has just committed. Gives the snapshot back that Postgres makes for
-/// CALL itself, as a commit does (utils/mmgr/portalmem.c).
+/// `CALL aimq._doze()`: the same for a procedure that has just committed. Gives the snapshot back that Postgres makes
+/// for CALL itself, as a commit does (utils/mmgr/portalmem.c).
 #[pg_extern(
     sql = "CREATE PROCEDURE aimq._doze() LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';"
 )]
@@ -370,7 +370,7 @@ fn _leave_rest() {
     leave();
 }
 
-/// The session does not wait any more. What it was called for, and did not read, somebody else gets. Cannot raise.
+/// The session does not wait any more. What it was called for, and did not read, another session gets. Cannot raise.
 pub(crate) fn leave() {
     if is_waiting() {
         if let Some(shared) = shared::get() {

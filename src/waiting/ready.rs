@@ -1,4 +1,4 @@
-//! Whether a queue has something to read: asked before each read that may find nothing, for `pgmq.read` costs ten
+//! Whether a queue has something to read: asked before each read that may find nothing, because `pgmq.read` costs ten
 //! times as much, and locks the table as a writer.
 
 use std::cell::RefCell;
@@ -16,10 +16,10 @@ use crate::passed_on::Spi;
 use crate::pgmq::{self, report};
 use crate::text::{self, Text};
 
-/// How many queues a session remembers before it starts anew.
+/// How many queues a session remembers before it starts again.
 const REMEMBERED: usize = 256;
 
-/// How many messages in a row may be locked before one is taken for free.
+/// How many messages in a row may be locked before the next one counts as free.
 const LOCKED_MOST: i64 = 1000;
 
 struct Known {
@@ -32,9 +32,9 @@ thread_local! {
     static KNOWN: RefCell<HashMap<String, Known>> = RefCell::default();
 }
 
-/// `aimq._ready(queues, free)`: those that have a message which can be read now. Where `free` is false, it may be one that
-/// somebody is just reading: `pgmq.read` skips it, and who looks has to sleep then. Takes ACCESS SHARE on the tables and
-/// their indexes.
+/// `aimq._ready(queues, free)`: those that have a message which can be read now. Where `free` is false, it may be one
+/// that somebody is just reading: `pgmq.read` skips it, and the session has to sleep then. Takes ACCESS SHARE on the
+/// tables and their indexes.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _ready(queues: Array<'_, Text>, free: bool) -> Result<Vec<Text>, ErrorReport> {
@@ -95,8 +95,8 @@ pub(super) fn table_of(queue: &str) -> pgmq::Table {
     known.unwrap_or_else(|| pgmq::table_of(queue))
 }
 
-/// The plan is made for the settings that aimq._ready has (sql/waiting.sql): with them it walks the index on vt, whatever the
-/// statistics say.
+/// The plan is made for the settings that aimq._ready has (sql/waiting.sql): with them it walks the index on vt,
+/// whatever the statistics say.
 fn prepare(queue: &str) -> Result<Known, Error> {
     let table = pgmq::table_of(queue);
     if !table.is_there() {

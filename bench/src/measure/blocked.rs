@@ -1,11 +1,12 @@
 //! What waking one of many costs: 200 sessions that block in `aimq.read`, and 200 that listen and read. One message
 //! after another, each after a quiet time, so that all there is to do is its own.
 //!
-//! Who is woken for nothing is seen from outside, the same way whatever the extension does within: a process that wakes
-//! and finds nothing must go to sleep again, which the kernel counts as a voluntary switch of context. So of the sessions
-//! that did *not* get a message, every such switch between its sending and the next is an empty wake-up, or a part of one.
-//! (Counts of function calls would not do: a session that is woken and sleeps on within one call makes none, and one that
-//! blocks reports none.) Those who listen say themselves when a read found nothing: their switches would be twice as many.
+//! Sessions that are woken for nothing are seen from outside, in the same way whatever the extension does inside: a
+//! process that wakes and finds nothing must go to sleep again, which the kernel counts as a voluntary switch of
+//! context. So of the sessions that did *not* get a message, every such switch between its sending and the next is an
+//! empty wake-up, or a part of one. (Counts of function calls would not be enough: a session that is woken and sleeps
+//! on within one call makes none, and one that blocks reports none.) Listeners say themselves when a read found
+//! nothing: their switches would be twice as many.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,7 @@ fn sample(bench: &Bench, way: Call, round: usize) -> Result<Blocked> {
         let now = callers.sleeps()?;
         for (at, (now, before)) in now.iter().zip(&seen).enumerate() {
             found.switches += now - before;
-            // Who had the one before may have been on his way back to sleep.
+            // The session that had the message before may have been on its way back to sleep.
             let is_idle = ![&one.served, &last.served].iter().any(|served| served.contains(&at));
             found.idle_switches += if is_idle { now - before } else { 0 };
         }

@@ -1,4 +1,4 @@
-//! What a thousand sessions that block, each for a queue of its own, cost those who enqueue: for a queue that none of
+//! What a thousand sessions that block, each for a queue of its own, cost producers: for a queue that none of
 //! them wants, and for theirs. The connections are there in both cases; only whether they block differs.
 
 use std::time::{Duration, Instant};
@@ -141,7 +141,7 @@ impl Place {
         Ok(self.found(round, false, tps, cpu / sent))
     }
 
-    /// Messages to their queues, which those who block read and archive.
+    /// Messages to their queues, which the sessions that block read and archive.
     fn theirs(&mut self, bench: &Bench, round: usize) -> Result<Crowd> {
         let queues = u32::try_from(self.sessions)?;
         let time = bench.plan.growth_time();

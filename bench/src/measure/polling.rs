@@ -1,9 +1,10 @@
 //! Workers that block in `aimq.read` beside workers that poll: what they cost while there is nothing to do, how
 //! soon they have a single message, and both under a steady load.
 //!
-//! A worker that polls may lock a message that another has just read (`FOR UPDATE` follows the row to its new version, and
-//! finds it unfit), and keeps the lock until its call returns: the other's archive waits for it, up to half a minute. So a
-//! message counts as soon as a worker has it, and those that are not archived in the end are counted by themselves.
+//! A worker that polls may lock a message that another has just read (`FOR UPDATE` follows the row to its new version,
+//! and finds it unfit), and keeps the lock until its call returns: the other's archive waits for it, up to half a
+//! minute. So a message counts as soon as a worker has it, and those that are not archived in the end are counted by
+//! themselves.
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Who sends, and who reads.
+/// The session that sends, and the sessions that read.
 struct Place {
     client: Client,
     send: Statement,

@@ -1,4 +1,4 @@
-//! What realtime costs those who read: `pgmq.read` sets the visibility time of each message that it
+//! What realtime costs readers: `pgmq.read` sets the visibility time of each message that it
 //! returns, which a statement trigger notes. Without waiting for the flush, so that the cost shows.
 
 use std::time::Instant;

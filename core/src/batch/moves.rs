@@ -1,5 +1,5 @@
 //! Rows that a transaction takes out of a table and puts back, as pg_partman does when it moves them to their
-//! partition: nothing became of those messages.
+//! partition: nothing happened to those messages.
 //!
 //! How many there are is not bounded, so what is kept of them is: how many, a sum of their ids by which two sets can be
 //! told apart, and the first ids. Which rows come back is known by their ids: ids rise, so one that is put in and is
@@ -155,7 +155,7 @@ impl Moves {
             Returned::None => {}
             Returned::All(all) => {
                 *count = count.saturating_sub(all);
-                // What is left was not told one by one.
+                // The rest was not told one by one.
                 forget(ids, *count > 0);
             }
             Returned::Some(some) => {
@@ -205,7 +205,7 @@ impl Moves {
     }
 }
 
-/// Which ones it is, is not known; only whether there are any.
+/// It is not known which ones; only whether there are any.
 fn forget(ids: &mut Option<Ids>, more: bool) {
     if let Some(ids) = ids {
         ids.leave_out(|_| true);
@@ -273,8 +273,8 @@ impl Batch {
         })
     }
 
-    /// What was put back is not new. Messages in a queue were out of reach meanwhile, so that who came for one has
-    /// passed it by: a look is to find what can be read of them.
+    /// What was put back is not new. Messages in a queue were out of reach meanwhile, so a session that came for one
+    /// has passed it by: a look has to find which of them can be read.
     pub(super) fn leave_out_what_was_there(
         &self,
         route: Route<'_>,

@@ -7,7 +7,8 @@ use crate::timestamp::Timestamp;
 use super::Level;
 use super::moves::Moves;
 
-/// What was enqueued on one route at one level; or, where the route is of another event, what else became of messages.
+/// What was enqueued on one route at one level; or, where the route is of another event, what else happened to
+/// messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tally {
     /// How many messages.

@@ -1,12 +1,12 @@
 //! What a process does of the work.
 
-/// What a process does of a notifier's work. Two processes share it, so that what may have to wait for others keeps
-/// nothing waiting that needs not; where there is room for one only, it does both.
+/// What a process does of a notifier's work. Two processes share it, so that work which may have to wait for others
+/// keeps no other work waiting. Where there is room for only one process, it does both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duties {
     /// Takes the marks and announces.
     pub announces: bool,
-    /// Keeps the times, calls those who block, looks at tables.
+    /// Keeps the times, calls the sessions that block, looks at tables.
     pub watches: bool,
 }
 

@@ -6,17 +6,17 @@ use super::{Notifier, look_from};
 use crate::shared::{Claim, Table};
 use crate::timestamp::Timestamp;
 
-/// What became of slots that are not wanted.
+/// What happened to slots that are not wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Somebody marked a queue that was not yet realtime when it was asked: that has to be asked again soon.
     pub must_ask_again: bool,
-    /// Those that were given back: who waits there has to be told.
+    /// Those that were given back: the sessions that wait there have to be told.
     pub released: Vec<u32>,
 }
 
 impl Notifier {
-    /// Gives back the slots of all routes but those that are realtime now, and of two of one route one.
+    /// Gives back the slots of all routes except those that are realtime now, and one slot where a route has two.
     pub fn keep_only(
         &mut self,
         oid: u32,
@@ -33,7 +33,7 @@ impl Notifier {
                 continue;
             }
             if !self.duties.announces && table.is_marked(claim) {
-                // It was realtime when that was enqueued: those who listen are told of it first.
+                // It was realtime when that was enqueued: the listeners are told of it first.
                 kept.must_ask_again = true;
                 continue;
             }
@@ -43,13 +43,13 @@ impl Notifier {
             kept.released.push(claim.at);
             let was_noted = table.release(claim);
             if is_realtime {
-                // It may have been a time that was noted there; or a message whose producer saw nobody wait, who
-                // waited at the other slot.
+                // It may have been a time that was noted there. Or it was a message whose producer did not see the
+                // session that waited at the other slot.
                 look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
             } else {
                 kept.must_ask_again |= was_noted;
             }
-            // Of what becomes of messages later, no look tells.
+            // No look tells of what happens to messages later.
             if was_noted && self.duties.announces {
                 self.found(table, &key, None);
             }
@@ -57,8 +57,8 @@ impl Notifier {
         kept
     }
 
-    /// Gives back slots until the database has no more than `most`, rather those for which nobody waits. What was noted in
-    /// them is looked for.
+    /// Gives back slots until the database has no more than `most`, rather those for which nobody waits. What was noted
+    /// in them is looked for.
     pub fn keep_at_most(&mut self, oid: u32, table: Table<'_>, most: usize) -> Vec<u32> {
         let mut all: Vec<_> = table.of(oid).collect();
         // What is marked is announced first: of some routes no look tells.

@@ -1,7 +1,7 @@
 //! What is noted of queues that have no slot: a few words for all of them, in which a table has its place by its OID.
 //!
-//! Several tables may share a bucket: then a note of one has the watcher look at all of them, which is a wake-up too many
-//! at most. Whatever can't be noted in a slot can be noted here: it needs no room, and nothing that may fail.
+//! Several tables may share a bucket: then a note of one has the watcher look at all of them, which is a wake-up too
+//! many at most. What can't be noted in a slot can always be noted here: that needs no room, and nothing that may fail.
 
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
@@ -41,7 +41,8 @@ impl Bucket {
 
     /// True if that is news.
     pub(super) fn look_from(&self, from: Timestamp) -> bool {
-        // The greatest is the earliest. Even if nothing changes: who takes the note sees what is visible now.
+        // The greatest is the earliest. It is written even if nothing changes: the process that takes the note sees
+        // what is visible now.
         self.moved.fetch_max(from_time(from), SeqCst) == 0
     }
 
@@ -59,7 +60,7 @@ impl Bucket {
         Some(to_time(self.earliest.load(SeqCst))).filter(|at| *at < Timestamp::INFINITY)
     }
 
-    /// From when on the tables are to be looked at now, if so; which is forgotten.
+    /// From when on the tables are to be looked at now, if they are. This forgets it.
     pub(super) fn take_look(&self, now: Timestamp) -> Option<Timestamp> {
         let come = self.earliest().filter(|at| *at <= now).is_some();
         let earliest =

@@ -26,7 +26,7 @@ pub struct Counters {
     pub last_failed_broadcast: Option<Timestamp>,
 }
 
-/// What is counted elsewhere than in the producers' transactions, so outside of the cache line that they write.
+/// What is not counted in the producers' transactions, and so is outside of the cache line that they write.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Cells {

@@ -22,9 +22,9 @@ pub struct Database {
     closed: AtomicU32,
     /// The process that announces: it may have to wait for others that notify.
     pub notifier: Seat,
-    /// The process that calls those who block, keeps the times and looks at tables: it waits for nobody.
+    /// The process that calls the sessions that block, keeps the times and looks at tables: it waits for nobody.
     pub watcher: Seat,
-    /// Not 0 while the launcher sees to it that those who block are called even if the watcher is not.
+    /// Not 0 while the launcher sees to it that the sessions that block are called even if the watcher is not woken.
     guarded: AtomicU32,
     /// Not 0 while no queue is realtime, as far as the watcher knows.
     empty: AtomicU32,
@@ -99,13 +99,13 @@ impl Database {
         if is_notifier { &self.notifier } else { &self.watcher }
     }
 
-    /// Whether somebody follows the times, and calls those who block; be it late.
+    /// Whether some process follows the times, and calls the sessions that block, even if late.
     #[must_use]
     pub fn is_followed(&self) -> bool {
         self.who_watches().state() == State::Running
     }
 
-    /// Whether those who block are called.
+    /// Whether the sessions that block are called.
     #[must_use]
     pub fn is_watched(&self, now: Timestamp) -> bool {
         let seat = self.who_watches();
@@ -160,7 +160,7 @@ impl Database {
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
-        // Those who block don't wait for the watcher's timers, if there may be something to read.
+        // Sessions that block don't wait for the watcher's timers, if there may be something to read.
         let is_awaited = from == Timestamp::NEG_INFINITY && table.how_many_wait(claim) > 0;
         Ok(Wake::WATCHER.only_if(is_noted || is_awaited))
     }
@@ -209,9 +209,9 @@ impl Database {
         self.guarded.load(SeqCst) == 0 && self.guarded.swap(1, SeqCst) == 0
     }
 
-    /// Until when the watcher has to show that it attends, `None` if it has to do nothing. For the launcher, which comes by
-    /// then, or when it is woken. A watcher that sleeps with a timer of its own is not guarded until somebody wakes it:
-    /// then it has less time.
+    /// Until when the watcher has to show that it attends, `None` if it has to do nothing. For the launcher, which
+    /// comes by then, or when it is woken. A watcher that sleeps with a timer of its own is not guarded until somebody
+    /// wakes it: then it has less time.
     pub fn guarded_until(&self, now: Timestamp) -> Option<Timestamp> {
         let seat = self.who_watches();
         let is_near = |by: Timestamp| by.0 <= now.0.saturating_add(ATTENDS_WITHIN);
@@ -220,7 +220,7 @@ impl Database {
             return by;
         }
         self.guarded.store(0, SeqCst);
-        // Who wakes it now found it guarded.
+        // A process that wakes it now found it guarded.
         fence(SeqCst);
         let by = seat.attends_by();
         if by.is_some_and(is_near) {
@@ -245,7 +245,7 @@ impl Database {
     // The watcher's side.
 
     /// The tables without a slot that are to be looked at, one bucket after the other: which bucket, and from which
-    /// visibility time on. What is returned is forgotten: whoever calls this looks afterwards.
+    /// visibility time on. What is returned is forgotten: the caller looks afterwards.
     pub fn take_looks(&self, now: Timestamp, mut look: impl FnMut(usize, Timestamp)) {
         for (at, bucket) in self.buckets.iter().enumerate() {
             if let Some(from) = bucket.take_look(now) {
@@ -297,7 +297,7 @@ impl Database {
         self.empty.load(SeqCst) != 0
     }
 
-    /// Opens the door: whoever marks from here on wakes the notifier. To be called *before* the marks
+    /// Opens the door: a producer that marks from here on wakes the notifier. To be called *before* the marks
     /// are read.
     pub fn open(&self) {
         self.closed.store(0, SeqCst);
@@ -374,8 +374,8 @@ impl<'a> Databases<'a> {
         .is_some()
     }
 
-    // What each database may use of the slots, so that none can use up another's. Counted by looking through the table: not
-    // exact while others take slots at the same moment, and done only where they are scarce.
+    // What each database may use of the slots, so that no database can use up another's share. Counted by looking
+    // through the table: not exact while others take slots at the same moment, and done only where they are scarce.
 
     /// How many slots each database is sure of, if it can use that many.
     #[must_use]
@@ -399,7 +399,8 @@ impl<'a> Databases<'a> {
         table.how_many_free() > reserved
     }
 
-    /// Has the databases above their share give slots back, if this one is below. Calls `ring` for each that has to be woken.
+    /// Has the databases above their share give slots back, if this one is below. Calls `ring` for each that has to be
+    /// woken.
     pub fn demand(&self, table: Table<'_>, own: &Database, mut ring: impl FnMut(&Database)) {
         let share = self.share(table);
         if own.lacks(table, share) > 0 {

@@ -1,8 +1,8 @@
 //! The ids of messages on their way from producers to the notifier: a few cells in each slot.
 //!
 //! A producer puts ids into empty cells *before* it marks the slot; the notifier empties the cells *after* it took the
-//! mark. So what is marked and not found in a cell had no room, and then the producer has said that there are more. An id
-//! may come with an earlier mark than its own: its transaction is visible by then.
+//! mark. So what is marked and not found in a cell had no room, and then the producer has said that there are more. An
+//! id may come with an earlier mark than its own: its transaction is visible by then.
 
 use super::slot::{Claim, Table};
 use crate::ids::{IDS_MOST, Ids};
@@ -11,8 +11,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 /// Under loom few: each is a state to explore.
 const CELLS: usize = if cfg!(feature = "loom") { 1 } else { IDS_MOST };
 
-/// A cell holds an id, and above it what there is room for of the slot's generation: an id that was put there for the queue
-/// that had the slot before is not this one's.
+/// A cell holds an id, and above it what there is room for of the slot's generation: an id that was put there for the
+/// queue that had the slot before is not this one's.
 const ID_BITS: u32 = 48;
 const ID: u64 = (1 << ID_BITS) - 1;
 
@@ -25,7 +25,8 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    /// The slot is given back: what its queue's producers could not tell one by one is not the next one's.
+    /// The slot is given back: ids that its queue's producers could not tell one by one do not count for the next
+    /// queue.
     pub(super) fn reset(&self) {
         self.more.store(0, SeqCst);
     }

@@ -53,7 +53,7 @@ fn what_could_not_be_sent_within_the_interval_is_said_again() {
     two_producers(10, 1);
 }
 
-/// What comes within the interval stays marked and wakes nobody any more; what comes at its end meets the
+/// A message that comes within the interval stays marked and wakes nobody any more. One that comes at its end meets the
 /// timer.
 #[test]
 fn producers_at_the_end_of_an_interval() {
@@ -72,7 +72,7 @@ fn producers_at_the_end_of_an_interval() {
     });
 }
 
-/// The notifier rests, and has closed the door: whoever marks relies on its timer.
+/// The notifier rests, and has closed the door: a producer that marks relies on its timer.
 #[test]
 fn producers_at_the_end_of_a_rest() {
     check(|| {
@@ -183,7 +183,7 @@ fn a_notifier_dies_behind_a_closed_door() {
     });
 }
 
-/// The notifier leaves, for it has no queue; a producer makes one at that moment. Either it is in the
+/// The notifier leaves, because it has no queue. A producer makes one at that moment. Either it is in the
 /// table when the notifier looks for the last time, or the producer finds no bell.
 #[test]
 fn a_notifier_that_leaves() {

@@ -3,7 +3,7 @@
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
-/// A process that was rung for has shown within this time that it runs, in microseconds; else nobody relies on it.
+/// A process that was rung for has shown within this time that it runs, in microseconds. Otherwise nobody relies on it.
 pub const ATTENDS_WITHIN: i64 = 1_000_000;
 
 /// Whether there is a process.
@@ -115,7 +115,8 @@ impl Seat {
         fence(SeqCst);
     }
 
-    // Whether it attends. Nothing is noted while nothing is to be done: an idle process shows nothing, and costs nothing.
+    // Whether it attends. Nothing is noted while nothing is to be done: an idle process shows nothing, and costs
+    // nothing.
 
     /// Somebody is about to wake it, and counts on it from here on. To be called after marking.
     pub fn count_on(&self, now: Timestamp) {
@@ -135,7 +136,7 @@ impl Seat {
     }
 
     /// It is about to sleep until `until`, or until it is woken. Marks are to be looked for once more after this if
-    /// there is no such time: who made one before did not note that he counts on it.
+    /// there is no such time: a process that made one before did not note that it counts on it.
     pub fn sleeps(&self, until: Option<Timestamp>) {
         let by = until.map_or(0, |until| until.0.saturating_add(ATTENDS_WITHIN).max(1));
         self.by.store(by, SeqCst);

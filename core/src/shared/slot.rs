@@ -28,8 +28,8 @@ const fn generation(mark: u64) -> u32 {
     (mark >> COUNT_BITS) as u32
 }
 
-/// The earliest visibility time is in microseconds since 2000, which suffices until 2142, and has what
-/// there is room for of the generation above it: a time noted for the wrong queue would keep the
+/// The earliest visibility time is in microseconds since 2000, which suffices until 2142. Above it are as
+/// many bits of the generation as there is room for: a time noted for the wrong queue would keep the
 /// right one's later times from waking anybody.
 const TIME_BITS: u32 = 52;
 const TIME: u64 = (1 << TIME_BITS) - 1;
@@ -69,7 +69,8 @@ pub struct Slot {
     database: AtomicU32,
     state: AtomicU32,
     length: AtomicU32,
-    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. Belongs to the slot, whoever has it.
+    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. Belongs to the slot, no matter which queue
+    /// has it.
     waiting: AtomicU32,
     /// Messages that are left to them, and that none of them has been called for.
     turns: AtomicU64,
@@ -88,11 +89,11 @@ pub struct Claim {
     generation: u32,
 }
 
-/// The table has no room for another queue, or the route none in a slot.
+/// The table has no room for another queue, or the route does not fit into a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What became of a mark.
+/// What happened to a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marked {
     /// Nothing was marked there: the notifier may have to be told, see [`super::Database::must_ring`].
@@ -186,7 +187,8 @@ const fn part_of(hash: u64) -> u32 {
 pub struct Table<'a> {
     /// The slots.
     pub slots: &'a [Slot],
-    /// For each a part of its route's hash, close together: who searches reads these alone, and the slots that may be it.
+    /// For each a part of its route's hash, close together: a search reads only these, and the slots that may be the
+    /// right one.
     pub hashes: &'a [AtomicU32],
     /// How many of them, from the first, were ever used.
     pub used: &'a AtomicU32,
@@ -205,7 +207,7 @@ impl Table<'_> {
         self.find(database, key).map_or_else(|| self.take(database, key), Ok)
     }
 
-    /// Finds the slot of a route. Searches all hashes; whoever asks often remembers the answer.
+    /// Finds the slot of a route. Searches all hashes; a caller that asks often remembers the answer.
     #[must_use]
     pub fn find(&self, database: u32, key: &[u8]) -> Option<Claim> {
         let hash = hash_of(database, key);
@@ -216,8 +218,8 @@ impl Table<'_> {
         })
     }
 
-    /// The slots whose route may have this hash. Who sees a slot that is ready sees its hash: that was written first, and all
-    /// agree on the order of both.
+    /// The slots whose route may have this hash. A process that sees that a slot is ready also sees its hash: the hash
+    /// was written first, and all agree on the order of both.
     fn like(&self, hash: u64) -> impl Iterator<Item = (u32, &Slot)> {
         let part = part_of(hash);
         let hashes = self.hashes[..self.ever_used().len()].iter();
@@ -327,7 +329,7 @@ impl Table<'_> {
     /// that is earlier than what was known.
     pub fn expect(&self, claim: Claim, at: Timestamp) -> Marked {
         let slot = self.slot(claim);
-        // One that is past all clocks never comes.
+        // A time that is past all clocks never comes.
         let time = u64::try_from(at.0.max(1)).ok().filter(|time| *time <= TIME);
         let mut old = slot.earliest.load(Relaxed);
         let is_first = loop {
@@ -424,7 +426,7 @@ impl Table<'_> {
         to_time(self.slot(claim).moved.load(SeqCst))
     }
 
-    /// The same; forgets it: whoever calls this looks at the table afterwards.
+    /// The same; forgets it: the caller looks at the table afterwards.
     #[must_use]
     pub fn take_moved(&self, claim: Claim) -> Timestamp {
         to_time(self.slot(claim).moved.swap(no_time(claim.generation), SeqCst))
@@ -437,7 +439,7 @@ impl Table<'_> {
         i64::try_from(time).ok().filter(|time| *time != 0).map(Timestamp)
     }
 
-    /// Forgets the earliest visibility time: whoever calls this looks at the table afterwards.
+    /// Forgets the earliest visibility time: the caller looks at the table afterwards.
     pub fn forget_earliest(&self, claim: Claim) {
         self.slot(claim).earliest.store(no_time(claim.generation), SeqCst);
     }
@@ -483,7 +485,7 @@ impl Table<'_> {
         }
         slot.counters.reset();
         slot.ids.reset();
-        // Who waits for it is called anyway.
+        // The sessions that wait for it are called anyway.
         slot.turns.store(0, SeqCst);
         slot.look_cost.store(0, Relaxed);
         slot.state.store(FREE, SeqCst);

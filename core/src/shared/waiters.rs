@@ -1,24 +1,24 @@
 //! Sessions that block until a queue has something to read, and how they are called.
 //!
-//! A session takes a place, says for which queues it waits, *then* looks whether there is something to
-//! read, and sleeps if not. A producer whose transaction is visible asks *then* whether anybody waits for the
-//! queue, and if so adds its messages to the slot's turns. So either the session sees the message, or the
-//! producer sees the session. The notifier alone hands the turns out, to those who have waited longest. Whoever was
-//! called and does not read gives the turns back to the slot.
+//! A session takes a place, says for which queues it waits, *then* looks whether there is something to read, and sleeps
+//! if not. A producer whose transaction is visible asks *then* whether anybody waits for the queue, and if so adds its
+//! messages to the slot's turns. So either the session sees the message, or the producer sees the session. Only the
+//! notifier hands the turns out, to the sessions that have waited longest. A session that was called and does not read
+//! gives the turns back to the slot.
 
 use super::slot::{Claim, Table};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 const FREE: u64 = 0;
-/// Its owner is about, and needs no calling: it reads, or is about to leave.
+/// Its owner is awake, and needs no call: it reads, or is about to leave.
 const AWAKE: u64 = 1;
 const WAITING: u64 = 2;
 const CALLED: u64 = 3;
 const STATE: u64 = 3;
 
-/// Above the state: how often the place was armed, so that nobody calls whom he didn't see; and of a call
-/// the slot and the turns.
+/// Above the state: how often the place was armed, so that nobody calls a session that he didn't see. And of a
+/// call: the slot and the turns.
 const ARMED_BITS: u32 = 22;
 const ARMED: u64 = ((1 << ARMED_BITS) - 1) << 2;
 const SLOT_SHIFT: u32 = 2 + ARMED_BITS;
@@ -36,7 +36,7 @@ pub struct Waiter {
     state: AtomicU64,
     /// How to wake the session: an address that only the server's side understands.
     bell: AtomicU64,
-    /// Whoever has the smaller one has waited longer.
+    /// The session with the smaller ticket has waited longer.
     ticket: AtomicU64,
     since: AtomicI64,
     database: AtomicU32,
@@ -122,7 +122,7 @@ pub const fn words(slots: usize) -> usize {
 impl Waiters<'_> {
     // The session's side.
 
-    /// A ticket: whoever takes one later has waited less.
+    /// A ticket: a session that takes one later has waited less.
     #[must_use]
     pub fn ticket(&self) -> u64 {
         self.tickets.fetch_add(1, SeqCst)
@@ -164,7 +164,7 @@ impl Waiters<'_> {
         Some(at)
     }
 
-    /// From here on the session is called. What can be read already, it is not called for: it has to look
+    /// From here on the session is called. It is not called for messages that can be read already: it has to look
     /// after this.
     pub fn arm(&self, at: usize) {
         let state = &self.all[at].state;
@@ -212,8 +212,8 @@ impl Waiters<'_> {
 
     // The notifier's side.
 
-    /// Hands out the turns of a database's slots, and calls with `ring` those who have waited longest. Turns
-    /// that nobody waits for are dropped: whoever comes later looks for himself.
+    /// Hands out the turns of a database's slots, and calls with `ring` the sessions that have waited longest. Turns
+    /// that nobody waits for are dropped: a session that comes later looks for itself.
     pub fn call(&self, database: u32, table: Table<'_>, mut ring: impl FnMut(u64)) {
         let slots: Vec<_> = table
             .of(database)
@@ -232,7 +232,7 @@ impl Waiters<'_> {
                     break;
                 }
                 let takes = u64::from(self.all[*at].takes.load(Relaxed));
-                // Who may not want the message gets no turn for it, and the next one is called too.
+                // A session that may not want the message gets no turn for it, and the next one is called too.
                 let for_it = takes.min(turns).min(TURNS_MOST);
                 if self.call_one(*at, *state, slot, for_it, &mut ring) {
                     turns -= for_it;
@@ -247,7 +247,7 @@ impl Waiters<'_> {
         self.call_those(database, |_| true, &mut ring);
     }
 
-    /// Calls those who wait for a queue whose slot was given back.
+    /// Calls the sessions that wait for a queue whose slot was given back.
     pub fn call_released(&self, database: u32, slots: &[u32], mut ring: impl FnMut(u64)) {
         if !slots.is_empty() {
             let has_one = |at| slots.iter().any(|slot| self.has(at, *slot));
@@ -263,7 +263,7 @@ impl Waiters<'_> {
         }
     }
 
-    /// Those who wait, the longest first: the ticket, the place, its state.
+    /// The sessions that wait, the longest first: the ticket, the place, its state.
     fn line(&self, database: u32) -> Vec<(u64, usize, u64)> {
         let mut line: Vec<_> = self
             .ever_used()
@@ -335,8 +335,8 @@ impl Waiters<'_> {
 }
 
 impl Table<'_> {
-    /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to those who
-    /// wait for the queue, if anybody does. True if the notifier has to be woken for that.
+    /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to the
+    /// sessions that wait for the queue, if there are any. True if the notifier has to be woken for that.
     pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> bool {
         // The message before the places, as a session has its place before it looks.
         fence(SeqCst);
@@ -352,7 +352,8 @@ impl Table<'_> {
         self.add_turns(call.slot, u64::from(call.turns));
     }
 
-    /// Whoever adds some wakes the notifier, even if there were some: those may be of who had the slot before.
+    /// A process that adds turns wakes the notifier, even if there were some: those may be of the queue that had the
+    /// slot before.
     fn add_turns(&self, slot: u32, messages: u64) {
         // Each is at most 40 bits, and they are taken soon: the sum has room.
         self.turns(slot).fetch_add(messages.min(1 << 40), SeqCst);

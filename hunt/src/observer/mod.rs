@@ -122,7 +122,7 @@ impl Observer<'_> {
             let table = self.tables.entry(one.oid).or_insert_with(|| Table::new(last));
             self.names.insert(one.oid, one.name.clone());
             seen.push(one.oid);
-            // Who is locked out sees it when that is over; the time until then is excused.
+            // A session that is locked out sees it when the lock is over; the time until then is excused.
             let Some(looked) = looked else { continue };
             let looked_at = table.last();
             if looked.ended - looked_at > STALL {
@@ -201,7 +201,8 @@ impl Observer<'_> {
     }
 }
 
-/// Who should have been woken for a message and was not, with what came too late. `None` while it is not known.
+/// The consumers that should have been woken for a message and were not, with what came too late. `None` while it is
+/// not known.
 fn decide(
     world: &World,
     demand: &Demand,

@@ -65,7 +65,7 @@ pub(crate) struct Table {
     last_off: Micros,
     last_news: Micros,
     messages: HashMap<i64, Known>,
-    /// What is not decided yet. Whoever decides takes it out, and says so by [`Self::settle`].
+    /// What is not decided yet. The code that decides takes it out, and says so by [`Self::settle`].
     pub(crate) open: Vec<Demand>,
 }
 
@@ -91,7 +91,7 @@ impl Table {
         self.last_news
     }
 
-    /// It is not where pgmq would look for it: nobody can read it now, nor is anybody told.
+    /// It is not where pgmq would look for it: nobody can read it now, and nobody is told.
     pub(crate) fn is_away(&mut self, at: Micros) {
         self.turn_off();
         (self.last, self.last_off) = (at, at);

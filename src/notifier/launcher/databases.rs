@@ -17,15 +17,15 @@ pub(super) enum Found {
     Busy,
 }
 
-/// A transaction that waits for nobody for long: somebody may have locked pg_database.
+/// A transaction that waits for no lock for long: somebody may have locked pg_database.
 fn bounded<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, process::Failure> {
     signals::within(100, 1000, || process::transaction(work))
 }
 
-/// Whether a notifier may be started in a database now. A connection to it would wait for whoever
-/// changes the database, and then find it gone, with a FATAL in the log.
+/// Whether a notifier may be started in a database now. A connection to it would wait for the session
+/// that changes the database, and then find it gone, with a FATAL in the log.
 pub(super) fn find(oid: u32) -> Found {
     let found = bounded(move || {
         if !process::may_connect(oid) {

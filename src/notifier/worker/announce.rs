@@ -14,8 +14,8 @@ use crate::notifier::send;
 use crate::process::{self, Failure};
 use crate::{ffi, settings, signals, text};
 
-/// How long a notification waits in NOTIFY's line while broadcasts are due, or without a watcher, at first and at most, in
-/// milliseconds.
+/// How long a notification waits in NOTIFY's line while broadcasts are due, or without a watcher, at first and at most,
+/// in milliseconds.
 const PATIENCE: (i32, i32) = (100, 1000);
 
 impl Worker {
@@ -26,7 +26,7 @@ impl Worker {
             Err(failure) => return self.could_not_send(&failure.into()),
         };
         if notifications.is_empty() {
-            // Of some, nothing is notified: their interval begins all the same.
+            // For some queues nothing is notified: their interval begins all the same.
             if self.notifier.is_sending() {
                 let (table, interval) = (self.shared.table, settings::notify_interval());
                 self.notifier.sent(table, self.moment(), ffi::now(), interval, 0);
@@ -42,8 +42,9 @@ impl Worker {
             })
             .collect();
         let begun = process::processor_time();
-        // Whoever has notified, and hangs in his commit, keeps all others waiting who notify: what waits for that lives,
-        // and keeps its place in the line, unless broadcasts have to be looked after, or the watcher's work.
+        // A session that has notified, and hangs in its commit, keeps all others waiting that notify. A notifier that
+        // waits for that is alive. It keeps its place in the line, unless it has to see to broadcasts, or to the
+        // watcher's work.
         let is_all = self.notifier.sinks.is_idle() && !self.notifier.duties.watches;
         let waits_long = if is_all { 0 } else { self.patience.max(PATIENCE.0) };
         let sent = signals::while_alive(self.seat, Timestamp::INFINITY, || {

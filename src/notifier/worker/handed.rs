@@ -1,8 +1,9 @@
 //! What the watcher leaves to the notifier: tables that take too long to look at, and what it found in tables without a
 //! slot.
 //!
-//! The notifier may have to wait for others that notify, for as long as they please. So the watcher sees to it that nobody
-//! who blocks depends on that: what the notifier has not come to, it has those look at who block, and tries again itself.
+//! The notifier may have to wait for others that notify, for as long as they please. So the watcher sees to it that no
+//! session that blocks depends on that. For a table that the notifier has not come to, it has the sessions that block
+//! look //! themselves, and tries again itself.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use super::Worker;
 use crate::notifier::queues;
 use crate::process;
 
-/// A table that was too long to look at is left to the notifier for so long before the watcher tries again, if nobody knows
-/// how long it takes; and at most. Microseconds.
+/// A table that was too long to look at is left to the notifier for so long before the watcher tries again, if nobody
+/// knows how long it takes; and at most. Microseconds.
 const DEAR_FOR: (Moment, Moment) = (1_000_000, 20_000_000);
 
 /// How soon the watcher looks again at what the notifier has not come to, at first and at most.
@@ -59,8 +60,8 @@ impl Worker {
             .or_insert(new);
     }
 
-    /// What the notifier has not come to, though there was time for it: those who block look for themselves, and the watcher
-    /// tries again.
+    /// Sees to the tables that the notifier has not come to, though there was time: the sessions that block look for
+    /// themselves, and the watcher tries again.
     pub(super) fn see_to_handed_over(&mut self, now: Instant) {
         let (database, table) = (self.database, self.shared.table);
         let is_open = |key: &[u8], it: &HandedOver| {
@@ -89,8 +90,8 @@ impl Worker {
         }
     }
 
-    /// One of the tables that were too long for the watcher, which is looked at now: what is taken here, nobody else sees to,
-    /// so nothing may come in between that could have to wait for others.
+    /// One of the tables that were too long for the watcher, which is looked at now. Nobody else sees to what is taken
+    /// here, so nothing may come in between that could have to wait for others.
     pub(super) fn take_dear(&mut self) -> bool {
         if !self.notifier.duties.announces {
             return false;

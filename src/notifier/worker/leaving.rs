@@ -9,8 +9,8 @@ use crate::process::{self, leave};
 use crate::{ffi, signals};
 
 impl Worker {
-    /// Whether somebody who asked this process to end is to have his way. Who wants the database for himself gets it
-    /// once nobody else is connected: before, he asks in vain, and it would be a pity to leave.
+    /// Whether this process ends because somebody asked it to. A session that wants the database for itself gets it
+    /// once nobody else is connected. Before that it asks in vain, and leaving would gain nothing.
     pub(super) fn must_go(&self) -> bool {
         let asked_by = signals::who_asked();
         if asked_by == 0 {
@@ -68,8 +68,8 @@ impl Worker {
             self.database.watcher.set_waiting(State::None);
         }
         self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
-        // From here on whoever marks finds no bell, and asks the launcher. Whoever marked before has left
-        // a slot, or news; and the watcher has said so if he has taken them.
+        // From here on a session that marks finds no bell, and asks the launcher. A session that marked before has left
+        // a slot, or news. If the watcher has taken them, it has said so.
         if self.database.has_news()
             || !self.database.is_empty()
             || self.shared.table.of(self.oid).next().is_some()

@@ -1,8 +1,8 @@
 //! What our processes see for themselves: they look at tables where nobody can tell what these hold.
 //!
-//! The watcher's looks are short, for it keeps the times of all queues; a table that takes longer it hands to the notifier,
-//! which has time. What could not be looked at is announced once, for nobody knows what it holds, and is looked at again
-//! with a back-off of its own.
+//! The watcher's looks are short, because it keeps the times of all queues. It hands a table that takes longer to the
+//! notifier, which has time. A table that could not be looked at is announced once, because nobody knows what it holds.
+//! It is looked at again with a back-off of its own.
 
 use std::time::{Duration, Instant};
 
@@ -20,23 +20,24 @@ use crate::{ffi, signals};
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 
-/// How soon a table is looked at again a look at which failed, at first and at most.
+/// How soon a table is looked at again after a look at it failed, at first and at most.
 const FAILED_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
-/// How long a look waits for a lock, and how long it takes at most, in milliseconds: the watcher's, and the notifier's. And
-/// when the process ends with it that takes no notice of that: an index of the table may have code in it.
+/// How long a look waits for a lock, and how long it takes at most, in milliseconds: the watcher's, and the notifier's.
+/// And when the process ends together with a look that takes no notice of these limits: an index of the table may have
+/// code in it.
 const EACH_LOCK: (i32, i32) = (5, 20);
 const A_LOOK: (i32, i32) = (10, 1000);
 const LAST_RESORT: i32 = 2000;
 
-/// How soon one that can't be looked at is announced again, if there is news of it.
+/// How soon a table that can't be looked at is announced again, if there is news of it.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many tables are looked at, and for how long, before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
 const LOOKS_FOR: Duration = Duration::from_millis(10);
 
-/// A route a look at which failed.
+/// A route whose table could not be looked at.
 #[derive(Debug)]
 pub(super) struct Failing {
     /// When it is tried again.
@@ -90,8 +91,8 @@ impl Worker {
             }
         }
         if let Some(failing) = self.failing.get_mut(&key) {
-            // What is noted meanwhile is looked for when its time has come. But it may be that a message can be read now, so
-            // nobody waits for that.
+            // What is noted meanwhile is looked for when its time has come. But it may be that a message can be read
+            // now, so nobody waits for that.
             failing.from = failing.from.min(from);
             failing.is_news = true;
             let now = Instant::now();
@@ -127,7 +128,7 @@ impl Worker {
         let cost = process::processor_time().saturating_sub(begun);
         self.notifier.looked(known, self.moment(), cost);
         if !self.notifier.duties.watches {
-            // It was handed to us: whoever did that asks how long it takes.
+            // It was handed to us: the watcher asks how long it takes.
             if let Some(claim) = known {
                 table.set_look_cost(claim, cost);
             }
@@ -138,7 +139,7 @@ impl Worker {
                 self.handed_over.remove(&key);
                 self.saw(key, known, from, count, seen);
             }
-            // In these two cases it has not failed any more: who looks at it next is not to wait for that.
+            // In these two cases it has not failed any more: the next look must not wait for that.
             Err(failure) if failure.is(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE) => {
                 self.failing.remove(&key);
                 self.saw(key, known, from, count, Seen::LOCKED);
@@ -231,7 +232,7 @@ impl Worker {
     /// What a table holds.
     fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Result<Seen, Failure> {
         let relation = pg_sys::Oid::from(Route::relation_of(key));
-        // Whoever enqueues tells us in his commit, a moment before he gives his locks back.
+        // A session that enqueues tells us in its commit, a moment before it gives its locks back.
         let may_wait = !self.locked.contains(key);
         let is_short = !self.notifier.duties.announces;
         let of = |(short, long): (i32, i32)| if is_short { short } else { long };
@@ -268,14 +269,14 @@ impl Worker {
         let mut back_off =
             failing.map_or(BackOff::new(FAILED_AGAIN.0, FAILED_AGAIN.1), |it| it.back_off);
         let (delay, is_to_be_logged) = back_off.failed();
-        // One that takes long before it fails is tried more seldom.
+        // A look that takes long before it fails is tried less often.
         let delay = delay.max(rest.min(FAILED_AGAIN.1));
         let what = self.described(&key);
         let message = format!("cannot look at {what}: {}", failure.message);
         let described = Failure { message, sqlstate: failure.sqlstate };
         self.count_failure(&described, is_to_be_logged.then_some(delay));
         if is_news {
-            // What can't be known is announced, once: a wake-up too many is allowed.
+            // If nobody can know what a table holds, it is announced once: a wake-up too many is allowed.
             self.found(&key, claim, u64::MAX);
         }
         let (due, told) = (now + delay, if is_news { now } else { told });

@@ -1,5 +1,5 @@
-//! What the watcher is told, and what it has to ask for because nobody tells: which queues are realtime, whether prepared
-//! transactions have ended, what subscriptions bring.
+//! What the watcher is told, and what it has to ask for because nobody tells: which queues are realtime, whether
+//! prepared transactions have ended, what subscriptions bring.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -91,7 +91,8 @@ impl Worker {
             lacks_slots |= claim.is_err() && key.len() <= KEY_MAX_BYTES;
             let is_new = former.get(key).is_none_or(|it| it.version != queue.version);
             if is_new {
-                // Its triggers may have been off, its table may be another: those who block look for themselves.
+                // Its triggers may have been off, its table may be another. So the sessions that block look for
+                // themselves.
                 changed.extend(claim.ok().map(|claim| claim.at));
                 self.failing.remove(key);
             }
@@ -103,7 +104,7 @@ impl Worker {
         self.locked.retain(|key| self.queues.contains_key(key));
         self.failing.retain(|key, _| self.queues.contains_key(key));
         self.handed_over.retain(|key, _| self.queues.contains_key(key));
-        // What failed may have been about what has changed: a privilege for instance.
+        // The failure may have been about what has changed: a privilege for instance.
         self.failing.values_mut().for_each(|failing| failing.due = Instant::now());
         let is_realtime = |key: &[u8]| self.queues.contains_key(key);
         let kept = self.notifier.keep_only(self.oid, self.shared.table, is_realtime);
@@ -165,7 +166,7 @@ impl Worker {
     }
 
     fn prepared_has_ended(&mut self) {
-        // Nobody knows what those have done that were there before us.
+        // Nobody knows what the prepared transactions have done that were there before us.
         if !self.unknown_prepared.is_subset(&self.prepared) {
             self.unknown_prepared.retain(|one| self.prepared.contains(one));
             self.look_at_those(|_, _| true);
@@ -223,7 +224,7 @@ impl Worker {
                 self.notifier.look_at(key, *from);
             }
         }
-        // Of a queue that has just become realtime nobody has told us yet, or is about to: it is looked at then.
+        // Nobody has told us yet of a queue that has just become realtime, but somebody will: it is looked at then.
     }
 
     fn look_at_those(&mut self, which: impl Fn(&Self, &[u8]) -> bool) {

@@ -1,9 +1,11 @@
-//! Broadcasts by Supabase Realtime: `realtime.send`, which is somebody else's function, each call in a transaction of its own.
+//! Broadcasts by Supabase Realtime: `realtime.send`, which is somebody else's function, each call in a transaction of
+//! its own.
 //!
-//! The notifier is a superuser, and whoever may create a schema may create that function, or put triggers on what is behind
-//! it. So it is called as the owner of the queue's table, who asked for it, must be allowed to, and must be no superuser; and
-//! only if it belongs to a superuser or the database's owner, so that it is no stranger's. Everything else in this process waits
-//! for the call: it has little time, and should it not end, the process does.
+//! The notifier is a superuser, and a role that may create a schema may create that function, or put triggers on the
+//! tables behind it. So it is called as the owner of the queue's table. That role asked for it, must be allowed to call
+//! it, and must not be a superuser. And it is called only if it belongs to a superuser or the database's owner, so that
+//! it is no stranger's. //! Everything else in this process waits for the call. So the call has little time, and should
+//! it not end, the process ends.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
@@ -29,8 +31,8 @@ use crate::{attached, ffi, home, settings, signals};
 const AT_ONCE: usize = 32;
 const FOR: Duration = Duration::from_millis(10);
 
-/// How long a call waits for a lock, and how long it takes at most, in milliseconds; and when the process ends with it that
-/// takes no notice of that.
+/// How long a call waits for a lock, and how long it takes at most, in milliseconds. And when the process ends together
+/// with a call that takes no notice of these limits.
 const EACH_LOCK: i32 = 20;
 const A_CALL: i32 = 100;
 const LAST_RESORT: i32 = 1000;
@@ -102,8 +104,9 @@ enum Sent {
     Gone,
 }
 
-/// The function, as which role to call it, whether it is to be called, and for which table. Of the tables with this route that in pgmq's schema:
-/// others may be anybody's. By names, for to_regprocedure raises where the schema is not to be looked into.
+/// The function, as which role to call it, whether it is to be called, and for which table. Of the tables with this
+/// route that in pgmq's schema: others may be anybody's. It is looked up by names, because to_regprocedure raises where
+/// the role may not look into the schema.
 const FUNCTION: &str = "
     SELECT p.oid, c.relowner,
            f.rolsuper OR p.proowner OPERATOR(pg_catalog.=) d.datdba,
@@ -221,8 +224,8 @@ pub(super) fn init() {
     }
 }
 
-/// In the middle of Postgres' reporting of a message, so nothing here raises. What is heard is not logged by Postgres, but by
-/// us, less often.
+/// In the middle of Postgres' reporting of a message, so nothing here raises. Postgres does not log what is heard. We
+/// log it, less often.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {
     // SAFETY: Postgres hands over a message that lives for the call; the former hook is called as Postgres would.

@@ -104,8 +104,8 @@ pub fn monitor(cluster: &Cluster) -> Client {
     config(cluster.folder()).user("monitor").connect(NoTls).expect("connect")
 }
 
-/// Waits for a row with this in it, which `monitor` sees too, with the same hint; does what the hint says, and waits until
-/// the row has gone, and with it all others.
+/// Waits for a row with this in it, which `monitor` sees too, with the same hint; does what the hint says, and waits
+/// until the row has gone, and with it all others.
 #[track_caller]
 pub fn mend_alone(cluster: &Cluster, mut client: Client, what: &str) -> Client {
     wait_until(what, || problems(&mut client).iter().any(|it| it.contains(what)));

@@ -22,7 +22,7 @@ pub struct Program {
     pub name: &'static str,
     /// What runs it.
     command: &'static [&'static str],
-    /// Whether it listens; else it blocks in `aimq.read`, behind a pooler.
+    /// Whether it listens. Otherwise it blocks in `aimq.read`, behind a pooler.
     pub listens: bool,
 }
 
@@ -122,8 +122,8 @@ impl Running {
         lines.iter().filter_map(delay).collect()
     }
 
-    /// Whether it has said so often that it waits for another try. Behind a pooler a call fails once; the next waits in the
-    /// pooler until that has a connection again.
+    /// Whether it has said so often that it waits for another try. Behind a pooler a call fails once; the next waits in
+    /// the pooler until that has a connection again.
     pub fn backs_off(&self, times: usize) -> bool {
         self.delays().len() >= if self.program.listens { times } else { 1 }
     }
@@ -225,7 +225,7 @@ impl Stage {
         stage
     }
 
-    /// Starts all programs anew.
+    /// Starts all programs again.
     pub fn restart(&mut self) {
         self.running = PROGRAMS.map(|program| program.start(self.folder_for(program))).into();
     }
@@ -307,8 +307,8 @@ pub fn wait_until_empty(client: &mut Client, program: Program) {
     }
 }
 
-/// How long a message lay unread at most while its worker could have read it: since it was enqueued, since `from`, and since
-/// the worker was done with what it had read before. All must have been read once.
+/// How long a message lay unread at most while its worker could have read it: since it was enqueued, since `from`, and
+/// since the worker was done with what it had read before. All must have been read once.
 pub fn longest_unread(client: &mut Client, from: &str) -> Duration {
     assert_eq!(value::<i64>(client, "SELECT count(*) FROM pgmq.a_emails WHERE read_ct <> 1"), 0);
     let seconds: f64 = value(

@@ -30,8 +30,8 @@ impl Relay {
         Ok(Self { port })
     }
 
-    /// When the kernel will look whether this end of a client's connection is still there, if nothing comes: one of the timers
-    /// in `/proc/net/tcp`, as proc(5) has it. None while there is no such client.
+    /// When the kernel will look whether this end of a client's connection is still there, if nothing comes: one of the
+    /// timers in `/proc/net/tcp`, as proc(5) has it. None while there is no such client.
     pub fn keepalive(&self) -> Option<Duration> {
         let this_end = format!("0100007F:{:04X}", self.port);
         let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");

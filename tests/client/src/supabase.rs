@@ -1,5 +1,5 @@
-//! Stand-ins for a database on Supabase that AIMQ has been used in: Supabase's roles and `realtime.send`, AIMQ's function and
-//! trigger. Written for these tests; no Supabase runs here.
+//! Stand-ins for a database on Supabase that AIMQ has been used in: Supabase's roles and `realtime.send`, AIMQ's
+//! function and trigger. Written for these tests; no Supabase runs here.
 
 use std::sync::Once;
 
@@ -48,8 +48,8 @@ fn make_roles() {
     });
 }
 
-/// From here on, the tables that a superuser makes in pgmq's schema belong to an ordinary role, which this returns: what
-/// belongs to a superuser is not broadcast. It may make queues, and call what is in the schema `realtime`.
+/// From here on, the tables that a superuser makes in pgmq's schema belong to an ordinary role, which this returns:
+/// what belongs to a superuser is not broadcast. It may make queues, and call what is in the schema `realtime`.
 pub fn ordinary_owner(database: &Database, client: &mut Client) -> String {
     let owner = database.role("owner");
     run(

@@ -10,8 +10,8 @@ use postgres::fallible_iterator::FallibleIterator;
 use crate::blocking::{READ, block};
 use crate::*;
 
-/// How long it may take until somebody learns of what he can read. On an idle machine some milliseconds; here others may be at
-/// work.
+/// How long it may take until somebody learns of what he can read. On an idle machine some milliseconds; here others
+/// may be at work.
 pub const SOON: Duration = Duration::from_secs(8);
 
 /// What comes into the table.
@@ -41,7 +41,7 @@ impl Rows {
     }
 }
 
-/// Who is to learn of it: one who listens and never polls, or one who blocks in `aimq.read`.
+/// The session that has to learn of it: one that listens and never polls, or one that blocks in `aimq.read`.
 #[derive(Clone, Copy, Debug)]
 pub enum Who {
     /// A worker that reads when a notification names its queue.
@@ -127,8 +127,8 @@ fn tries(database: &Database, rows: Rows, who: Who, gap: impl Fn(&Database, Rows
     }
 }
 
-/// Works as one does who never polls: whenever a notification names one of `queues`, it reads what is there. Ends when it has
-/// `wanted` messages, or when the time is over. How many of each queue it had.
+/// Works as one does who never polls: whenever a notification names one of `queues`, it reads what is there. Ends when
+/// it has `wanted` messages, or when the time is over. How many of each queue it had.
 pub fn worked(
     client: &mut Client,
     queues: &[&str],

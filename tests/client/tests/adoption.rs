@@ -149,7 +149,7 @@ fn queues_of_aimqs_triggers_are_carried_over_with_their_channel_and_event() {
 fn nobody_who_listens_becomes_deaf() {
     let (database, mut client) = supabase();
     run(&mut client, "SELECT pgmq.create(name) FROM unnest('{a,b}'::text[]) name");
-    // Two workers' channels on one queue: it can have one of aimq's.
+    // Two workers' channels on one queue: it can have only one channel of aimq.
     attach(&mut client, "a", "aaa", "other", "e");
     attach(&mut client, "a", "aimq_notify_a", "aimq:jobs", "e");
     attach(&mut client, "a", "twice", "aimq:jobs", "e");
@@ -195,7 +195,7 @@ fn what_works_is_not_given_up_for_what_cannot() {
         let extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'aimq'";
         assert_eq!(value::<i64>(client, extensions), 0, "nothing changed");
     };
-    // Broadcasts are the notifier's, which calls nothing as a superuser: not for the queues that there are, nor for those to come.
+    // The notifier broadcasts, and it calls nothing as a superuser: neither for existing queues nor for new ones.
     run(&mut client, "ALTER TABLE pgmq.q_a OWNER TO postgres");
     let message =
         "nobody would be woken: pgmq.q_a belongs to a superuser, and nothing is broadcast as one";
@@ -379,7 +379,7 @@ fn the_functions_run_as_the_owner_of_pgmqs_tables_and_fall_for_no_path() {
     run(&mut client, "RESET ROLE");
 }
 
-/// As on Supabase: a superuser creates the extension, and who owns the queues applies the rest.
+/// As on Supabase: a superuser creates the extension, and the owner of the queues applies the rest.
 #[test]
 fn the_owner_of_the_queues_may_apply_it_once_the_extension_is_there() {
     let (database, mut client) = supabase();
@@ -421,7 +421,7 @@ fn it_applies_where_supabase_never_was() {
     assert_eq!(realtime(&mut client), ["a aimq:jobs job_enqueued supabase {} f"]);
 }
 
-/// What Supabase brings for messages, and whom it lets at pgmq.
+/// What Supabase brings for messages, and which roles it lets use pgmq.
 const WRAPPERS: &str = "
     -- stand-ins for Supabase's functions
     CREATE FUNCTION pgmq_public.send(queue_name text, message jsonb, sleep_seconds integer DEFAULT 0) RETURNS SETOF bigint

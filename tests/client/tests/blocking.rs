@@ -38,7 +38,7 @@ fn a_session_blocks_until_there_is_a_message() {
     assert_clean(&mut client);
 }
 
-/// What the slots and places in shared memory hold: as the views, for those who may read the queues' names.
+/// What the slots and places in shared memory hold: as the views, for roles that may read the queues' names.
 #[test]
 fn who_may_not_know_the_queues_is_told_of_none() {
     let (database, mut client, _listener) = started(&["a"]);
@@ -67,7 +67,7 @@ fn who_may_not_know_the_queues_is_told_of_none() {
     run(&mut client, &format!("GRANT USAGE ON SCHEMA pgmq TO {role}"));
     assert_eq!(told(&mut user), "1 1 1");
     assert_eq!(value::<i64>(&mut user, "SELECT count(*) FROM aimq.stats"), 1);
-    // A superuser may, and so he does not when he acts as somebody who may not.
+    // A superuser may. When he acts as a role that may not, he does not.
     run(&mut client, &format!("REVOKE ALL ON pgmq.meta FROM {role}"));
     assert_eq!(told(&mut client), "1 1 1");
     run(&mut client, &format!("SET ROLE {role}"));
@@ -137,8 +137,8 @@ fn the_queues_that_are_ready() {
     assert_clean(&mut client);
 }
 
-/// A message that somebody is just reading is none that can be read: who then reads by himself would find nothing, and call
-/// again and again.
+/// A message that somebody is just reading is none that can be read: who then reads by himself would find nothing, and
+/// call again and again.
 #[test]
 fn a_message_that_is_being_read_is_not_ready() {
     let (database, mut client, _listener) = started(&["a"]);
@@ -351,7 +351,7 @@ fn an_update_of_pgmq_leaves_aimq_alone() {
     assert!(boolean(&mut client, "SELECT last_read_at IS NULL FROM aimq.read('a', 1)"));
 }
 
-/// Whoever may call `pgmq.read` may block, and nobody else.
+/// A role that may call `pgmq.read` may block, and no other may.
 #[test]
 fn privileges_are_those_of_pgmq_read() {
     let (database, mut client, _listener) = started(&["a"]);

@@ -121,7 +121,8 @@ fn calls_for_one_queue_read_no_others() {
     }
 }
 
-/// How many rows the session has read of these tables by looking at all of them, as far as it has not told the server yet.
+/// How many rows the session has read of these tables by looking at all of them, as far as it has not told the server
+/// yet.
 fn rows_read(client: &mut Client) -> i64 {
     value(
         client,
@@ -159,7 +160,7 @@ fn the_views_show_tables_that_pgmq_does_not_list() {
         ]
     );
     assert_eq!(names(&mut client, "SELECT queue || channel FROM aimq.stats"), ["aA"]);
-    // What is shown, this takes off.
+    // This drops what is shown.
     run(&mut client, "SELECT aimq.disable_realtime_all()");
     assert_eq!(
         names(&mut client, "SELECT \"table\" FROM aimq.queues WHERE \"table\" IS NOT NULL"),

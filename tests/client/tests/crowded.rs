@@ -1,6 +1,6 @@
-//! Where there are not enough background worker slots for a notifier and a watcher in each database, the notifier does the
-//! watcher's work. Each test has a server of its own. Of its slots, one is for Postgres' own launcher of logical replication,
-//! and one for ours.
+//! Where there are not enough background worker slots for a notifier and a watcher in each database, the notifier does
+//! the watcher's work. Each test has a server of its own. Of its slots, one is for Postgres' own launcher of logical
+//! replication, and one for ours.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ fn wait_for_states(client: &mut Client, states_wanted: &str) {
     wait_until(states_wanted, || states(client) == states_wanted);
 }
 
-/// What a watcher is there for, in the database of a session: who blocks is called, and times are kept.
+/// What a watcher is there for, in the database of a session: sessions that block are called, and times are kept.
 #[track_caller]
 fn assert_served(cluster: &Cluster, database: &str) {
     let connect = || cluster.connect(database).expect("connect");
@@ -102,8 +102,8 @@ fn crowded_notifier_gets_the_slot_of_a_watcher_which_comes_back() {
     assert_served(&cluster, "postgres");
 }
 
-/// While it waits in NOTIFY's line behind a stranger who hangs, those who block are called all the same, and hear of what is
-/// delayed.
+/// While it waits in NOTIFY's line behind a stranger that hangs, the sessions that block are still called, and hear of
+/// delayed messages.
 #[test]
 fn crowded_notifier_in_line_keeps_no_reader_waiting() {
     let (_alone, cluster) = server(&[

@@ -263,7 +263,7 @@ fn a_notifier_that_is_missing_is_found() {
     wait_until("all to be well", || problems(&mut client).is_empty());
 }
 
-/// On a server of its own, for it concerns all of them.
+/// On a server of its own, because it concerns all databases.
 #[test]
 fn what_turns_it_off_for_the_whole_server_is_found() {
     use aimq_client_tests::servers::*;

@@ -1,4 +1,4 @@
-//! What becomes of a message after it was enqueued, as a page that shows jobs hears of it.
+//! What happens to a message after it was enqueued, as a page that shows jobs hears of it.
 
 use std::time::Instant;
 
@@ -95,7 +95,7 @@ fn a_transaction_is_one_of_each() {
     assert_eq!(told, said("job_archived", &[4]));
 }
 
-/// Where archiving is not asked for, a message that is archived is gone from the queue all the same.
+/// Where archiving is not asked for, a message that is archived is still gone from the queue.
 #[test]
 fn without_job_archived_it_is_deleted() {
     let (database, mut client, _listener) = started(&["a"]);
@@ -161,7 +161,8 @@ fn many_reads_are_counted_together() {
     assert!(notifications <= most, "{notifications} in {took:?}");
 }
 
-/// In place: what is not asked for any more goes, and a queue that tells only of enqueues has no trigger more than ever.
+/// In place: what is not asked for any more goes, and a queue that tells only of enqueues has no trigger more than
+/// ever.
 #[test]
 fn events_are_changed_in_place() {
     let (_database, mut client, mut listener) = started_telling(", ids => true");
@@ -238,7 +239,7 @@ fn what_can_not_be_told_is_refused() {
         assert!(error.message().contains(message), "{arguments}: {error}");
         assert!(error.hint().is_some(), "{arguments}");
     }
-    // Who may make triggers on the queue's table may not on that of archived messages.
+    // A role that may make triggers on the queue's table may not do so on that of archived messages.
     let role = database.role("half");
     run(
         &mut client,

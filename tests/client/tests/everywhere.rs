@@ -1,5 +1,5 @@
-//! Every public function and view under settings that sessions and databases have: the same answer as without them, or an
-//! error that says what is wrong.
+//! Every public function and view under settings that sessions and databases have: the same answer as without them, or
+//! an error that says what is wrong.
 
 use aimq_client_tests::*;
 use postgres::{Client, SimpleQueryMessage};

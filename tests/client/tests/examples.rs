@@ -16,8 +16,8 @@ const PRELOAD: &str = "shared_preload_libraries=aimq,pg_stat_statements";
 /// While its worker is connected, no message lies unread for longer, unless the worker is busy with others.
 const WHILE_UP: Duration = Duration::from_secs(2);
 
-/// And after an outage, counted from when the server takes connections again. The back-off's delay is at most as long as
-/// the outage was and half a second; and a pooler tries again once a second, as ours is set up.
+/// And after an outage, counted from when the server takes connections again. The back-off's delay is at most as long
+/// as the outage was and half a second; and a pooler tries again once a second, as ours is set up.
 fn when_back(outage: Duration, program: Program) -> Duration {
     let pooler = Duration::from_secs(u64::from(!program.listens));
     (outage + Duration::from_secs(2)).min(Duration::from_secs(32)) + pooler
@@ -230,8 +230,8 @@ fn calls(client: &mut Client, program: Program, pattern: &str) -> i64 {
 /// What they read with.
 const READS: &str = r"(pgmq|aimq)\.read\(";
 
-/// This is the one thing that can only be waited out: nothing at all runs in their databases. But for what was still under way
-/// when the first look was taken.
+/// This is the one thing that can only be waited out: nothing at all runs in their databases. But for what was still
+/// under way when the first look was taken.
 fn no_statement_runs_while_nothing_comes(count: Count<'_>) {
     let mut ran = [0; PROGRAMS.len()];
     let is_quiet = |ran: &[i64]| {
@@ -305,7 +305,7 @@ fn what_means_others_brings_no_read_about(stage: &Stage, clients: &mut [Client],
         // One may still have been under way.
         assert!(count(READS)[at] - reads[at] <= 1, "{}", program.name);
     }
-    // Nobody can answer this one; who can't even read it takes it for news.
+    // Nobody can answer this one. A worker that can't even read it takes it for news.
     let half = r#"NOTIFY "aimq:jobs", '{"event":"ping","reply_to":"\ud800"}'"#;
     clients.iter_mut().for_each(|client| run(client, half));
     let deep = "[".repeat(7900);
@@ -348,8 +348,8 @@ fn assert_answered(stage: &Stage) {
     }
 }
 
-/// A read that has found nothing is held up. Meanwhile a message comes, and its notification, which the server passes on at the
-/// end of the read.
+/// A read that has found nothing is held up. Meanwhile a message comes, and its notification, which the server passes
+/// on at the end of the read.
 fn what_is_notified_during_a_read_is_kept(stage: &Stage, clients: &mut [Client]) {
     for (client, program) in clients.iter_mut().zip(PROGRAMS).filter(|(_, it)| it.listens) {
         run(

@@ -175,7 +175,7 @@ fn without_a_slot_transactions_notify_and_with_one_the_notifier_does() {
     let log = log_of(&cluster);
     assert_eq!(log.matches("aimq found no background worker slot for a notifier").count(), 1);
     assert!(log.contains("max_worker_processes"), "{log}");
-    // Who blocks polls, and says why.
+    // A session that blocks polls, and says why.
     let (mut blocked, heard) = connect_hearing(&cluster, "other");
     run(&mut blocked, "SELECT pgmq.purge_queue('b')");
     for _ in 0..2 {
@@ -421,7 +421,7 @@ fn from_17_memory_of_another_release_is_left_alone() {
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert_eq!(warnings[0].code().code(), "55000");
-    // Who had the memory goes on with it.
+    // A process that had the memory goes on with it.
     run(&mut old, "SELECT pgmq.send('a', '{}')");
     listener.wait_for_count("a", 1);
     assert!(!log_of(&cluster).contains("terminated by signal"));

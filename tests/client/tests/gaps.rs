@@ -1,6 +1,6 @@
-//! Messages that get into a queue's table while its trigger does not fire, with a notifier running. On a server that has
-//! aimq preloaded, and, from PostgreSQL 17 on, on one that has not. What is done to the tables is done in sessions that know
-//! nothing of aimq, unless they call it.
+//! Messages that get into a queue's table while its trigger does not fire, with a notifier running. On a server that
+//! has aimq preloaded, and, from PostgreSQL 17 on, on one that has not. What is done to the tables is done in sessions
+//! that know nothing of aimq, unless they call it.
 
 use std::process::Stdio;
 
@@ -17,7 +17,8 @@ fn run_each(database: &Database, steps: &[&str]) {
     steps.iter().for_each(|sql| run_in(database, sql));
 }
 
-/// Nobody can insert while it is off: the transaction holds a lock. So what its own transaction inserts is all that is missed.
+/// Nobody can insert while it is off: the transaction holds a lock. So what its own transaction inserts is all that is
+/// missed.
 #[test]
 fn gap_realtime_off_and_on_in_one_transaction() {
     assert_learned(&ALL_WAYS, with_a, |database, rows| {
@@ -230,8 +231,9 @@ fn gap_extension_dropped_and_made_again() {
     });
 }
 
-/// A queue's table that was moved out of pgmq's schema comes back with what was put into it meanwhile. Where aimq is not
-/// preloaded and no notifier runs, nobody but the session that does it can ask for one, so it has to have loaded aimq.
+/// A queue's table that was moved out of pgmq's schema comes back with what was put into it meanwhile. Where aimq is
+/// not preloaded and no notifier runs, nobody but the session that does it can ask for one, so it has to have loaded
+/// aimq.
 fn come_from_another_schema(database: &Database, rows: Rows) {
     let mut client = database.connect();
     run(&mut client, "SET session_replication_role = replica");
@@ -298,7 +300,7 @@ fn gap_message_read_while_the_second_trigger_is_off() {
     });
 }
 
-/// Nothing can be known of what a session with this setting does: whoever sets it says so afterwards.
+/// Nothing can be known of what a session with this setting does: the user who sets it says so afterwards.
 fn unfired(database: &Database, rows: Rows, recheck: &str) {
     let mut client = database.connect();
     run(&mut client, "SET session_replication_role = replica");

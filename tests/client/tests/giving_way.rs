@@ -1,5 +1,5 @@
-//! Who wants a database for himself, or the processes gone, gets that at once; and where he is refused, because somebody else
-//! is connected, nobody has to wait for it. Each test has a server of its own.
+//! A session that wants a database for itself, or the processes gone, gets that at once. Where it is refused, because
+//! somebody else is connected, nobody has to wait for it. Each test has a server of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

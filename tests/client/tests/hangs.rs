@@ -1,5 +1,5 @@
-//! One thing that hangs stalls nothing else: a stranger who has notified and hangs in his commit, and keeps all others
-//! waiting who notify; and queues a look at which takes all the time that it may. Each test has a server of its own.
+//! One thing that hangs stalls nothing else: a stranger that has notified, hangs in its commit, and keeps all others
+//! waiting that notify; and queues whose looks take all the time that they may. Each test has a server of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ fn messages() -> usize {
 const MEDIAN: Duration = Duration::from_millis(20);
 const P99: Duration = Duration::from_millis(250);
 
-/// How soon those who LISTEN hear again when the hang is over. The same holds.
+/// How soon listeners hear again when the hang is over. The same holds.
 const RESUMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Queues a look at which takes as long as it may.
@@ -33,8 +33,8 @@ const SLOW: [&str; 5] = ["s1", "s2", "s3", "s4", "s5"];
 /// A commit that waits for a standby which there is not hangs, if it asks for that.
 const HANGS: [&str; 2] = ["synchronous_standby_names=nobody", "synchronous_commit=local"];
 
-/// An index of each queue's table has code in it that takes long, for aimq's processes. The sequences tell how often a look
-/// has begun with it, and how often it came to its end.
+/// An index of each queue's table has code in it that takes long, for aimq's processes. The sequences tell how often a
+/// look has begun with it, and how often it came to its end.
 fn make_slow_queues(client: &mut Client) {
     run(
         client,
@@ -187,7 +187,7 @@ fn delay_of(message: usize) -> u64 {
     delays[message % delays.len()]
 }
 
-/// Sends messages one after the other to who blocks, and says how late each was returned.
+/// Sends messages one after the other to a session that blocks, and says how late each was returned.
 fn read_one_after_the_other(cluster: &Cluster, client: &mut Client) -> Vec<Duration> {
     let (thread, told) = reader(cluster);
     let mut late = Vec::new();
@@ -228,7 +228,8 @@ fn producer(mut client: Client) -> Going<Vec<Duration>> {
     })
 }
 
-/// Reads whatever is there when it is notified, and never else, until it is told to end: when it was woken, and how many it read.
+/// Reads whatever is there when it is notified, and never else, until it is told to end: when it was woken, and how
+/// many it read.
 fn listener(mut client: Client) -> Going<Vec<(Instant, usize)>> {
     run(&mut client, "LISTEN \"aimq:jobs\"");
     Going::start(move |is_over| {
@@ -305,7 +306,7 @@ fn hang_in_notify_and_slow_looks_keep_no_reader_waiting() {
     assert!(slowest < RESUMES_WITHIN, "a producer waited for {slowest:?}");
 }
 
-/// The same without the stranger, for those who LISTEN in the same database.
+/// The same without the stranger, for listeners in the same database.
 #[test]
 fn slow_looks_keep_no_listener_waiting() {
     let (_alone, cluster) = server(&[]);
@@ -340,8 +341,8 @@ fn notifier_waits(client: &mut Client) -> bool {
     boolean(client, sql)
 }
 
-/// What the watcher has no time to look at it hands to the notifier. While that one hangs, those who block are called
-/// all the same.
+/// The watcher hands the tables that it has no time to look at to the notifier. While the notifier hangs, the sessions
+/// that block are still called.
 #[test]
 fn hang_in_notify_keeps_no_reader_of_a_slow_table_waiting() {
     let (_alone, cluster) = server(&HANGS);

@@ -1,5 +1,6 @@
-//! Faults of every kind that `aimq.doctor()` knows in a database: it names each, to a superuser and to a member of `pg_monitor`
-//! alike, and what the hint says, done word for word, makes it go. Those of servers are in doctor_server.rs.
+//! Faults of every kind that `aimq.doctor()` knows in a database: it names each, to a superuser and to a member of
+//! `pg_monitor` alike, and what the hint says, done word for word, makes it go. Those of servers are in
+//! doctor_server.rs.
 
 use aimq_client_tests::doctor::*;
 use aimq_client_tests::supabase::ordinary_owner;
@@ -9,7 +10,7 @@ use postgres::Client;
 /// What breaks it, what is said of that, and what undoes the rest.
 type Fault<'a> = (&'a str, &'a str, &'a str);
 
-/// The rows but for those of failures, which stay for a minute.
+/// The rows except those of failures, which stay for a minute.
 fn rows(client: &mut Client) -> Vec<String> {
     names(
         client,
@@ -143,7 +144,7 @@ fn what_befalls_queues_is_mended_by_the_hints() {
         (&bound, "is bound by the row security of pgmq.q_b", disowned),
         (
             r#"ALTER TABLE pgmq."q_it is a" ENABLE REPLICA TRIGGER aimq_realtime"#,
-            "warning It is A: the trigger aimq_realtime fires for what is replicated alone",
+            "warning It is A: the trigger aimq_realtime fires only for what is replicated",
             "",
         ),
         (
@@ -252,7 +253,7 @@ fn settings_are_mended_by_the_hints() {
             ),
         ],
     );
-    // What is the session's own, nobody else sees.
+    // Nobody else sees what is the session's own.
     for setting in
         ["aimq.enabled = off", "aimq.delivery = transaction", "session_replication_role = replica"]
     {
@@ -315,7 +316,7 @@ fn what_keeps_broadcasts_back_is_mended_by_the_hints() {
     );
 }
 
-/// With nobody who enqueues.
+/// Without a session that enqueues.
 #[test]
 fn a_missing_notifier_is_mended_by_the_hint() {
     let database = Database::new();
@@ -342,8 +343,8 @@ fn what_is_the_default_is_no_fault() {
     }
 }
 
-/// Who pastes what a hint says must not run a stranger's code, nor send wake-ups where a stranger wants them. A stranger may make
-/// triggers with our functions on tables of his own.
+/// A user who pastes what a hint says must not run a stranger's code, nor send wake-ups where a stranger wants them. A
+/// stranger may make triggers with our functions on tables of his own.
 #[test]
 fn what_strangers_write_is_in_no_hint_that_does_something_for_them() {
     let (database, mut client, _monitor) = observed();

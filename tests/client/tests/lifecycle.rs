@@ -1,4 +1,4 @@
-//! What becomes of a realtime queue when tables, extensions and databases come and go.
+//! What happens to a realtime queue when tables, extensions and databases come and go.
 
 use std::process::{Command, Stdio};
 
@@ -27,7 +27,7 @@ fn dropping_a_queue_takes_its_trigger_along() {
     assert_eq!(listener.counts(), one([("b", 1)]));
     assert_eq!(queues(&mut client), ["b f f f"]);
     assert_eq!(failure(&mut client, "SELECT aimq.enable_realtime('b')").code().code(), "42P01");
-    // The queue is made anew: realtime is asked for anew.
+    // The queue is made again, so realtime is asked for again.
     run(&mut client, "SELECT pgmq.create('a'); SELECT pgmq.send('a', '{}')");
     assert_eq!(listener.raw(), [""; 0]);
 }
@@ -234,7 +234,7 @@ fn the_schema_may_be_there_before_with_other_things_in_it() {
     assert_eq!(queues(&mut client), ["a f f t aimq:jobs job_enqueued"]);
 }
 
-/// How many triggers of aimq's there are, on whatever table.
+/// How many triggers of aimq there are, on any table.
 fn triggers(client: &mut Client) -> i64 {
     value(
         client,
@@ -244,7 +244,7 @@ fn triggers(client: &mut Client) -> i64 {
 
 const ARCHIVED: &str = "SELECT aimq.enable_realtime('a', events => '{job_enqueued,job_archived}')";
 
-/// What aimq attached it finds again, and takes off, whatever became of the table and of pgmq's list.
+/// aimq finds what it attached again, and drops it, whatever happened to the table and to pgmq's list.
 #[test]
 fn triggers_are_found_again_wherever_their_tables_are() {
     for gone in [
@@ -373,7 +373,8 @@ fn tables_of_any_name_that_begins_as_the_queues_are_found() {
     assert_eq!(triggers(&mut client), 0);
 }
 
-/// Tables are known by their OIDs: one that is renamed while it is waited for is found all the same, and no other is hit.
+/// Tables are known by their OIDs: one that is renamed while it is waited for is still found, and no other is
+/// hit.
 #[test]
 fn a_table_that_is_being_renamed_is_the_one_that_is_meant() {
     let database = Database::new();

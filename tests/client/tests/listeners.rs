@@ -1,4 +1,4 @@
-//! Those who listen to pgmq's own notifications notice nothing when aimq takes over: `aimq.adopt_pgmq_notify`.
+//! Listeners to pgmq's own notifications notice nothing when aimq takes over: `aimq.adopt_pgmq_notify`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

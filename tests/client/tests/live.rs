@@ -1,5 +1,6 @@
-//! The live page of examples/live in a real browser: what happens to jobs in the database is seen there, soon, in the end
-//! rightly, and after either server was away. Each test has a database server, a page's server and a browser of its own.
+//! The live page of examples/live in a real browser: what happens to jobs in the database is seen there, soon, in the
+//! end rightly, and after either server was away. Each test has a database server, a page's server and a browser of its
+//! own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -145,8 +146,8 @@ fn figures(name: &str, times: &mut [f64]) -> [f64; 3] {
     figures
 }
 
-/// Twenty jobs, one after the other: nineteen of them within 200 ms, and all within two seconds. A machine that stands still
-/// for a while may have it measured again.
+/// Twenty jobs, one after the other: nineteen of them within 200 ms, and all within two seconds. A machine that stands
+/// still for a while may have it measured again.
 #[test]
 fn a_job_is_seen_at_once_and_changes_and_goes() {
     const ROUNDS: i64 = 3;
@@ -326,7 +327,7 @@ fn a_burst_drowns_nobody() {
     assert!((100..=200).contains(&most), "{most}");
 }
 
-/// What comes while the page's server is cut off is found by a re-read: the page is never loaded anew.
+/// What comes while the page's server is cut off is found by a re-read: the page is never loaded again.
 #[test]
 fn the_database_is_restarted() {
     let mut live = live(&[]);

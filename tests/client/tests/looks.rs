@@ -1,5 +1,5 @@
-//! Tables that the notifier can't look at, for as long as nobody mends it: what is said of them, how often they are tried
-//! again, and what that means for others.
+//! Tables that the notifier can't look at, as long as nobody repairs that: what is said of them, how often they are
+//! tried again, and what that means for others.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,15 @@ use aimq_client_tests::unseen::*;
 use aimq_client_tests::*;
 use postgres::Client;
 
-/// The queue's table belongs to a role that has no right to the schema it is in. Whoever owns it may read it, but not find it.
+/// The queue's table belongs to a role that has no right to the schema it is in. The owner may read it, but not find
+/// it.
 fn give_away(database: &Database, client: &mut Client) -> String {
     let owner = database.role("owner");
     run(client, &format!("ALTER TABLE pgmq.q_a OWNER TO {owner}"));
     owner
 }
 
-/// Something for the notifier to stumble over: an index's predicate that fails, for everybody but these tests'
+/// Something for the notifier to stumble over: an index's predicate that fails for everybody except these tests'
 /// sessions, while there is a row in `stumble`. The sequence `stumbled` tells that it has.
 fn lay_stumbling_block(client: &mut Client, queue: &str) {
     run(
@@ -42,8 +43,8 @@ fn use_a(client: &mut Client) {
     run(client, &format!("SELECT pgmq.delete('a', {id}::bigint)"));
 }
 
-/// How often the queue `a` is named until one of `b` is, that can be read in `seconds`. A notification that names none is for
-/// all.
+/// How often the queue `a` is named until one of `b` is, that can be read in `seconds`. A notification that names none
+/// is for all.
 fn named_within(client: &mut Client, listener: &mut Listener, seconds: u32) -> u32 {
     run(client, &format!("SELECT pgmq.send('b', '{{}}', {seconds})"));
     let deadline = Instant::now() + DEADLINE;
@@ -95,15 +96,16 @@ fn looks_that_stumble_wake_seldom() {
     });
 }
 
-/// Somebody reads a message of `queue` and dies over it, just when the notifier can't look, for a moment. When its time comes it
-/// is announced all the same. Without rests that others have earned, the notifier tries again soon.
+/// Somebody reads a message of `queue` and dies over it, just when the notifier can't look, for a moment. When its time
+/// comes it is still announced. Without rests that others have earned, the notifier tries again soon.
 #[track_caller]
 fn assert_tried_again_soon(client: &mut Client, listener: &mut Listener, queue: &str) {
     run(client, "SET aimq.enabled = off");
     run(client, &format!("SELECT pgmq.send('{queue}', '{{}}')"));
     run(client, "SET aimq.enabled = on");
     run(client, "INSERT INTO public.stumble VALUES (1)");
-    // A process that has looked at the table before remembers what came of the predicate, until the index is made again.
+    // A process that has looked at the table before remembers what came of the predicate, until the index is made
+    // again.
     run(client, &format!("REINDEX TABLE pgmq.q_{queue}"));
     let met = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM public.stumbled";
     let before: i64 = value(client, met);

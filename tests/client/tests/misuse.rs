@@ -28,7 +28,7 @@ fn the_trigger_function_refuses_what_it_is_not_meant_for() {
         ("BEFORE INSERT ON pgmq.q_a FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger('a', 'b', 'c', '')".into(), insert, "39P01", "three arguments"),
         (format!("AFTER INSERT ON pgmq.a_a FOR EACH ROW EXECUTE FUNCTION aimq.event_trigger{arguments}"), "INSERT INTO pgmq.a_a (msg_id, vt) VALUES (1, now())", "39P01", "BEFORE"),
         (format!("BEFORE DELETE ON pgmq.q_a EXECUTE FUNCTION aimq.event_trigger{arguments}"), "DELETE FROM pgmq.q_a", "39P01", "FOR EACH ROW"),
-        (format!("BEFORE INSERT ON no_queue FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger{arguments}"), "INSERT INTO no_queue VALUES (1)", "42809", "no pgmq queue"),
+        (format!("BEFORE INSERT ON no_queue FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger{arguments}"), "INSERT INTO no_queue VALUES (1)", "42809", "not a pgmq queue"),
     ] {
         let mut transaction = client.transaction().expect("BEGIN");
         transaction.batch_execute(&format!("CREATE TRIGGER wrong {attach}")).expect(&attach);

@@ -1,4 +1,4 @@
-//! What concerns the whole server, its NOTIFY queue and its lock of those who notify, is in a binary of
+//! What concerns the whole server, its NOTIFY queue and the lock of the sessions that notify, is in a binary of
 //! its own: no other tests run then, and these take turns.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -138,7 +138,7 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
     fill_to(0.6);
     producer.batch_execute("SELECT pgmq.send('a', '{}')").expect("send");
     assert!(heard.warnings().is_empty(), "there is room");
-    // What is left is for those who notify themselves.
+    // The rest is left for sessions that notify themselves.
     fill_to(0.75);
 
     let mut other = database.connect();
@@ -163,8 +163,8 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
     assert_eq!(listener.counts(), one([("a", 1)]));
 }
 
-/// Limits the memory of a session, to so many bytes more than it has; `None` for no limit. As the server's user, who alone
-/// may do that.
+/// Limits the memory of a session, to so many bytes more than it has; `None` for no limit. As the server's user, who
+/// alone may do that.
 fn limit_memory(by: &mut Client, pid: i32, more: Option<u64>) {
     let limit = match more {
         None => "unlimited".to_owned(),
@@ -207,7 +207,7 @@ fn memory_that_runs_out_fails_a_statement_or_a_commit_and_not_the_server() {
         "SET aimq.enabled = off; INSERT INTO pgmq.t VALUES (now()); SET aimq.enabled = on",
     );
 
-    // Postgres makes a copy of the arguments for the statement, for which there is room; but for no other.
+    // Postgres makes a copy of the arguments for the statement, and there is room for that copy, but for no other.
     limit_memory(&mut other, pid, Some(EVENT + EVENT / 2));
     for _ in 0..3 {
         let error = failure(&mut client, "INSERT INTO pgmq.t VALUES (now())");

@@ -1,5 +1,5 @@
-//! Blocking calls through pgbouncer in transaction mode, where no session can listen: each statement may be run by another
-//! connection to the server.
+//! Blocking calls through pgbouncer in transaction mode, where no session can listen: each statement may be run by
+//! another connection to the server.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -38,8 +38,8 @@ const PRODUCERS: i64 = 8;
 /// After each, the producers wait until all is archived and all consumers sleep.
 const STAGES: i64 = 10;
 
-/// What a producer enqueues in a stage. 100,000 messages in all; a fifth of that on the other majors, for it takes half
-/// a minute.
+/// What a producer enqueues in a stage. 100,000 messages in all; a fifth of that on the other majors, because it takes
+/// half a minute.
 fn each() -> i64 {
     if Major(major()) == DEFAULT_MAJOR { 1250 } else { 250 }
 }

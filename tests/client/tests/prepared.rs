@@ -1,5 +1,5 @@
-//! Prepared transactions: whoever commits or rolls one back has no batch, so each queue that it has touched is looked at, and
-//! others are not. Each test has a server of its own: a name is one for the whole server.
+//! Prepared transactions: the session that commits or rolls one back has no batch. So each queue that it has touched is
+//! looked at, and others are not. Each test has a server of its own: a name is one for the whole server.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ const ROUNDS: usize = 300;
 /// Queues with messages left in them, besides `a`.
 const QUEUES: usize = 40;
 
-/// Of 40 queues in 32 buckets, so many share one with another: whoever shares one is looked at as well.
+/// Of 40 queues in 32 buckets, so many share one with another: a queue that shares one is looked at as well.
 const SHARE_A_BUCKET: usize = 6;
 
 /// The watcher rests for 500 ms at most after it has looked at everything.
@@ -73,8 +73,8 @@ fn named_until(listener: &mut Listener, last: &str) -> BTreeSet<String> {
     named
 }
 
-/// The queues that are named from now on until nothing more is to be said: a message of `a` is a fence for what the watcher has
-/// found by then.
+/// The queues that are named from now on until nothing more is to be said: a message of `a` is a fence for what the
+/// watcher has found by then.
 fn named_until_quiet(client: &mut Client, listener: &mut Listener) -> BTreeSet<String> {
     wait_until_settled(client, QUEUES + 1);
     run(client, "SELECT pgmq.send('a', '{}')");
@@ -111,7 +111,7 @@ fn prepared_transactions_have_their_own_queues_looked_at() {
     assert!(!named.contains("q7") && !named.contains("q23"), "{named:?}");
 }
 
-/// Whoever blocks is called too, and at once.
+/// A session that blocks is called too, and at once.
 #[test]
 fn prepared_transactions_call_who_blocks() {
     let (_alone, cluster) = server(&[PREPARES]);

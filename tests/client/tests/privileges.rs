@@ -244,7 +244,7 @@ fn errors_of_the_views_name_what_is_missing() {
     for view in all {
         run(&mut user, &format!("SELECT * FROM {view}"));
     }
-    // Who may read the very columns by name.
+    // A role that may read these columns by name.
     run(
         &mut client,
         &format!(

@@ -1,5 +1,5 @@
-//! Messages that came while a setting kept the triggers from firing, for everybody: once it is back as it was, whoever waits
-//! learns of them, when they can be read. Each test has a server of its own.
+//! Messages that came while a setting kept the triggers from firing, for everybody: once it is back as it was, the
+//! session that waits learns of them, when they can be read. Each test has a server of its own.
 
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ fn wait_until_set(cluster: &Cluster, name: &str, wanted: &str) {
     });
 }
 
-/// A setting is `off`; a delayed message comes; the setting is back. One who listens to one queue, and one who blocks for
-/// another, have it when it can be read.
+/// A setting is `off`; a delayed message comes; the setting is back. A listener on one queue, and a session that
+/// blocks for another, have it when it can be read.
 #[track_caller]
 fn assert_heard(
     name: &str,

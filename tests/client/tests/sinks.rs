@@ -1,5 +1,5 @@
-//! Broadcasts by Supabase Realtime. No Supabase runs here: `realtime.send` and the table that it writes into are stand-ins of
-//! the same signature, and behave as theirs do: what fails in there is caught, and a WARNING says so.
+//! Broadcasts by Supabase Realtime. No Supabase runs here: `realtime.send` and the table that it writes into are
+//! stand-ins of the same signature, and behave as theirs do: what fails in there is caught, and a WARNING says so.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -273,7 +273,7 @@ fn one_that_the_owner_may_not_call_is_not_called() {
     wait_for(&mut client, "a", 1);
 }
 
-/// Whoever may create a schema may create such a function. What it is to run as would be for him to choose.
+/// A role that may create a schema may create such a function. It could then choose what runs as another role.
 #[test]
 fn a_strangers_function_is_not_called() {
     let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
@@ -395,7 +395,7 @@ fn what_waits_to_be_broadcast_goes_with_the_wish() {
 fn nothing_is_broadcast_as_a_superuser() {
     let (_database, mut client, _listener) = started_sending(&["a"], "supabase");
     let owner = queue_owner(&mut client);
-    // Here who owns the table behind the function has put a trigger on it.
+    // Here the owner of the table behind the function has put a trigger on it.
     run(
         &mut client,
         &format!(
@@ -479,7 +479,7 @@ fn who_asks_for_broadcasts_hears_what_is_missing() {
     let warnings = heard.warnings();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].message().contains("realtime.send"));
-    // Whoever may not look into the schema hears no error.
+    // A role that may not look into the schema gets no error.
     let role = database.role("maker");
     run(
         &mut client,

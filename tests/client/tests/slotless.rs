@@ -1,5 +1,5 @@
-//! Realtime queues for which the notifier's table has no room: more than `aimq.max_queues`, or a route that is too long. Each
-//! test has a server of its own.
+//! Realtime queues for which the notifier's table has no room: more than `aimq.max_queues`, or a route that is too
+//! long. Each test has a server of its own.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ fn twelve_queues(cluster: &Cluster) -> Vec<String> {
     std::iter::once("a".into()).chain((1..=11).map(|n| format!("q{n}"))).collect()
 }
 
-/// A worker that never polls has, of each of `queues`, as many messages as `wanted`. First `prepare` does what makes them
-/// readable, sooner or later.
+/// A worker that never polls has, of each of `queues`, as many messages as `wanted`. First `prepare` does what makes
+/// them readable, sooner or later.
 #[track_caller]
 fn assert_worked(
     cluster: &Cluster,
@@ -81,7 +81,7 @@ fn from_17_slotless_queues_wake_where_aimq_is_not_preloaded() {
     drop(alone);
 }
 
-/// Whoever was told of a message that somebody else had, or that was put off, has to be told again.
+/// A listener that was told of a message that somebody else had, or that was put off, has to be told again.
 #[test]
 fn slotless_queues_wake_for_what_is_moved_and_what_comes_back() {
     let (_alone, cluster) = server(&[ROOM]);

@@ -1,6 +1,6 @@
-//! Processes of aimq's that are stopped (SIGSTOP), which is how one looks that hangs: producers notify themselves, who
-//! blocks looks for himself, and the view and the doctor say so. When it goes on, all is as before, and nothing is lost.
-//! Each test has a server of its own.
+//! Processes of aimq that are stopped (SIGSTOP), which look like ones that hang: producers notify themselves, a session
+//! that blocks looks for itself, and the view and the doctor say so. When it goes on, all is as before, and nothing is
+//! lost. Each test has a server of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use postgres::fallible_iterator::FallibleIterator;
 /// From when on nobody relies any more on a process that is stopped.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
 
-/// How late a message may be read that is sent after that: who blocks looks at least each second.
+/// How late a message may be read that is sent after that: a session that blocks looks at least each second.
 const LATE: f64 = 2.0;
 
 /// Processes that are stopped, until this is dropped.
@@ -56,10 +56,10 @@ const READ_AND_LATE: &str = "extract(epoch FROM enqueued_at)::float8,
 struct Load {
     folder: std::path::PathBuf,
     sent: Arc<AtomicI64>,
-    /// Nobody is to send any more; and all of it was read, so who listens may end.
+    /// Nobody must send any more, and all messages were read, so listeners may end.
     is_over: Arc<AtomicBool>,
     is_read: Arc<AtomicBool>,
-    /// What those read who listen to `a`, and those who block for `b`.
+    /// What the listeners on `a` read, and the sessions that block for `b`.
     listened: Read,
     blocked: Read,
     producers: Vec<JoinHandle<()>>,
@@ -149,7 +149,7 @@ impl Load {
             }
         }
         self.is_read.store(true, Ordering::SeqCst);
-        // Who blocks ends with a message that says so, and who listens too.
+        // A session that blocks ends with a message that says so, and a listener too.
         run(
             client,
             &format!("SELECT pgmq.send('b', '{{\"end\": 1}}') FROM generate_series(1, {BLOCKED})"),
@@ -305,8 +305,8 @@ fn stopped_watcher_is_noticed_by_one_message() {
     }
 }
 
-/// What nobody announced before it was noticed, is announced when the process goes on; and delayed messages come then at the
-/// latest.
+/// Messages that nobody announced before the stop was noticed are announced when the process goes on; and delayed
+/// messages come then at the latest.
 #[test]
 fn stopped_processes_catch_up() {
     for pids in [&["pid"][..], &["watcher_pid"], &["pid", "watcher_pid"]] {

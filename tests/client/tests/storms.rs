@@ -27,7 +27,7 @@ const PACE: Duration = Duration::from_millis(2);
 const STORM: [&str; 4] = [
     "SELECT pg_cancel_backend(pid) FROM aimq.waiters ORDER BY random() LIMIT 1",
     "SELECT pg_terminate_backend(pid) FROM aimq.waiters ORDER BY random() LIMIT 1",
-    // Those who are about to be called.
+    // The sessions that are about to be called.
     "SELECT pg_cancel_backend(pid) FROM aimq.waiters ORDER BY since LIMIT 1",
     "SELECT pg_terminate_backend(pid) FROM aimq.waiters ORDER BY since LIMIT 1",
 ];
@@ -49,7 +49,7 @@ fn from_17_a_storm_of_waiters_strands_no_message_without_preload() {
     storm(&cluster, 0);
 }
 
-/// Whoever is killed by SIGKILL takes all others with it: the server starts anew.
+/// A process that is killed by SIGKILL takes all others with it: the server starts again.
 #[test]
 fn waiters_that_crash_the_server_strand_no_message() {
     let (_alone, cluster) = server(&["client_connection_check_interval=50"]);
@@ -103,7 +103,7 @@ fn storm(cluster: &Cluster, crashes: usize) {
     wait_until("the waiters to be gone", || {
         value::<i64>(&mut client, "SELECT count(*) FROM aimq.waiters") == 0
     });
-    // Nobody is taken for one who waits any more.
+    // No session counts as waiting any more.
     let calls: i64 = value(&mut client, "SELECT calls FROM aimq.stats");
     run(&mut client, "SELECT pgmq.send('a', '{}') FROM generate_series(1, 10)");
     assert_eq!(value::<i64>(&mut client, "SELECT count(*) FROM aimq.read('a', 60, 10)"), 10);

@@ -1,12 +1,13 @@
-//! Who has nothing but a login can attach aimq's functions to tables of his own, with the arguments of others' triggers.
-//! A queue is known by its table, and only those in pgmq's schema count: so nobody is told anything, and no slot is taken.
+//! A role that has only a login can attach aimq's functions to its own tables, with the arguments of others' triggers.
+//! A queue is known by its table, and only those in pgmq's schema count: so nobody is told anything, and no slot is
+//! taken.
 
 use std::collections::BTreeMap;
 
 use aimq_client_tests::*;
 use postgres::Client;
 
-/// What the slots hold, but for when: text for each.
+/// What the slots hold, except when: text for each.
 fn slots(client: &mut Client) -> Vec<String> {
     names(
         client,
@@ -122,7 +123,7 @@ fn strangers_copies_of_a_queues_table_are_nobodys_queue() {
     assert_unheard(&mut client, &mut [&mut jobs, &mut ids], &before);
 }
 
-/// As many triggers as there are slots and more: another queue gets its slot all the same, and its delayed message wakes.
+/// As many triggers as there are slots and more: another queue still gets its slot, and its delayed message wakes.
 #[test]
 fn strangers_triggers_use_up_no_slots() {
     let (_database, mut client, mut jobs, mut stranger) = with_stranger();
@@ -150,8 +151,8 @@ fn strangers_triggers_use_up_no_slots() {
     assert!(named.is_empty(), "{named:?}");
 }
 
-/// A table that is moved out of pgmq's schema is no queue's, and is one again when it comes back: also for sessions that have
-/// enqueued before.
+/// A table that is moved out of pgmq's schema is no queue's, and is one again when it comes back: also for sessions
+/// that have enqueued before.
 #[test]
 fn strangers_is_what_is_moved_out_of_pgmqs_schema() {
     let (database, mut client, mut jobs) = started(&["a", "b"]);

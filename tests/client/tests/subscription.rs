@@ -1,6 +1,6 @@
-//! A queue that is replicated from another database, and the cut-over to it: what is applied fires no trigger of aimq's, and
-//! the notifier over there runs all the while. On a server that has aimq preloaded, and, from PostgreSQL 17 on, on one
-//! that has not. One at a time: a server has few workers for subscriptions.
+//! A queue that is replicated from another database, and the cut-over to it: what is applied fires no trigger of aimq,
+//! and the notifier over there runs all the while. On a server that has aimq preloaded, and, from PostgreSQL 17 on, on
+//! one that has not. One at a time: a server has few workers for subscriptions.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
@@ -103,8 +103,8 @@ fn subscription_dropped_wakes_a_listener() {
     assert_eq!(worked(listener.client(), &["a"], 2, at_last())["a"], 2);
 }
 
-/// With triggers that fire also for what is applied, what comes is known, and still not what is read: that trigger is for
-/// statements, and none is run.
+/// With triggers that fire also for what is applied, what comes is known, and still not what is read: that trigger is
+/// for statements, and none is run.
 #[test]
 fn subscription_dropped_wakes_a_listener_where_triggers_fire_always() {
     let both = Replicated::new();

@@ -152,7 +152,7 @@ fn messages_of_stats(client: &mut Client) -> i64 {
     value(client, "SELECT messages::bigint FROM aimq.stats WHERE queue = 'a'")
 }
 
-/// pg_partman moves messages in work out of the default partition: nothing became of them.
+/// pg_partman moves messages in work out of the default partition: nothing happened to them.
 #[test]
 fn what_is_moved_to_its_partition_is_not_deleted() {
     let (_database, mut client, mut listener) = telling(PARTITIONED);
@@ -241,7 +241,7 @@ fn an_update_across_partitions_is_not_a_deletion() {
     assert_eq!(all["job_started"].count, 5, "{all:?}");
 }
 
-/// Messages that a transaction holds while it moves them are passed by; who waits learns of them afterwards.
+/// Messages that a transaction holds while it moves them are passed by; a session that waits learns of them afterwards.
 #[test]
 fn what_is_put_back_can_be_read_and_is_announced() {
     let (_database, mut client, mut listener) = telling(PLAIN);

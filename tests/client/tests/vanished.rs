@@ -1,5 +1,6 @@
-//! What a session waits for in a blocking call goes away, or does not tell any more. On a server that has aimq preloaded, and,
-//! from PostgreSQL 17 on, on one that has not. What is done to the tables is done in sessions that know nothing of aimq.
+//! What a session waits for in a blocking call goes away, or does not tell any more. On a server that has aimq
+//! preloaded, and, from PostgreSQL 17 on, on one that has not. What is done to the tables is done in sessions that know
+//! nothing of aimq.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use aimq_client_tests::*;
 
 const WAIT: &str = "SELECT cardinality(aimq.wait('{a}', '60 s'))::bigint";
 
-/// Each blocking call fails soon, for there is no such table.
+/// Each blocking call fails soon, because there is no such table.
 #[track_caller]
 fn assert_ended(what: &str) {
     let (database, _client, _listener) = started(&["a"]);
@@ -28,7 +29,7 @@ fn assert_polls(what: &str) {
     let calls = [block(&database, WAIT), block(&database, READ)];
     run(&mut database.connect(), what);
     run(&mut database.connect(), "INSERT INTO pgmq.q_a (vt, message) VALUES (now(), '{}')");
-    // Who waits sees it before the other has read it, or not at all.
+    // A session that waits sees it before the other has read it, or not at all.
     let deadline = Instant::now() + SOON;
     let [wait, read] = calls.map(|call| call.ends_by(deadline));
     assert_eq!(read, Some(Ok(vec![1])), "{what}; the other: {wait:?}");

@@ -253,7 +253,8 @@ fn a_prepared_read_is_followed() {
     listener.wait_for_count("a", 1);
 }
 
-/// Somebody may block until there is something to read; so time is followed whoever notifies, if there is a notifier.
+/// A session may block until there is something to read. So a notifier, if there is one, follows the times, no matter
+/// who notifies.
 #[test]
 fn time_is_followed_where_the_transaction_notifies_too() {
     let (_database, mut client, mut listener) = started(&["a"]);

@@ -8,14 +8,14 @@ use aimq_client_tests::servers::kill;
 use aimq_client_tests::*;
 use postgres::Client;
 
-/// One for whom the message is, the others sleep on.
+/// The session that the message is for wakes; the others sleep on.
 #[test]
 fn each_message_wakes_one_and_the_longest_waiter_first() {
     let (database, mut client, _listener) = started(&["a"]);
     let mut blocked: Vec<_> = (0..4).map(|_| block(&database, READ)).collect();
     let id: i64 = value(&mut client, "SELECT pgmq.send('a', '{}')");
     assert_eq!(blocked.remove(0).read(), [id]);
-    // As many as there are messages, and no more. Which of them is not said: one may look by chance.
+    // As many as there are messages, and no more. It is not said which ones: one may look by chance.
     run(&mut client, "SELECT pgmq.send('a', '{}') FROM generate_series(1, 2)");
     wait_until("two to read", || blocked.iter().filter(|it| it.thread.is_finished()).count() == 2);
     let (ended, asleep): (Vec<_>, Vec<_>) =
@@ -68,7 +68,7 @@ fn what_a_transaction_that_fails_had_read_wakes() {
 #[test]
 fn a_session_that_goes_passes_its_turn_on() {
     let (database, mut client, _listener) = started(&["a"]);
-    // Whoever is terminated may be gone before he can say so.
+    // A session that is terminated may be gone before it can say so.
     for (end, codes) in [
         ("pg_cancel_backend", &["57014"][..]),
         ("pg_terminate_backend", &["57P01", "connection closed"]),
@@ -104,7 +104,7 @@ fn one_that_wants_something_else_is_no_obstacle() {
     assert_eq!(picky.read(), [id]);
 }
 
-/// Whoever is called for a message that he has no right to read does not keep it from those who have.
+/// A session that is called for a message that it has no right to read does not keep it from those that have.
 #[test]
 fn one_that_may_not_read_is_no_obstacle() {
     let (database, mut client, _listener) = started(&["a"]);
@@ -198,7 +198,7 @@ fn ddl_does_not_wait_for_a_session_that_sleeps() {
     }
 }
 
-/// Whoever may not read a queue can't keep others from being called.
+/// A session that may not read a queue can't keep others from being called.
 #[test]
 fn a_place_is_only_for_who_may_read() {
     let (database, mut client, _listener) = started(&["a"]);

@@ -1,8 +1,8 @@
-//! What goes elsewhere than to NOTIFY.
+//! Queues whose news is only broadcast.
 
 use super::*;
 
-/// What is only broadcast keeps the interval as well, and nothing is notified.
+/// News that is only broadcast keeps the interval as well, and nothing is notified.
 #[test]
 fn a_silent_route_is_broadcast() {
     let mut it = Simulation::new();

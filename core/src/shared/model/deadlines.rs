@@ -93,8 +93,8 @@ fn a_deadline_is_noted_while_another_comes() {
     });
 }
 
-/// Somebody remembers the slot from before it changed hands. What he notes there, the notifier would not
-/// be told of, and the next who notes a later deadline would rely on him.
+/// Somebody remembers the slot from before it changed hands. The notifier would not be told of the
+/// deadline that he notes there. The next one that notes a later deadline would rely on his.
 #[test]
 fn a_stranger_cannot_hide_a_deadline() {
     check(|| {
@@ -128,7 +128,7 @@ fn two_readers_of_one_queue() {
     });
 }
 
-/// What is read soon after a look stays noted until the next.
+/// A message that is read soon after a look stays noted until the next look.
 #[test]
 fn a_reader_soon_after_a_look() {
     check(|| {

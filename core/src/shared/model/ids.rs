@@ -1,4 +1,4 @@
-//! Ids beside the marks: which messages there are is said, or that there are more.
+//! Ids beside the marks: a notification says which messages there are, or that there are more.
 
 use loom::thread::{JoinHandle, spawn};
 
@@ -14,8 +14,8 @@ fn enqueue(world: &World, claim: Claim, id: i64) -> JoinHandle<()> {
     })
 }
 
-/// There is room for one id. Whoever has marked is told of, or that there are more, with the next that is said: also while the
-/// other has put its id there and not marked yet.
+/// There is room for one id. The next notification names the message of a producer that has marked, or says that there
+/// are more. That is so also while the other producer has put its id there and not marked yet.
 #[test]
 fn every_id_is_said_or_there_are_more() {
     check(|| {
@@ -42,7 +42,7 @@ fn every_id_is_said_or_there_are_more() {
     });
 }
 
-/// What is put into cells for a queue that has no slot any more is not the next one's.
+/// An id that is put into cells for a queue that has no slot any more does not count for the next queue.
 #[test]
 fn an_id_of_the_queue_before_is_nobodys() {
     check(|| {

@@ -59,7 +59,8 @@ impl House {
     }
 }
 
-/// A notifier takes what is marked, and is about to sleep for ever. If it is stopped just then, whoever marks later can tell.
+/// A notifier takes what is marked, and is about to sleep for ever. If it is stopped just then, a session that marks
+/// later can tell.
 fn stops(checks_once_more: bool) {
     check(move || {
         let (house, claim) = House::new();
@@ -205,7 +206,7 @@ fn a_note_of_a_table_that_is_taken_after_the_look() {
     });
 }
 
-/// The earlier of two times of tables without a slot is known to who sleeps.
+/// The process that sleeps knows the earlier of two times of tables without a slot.
 #[test]
 fn two_times_without_a_slot() {
     check(|| {
@@ -221,7 +222,7 @@ fn two_times_without_a_slot() {
     });
 }
 
-/// What the watcher hands over, the notifier takes once, with the time that belongs to it.
+/// The notifier takes what the watcher hands over once, with the time that belongs to it.
 #[test]
 fn a_table_is_handed_over() {
     check(|| {

@@ -83,7 +83,7 @@ impl Hall {
         }
     }
 
-    /// Whoever finds no notifier has one started, which takes a turn first of all.
+    /// A session that finds no notifier has one started, which takes a turn first of all.
     fn ring(&self) {
         if self.database.notifier.bell().is_some() {
             self.latch.swap(1, SeqCst);
@@ -124,7 +124,7 @@ impl Hall {
         waiters.enter(self.table(), session, waiters.ticket(), &[claim]).unwrap()
     }
 
-    /// `pgmq.read`. Who may not want what there is does not.
+    /// `pgmq.read`. A session that may not want the messages there does not read.
     fn read(&self, takes: u32) -> bool {
         takes > 0 && self.visible.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
     }
@@ -211,7 +211,7 @@ impl Hall {
                 break;
             };
             let (at, takes) = sleepers.remove(next);
-            // What it was called for it now reads, or finds gone.
+            // It now reads what it was called for, or finds it gone.
             self.waiters().wake(at);
             if self.read(takes) {
                 self.leave(at);
@@ -238,7 +238,7 @@ fn a_session_blocks_while_a_message_comes() {
     });
 }
 
-/// Two messages, and two sessions that sleep: who reads leaves nothing to the one that sleeps on.
+/// Two messages, and two sessions that sleep: the one that reads leaves nothing to the one that sleeps on.
 #[test]
 fn two_messages_for_two_sleepers() {
     check(|| {
@@ -251,7 +251,7 @@ fn two_messages_for_two_sleepers() {
     });
 }
 
-/// The one who has waited longest goes while it is called: the other gets its turn.
+/// The session that has waited longest goes while it is called: the other gets its turn.
 #[test]
 fn a_session_is_cancelled_while_it_is_called() {
     check(|| {
@@ -276,7 +276,7 @@ fn a_session_that_looks_again() {
         let again = hall.spawn(move |hall| {
             let call = hall.waiters().wake(at);
             let sleeper = hall.look(at, 1);
-            // What it was called for before, it has not read if it sleeps on.
+            // If it sleeps on, it has not read what it was called for before.
             (sleeper, call)
         });
         hall.commit();
@@ -341,7 +341,7 @@ fn the_notifier_goes_while_a_session_comes() {
     });
 }
 
-/// A notifier begins while a session and a message come. Who saw that it runs does not poll.
+/// A notifier begins while a session and a message come. A session that saw that it runs does not poll.
 #[test]
 fn a_notifier_begins_while_a_session_comes() {
     check(|| {

@@ -282,7 +282,7 @@ impl Host {
         }
     }
 
-    /// What waits in a transaction resets the latch, whatever it was set for: so there is another turn.
+    /// A wait in a transaction resets the latch, whatever it was set for. So there is another turn.
     fn transaction(&mut self) {
         self.take_latch();
         self.had_transaction = true;
@@ -369,7 +369,7 @@ impl Host {
             let queue = KEYS.iter().position(|other| **other == *key).unwrap();
             let (seen, read, next) = self.read(queue);
             self.transaction();
-            // What is enqueued has the visibility time of its commit, which is before all moments here.
+            // An enqueued message has the visibility time of its commit, which is before all moments here.
             let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
             if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
@@ -422,7 +422,7 @@ impl Host {
         self.notifier.sent(table, self.moment, now, self.interval, self.cost);
     }
 
-    /// All is quiet, and everybody who was woken has read.
+    /// All is quiet, and every listener that was woken has read.
     pub(super) fn assert_all_said(&mut self) {
         for queue in [A, B] {
             let committed = self.world.committed[queue].load(SeqCst);

@@ -1,4 +1,4 @@
-//! What is wrong on purpose has to fail: otherwise the model would prove nothing.
+//! Code that is wrong on purpose has to fail: otherwise the model would prove nothing.
 
 use super::world::{A, Host, World, check};
 use crate::sync::Ordering::SeqCst;
@@ -36,7 +36,8 @@ fn a_sleep_right_after_a_transaction() {
         host.trust_latch();
         producer.join().unwrap();
         host.run();
-        // Who was told of the first has read the second as well. But its mark is still there, so nobody rings any more.
+        // The listener that was told of the first message has read the second as well. But its mark is still there, so
+        // nobody rings any more.
         world.spawn_producer(A, claim).join().unwrap();
         host.run();
         host.assert_all_said();
