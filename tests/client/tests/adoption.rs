@@ -215,7 +215,7 @@ fn what_works_is_not_given_up_for_what_cannot() {
     const SEND: &str = "ALTER FUNCTION realtime.send(jsonb, text, text, boolean)";
     run(&mut client, &format!("{SEND} OWNER TO service_role"));
     let message = "nobody would be woken: realtime.send belongs neither to a superuser nor to the owner of the database";
-    fails(&mut client, "42501", message, "Find out whose it is");
+    fails(&mut client, "42501", message, "Find out who owns it");
     run(&mut client, &format!("{SEND} OWNER TO CURRENT_USER"));
     run(&mut client, &migration());
     assert_eq!(old_triggers(&mut client), [""; 0]);

@@ -57,7 +57,7 @@ fn each_problem_is_found() {
         ),
         ("SET aimq.enabled = off", "warning this session: it has aimq.enabled=off: what is enqueued there wakes nobody", "RESET aimq.enabled"),
         ("DROP TRIGGER aimq_realtime ON pgmq.q_a", "the trigger aimq_realtime is missing", "SELECT aimq.enable_realtime('a')"),
-        ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "former release", "SELECT aimq.enable_realtime('a')"),
+        ("DROP TRIGGER aimq_realtime_vt ON pgmq.q_a", "earlier release", "SELECT aimq.enable_realtime('a')"),
         ("ALTER TABLE pgmq.q_a RENAME TO q_gone", "error a: the queue has no table", "ALTER TABLE pgmq.q_gone RENAME TO q_a"),
         ("DROP TABLE pgmq.q_b", "error b: the queue has no table", "SELECT pgmq.create('b'), pgmq.drop_queue('b')"),
         (

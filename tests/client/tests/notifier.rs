@@ -154,8 +154,8 @@ fn a_delayed_message_wakes_when_it_can_be_read_and_not_before() {
 fn an_earlier_deadline_overtakes_a_later_one() {
     let (_database, mut client, mut listener) = started(&["a", "b"]);
     run(&mut client, "SELECT pgmq.send('a', '{}', 3600)");
-    run(&mut client, "SELECT pgmq.send('a', '{}', clock_timestamp() + interval '200 ms')");
-    run(&mut client, "SELECT pgmq.send('b', '{}', clock_timestamp() + interval '100 ms')");
+    run(&mut client, "SELECT pgmq.send('a', '{}', clock_timestamp() + interval '2 s')");
+    run(&mut client, "SELECT pgmq.send('b', '{}', clock_timestamp() + interval '200 ms')");
     let first = listener.wait_for_one();
     assert!(first.contains("\"b\""), "{first}");
     listener.wait_for_count("a", 1);

@@ -262,7 +262,11 @@ fn stopped_notifier_under_load() {
 
 #[test]
 fn stopped_watcher_under_load() {
-    stop_under_load(&["watcher_pid"], &["watcher_state"], &["who block look for themselves"]);
+    stop_under_load(
+        &["watcher_pid"],
+        &["watcher_state"],
+        &["sessions that block look for themselves"],
+    );
 }
 
 #[test]
@@ -270,7 +274,7 @@ fn stopped_notifier_and_watcher_under_load() {
     stop_under_load(
         &["pid", "watcher_pid"],
         &["state", "watcher_state"],
-        &["transactions notify themselves", "who block look for themselves"],
+        &["transactions notify themselves", "sessions that block look for themselves"],
     );
 }
 
