@@ -50,6 +50,8 @@ fn what_is_marked_while_the_notifier_waits_for_a_lock_is_announced() {
         "log_lock_waits=on",
     ]);
     let mut client = connect(&cluster);
+    // What is said of a queue that has just become realtime would be counted below.
+    wait_until_settled(&mut client, 1);
     let mut listener = listen(&cluster);
     // Transactions that notify commit one at a time. This one waits for a standby that there is not.
     let mut slow = connect(&cluster);
