@@ -47,7 +47,7 @@ thread_local! {
 }
 
 /// Runs `work` in a transaction of its own. An error is caught, and the transaction is aborted. Holds no
-/// snapshot when it returns. It may have taken a wake-up: see [`had_transaction`].
+/// snapshot when it returns. It may have taken a wake-up: see [`had_transaction`]. Here alone a cancel is heeded.
 pub(crate) fn transaction<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, Failure> {
@@ -59,14 +59,18 @@ pub(crate) fn transaction<T>(
             // SAFETY: no transaction is open, and this one ends below or in the abort.
             unsafe {
                 pg_sys::SetCurrentStatementStartTimestamp();
+                pg_sys::QueryCancelHoldoffCount = 0;
                 pg_sys::StartTransactionCommand();
                 let done = work();
                 pg_sys::CommitTransactionCommand();
+                hold_cancels();
                 Ok(done)
             }
         })
     })
     .catch_others(|error| {
+        // An error has Postgres forget it.
+        hold_cancels();
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
@@ -161,12 +165,10 @@ pub(crate) fn begin_turn() -> bool {
         }
         // There is nothing to cancel now.
         pg_sys::QueryCancelPending = 0;
-        without_cancel(|| {
-            pg_sys::check_for_interrupts!();
-        });
+        pg_sys::check_for_interrupts!();
         // Others wait for us to read the news of the catalogs (storage/ipc/sinval.c).
         if pg_sys::catchupInterruptPending != 0 {
-            without_cancel(|| pg_sys::ProcessCatchupInterrupt());
+            pg_sys::ProcessCatchupInterrupt();
         }
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
@@ -176,14 +178,11 @@ pub(crate) fn begin_turn() -> bool {
     }
 }
 
-/// Runs `work`, which must not raise, where nobody would catch it: a cancel that comes meanwhile waits for what can be
-/// cancelled (tcop/postgres.c, ProcessInterrupts). As HOLD_CANCEL_INTERRUPTS does it (miscadmin.h).
-pub(crate) fn without_cancel(work: impl FnOnce()) {
-    // SAFETY: a plain counter of this process, which an error sets to 0.
-    unsafe { pg_sys::QueryCancelHoldoffCount += 1 };
-    work();
-    // SAFETY: as above.
-    unsafe { pg_sys::QueryCancelHoldoffCount -= 1 };
+/// Has cancels wait, from here on, for a [`transaction`], where they are caught: elsewhere one would end the process. As
+/// HOLD_CANCEL_INTERRUPTS does it (miscadmin.h); tcop/postgres.c, ProcessInterrupts, heeds it.
+pub(crate) fn hold_cancels() {
+    // SAFETY: a plain counter of this process.
+    unsafe { pg_sys::QueryCancelHoldoffCount = 1 };
 }
 
 /// The wait event that `pg_stat_activity` shows. Before PostgreSQL 17, extensions have none of their own.

@@ -117,6 +117,7 @@ fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
             flags,
         );
     }
+    process::hold_cancels();
     text::prepare();
     for (name, value) in SETTINGS {
         process::set(name, value);
@@ -462,10 +463,8 @@ impl Worker {
     /// sleep after all.
     fn rest(&self, limit: Option<Duration>) -> bool {
         process::report(pg_sys::BackendState::STATE_IDLE, None);
-        process::without_cancel(|| {
-            // SAFETY: not in a transaction.
-            unsafe { pg_sys::pgstat_report_stat(limit.is_none()) };
-        });
+        // SAFETY: not in a transaction.
+        unsafe { pg_sys::pgstat_report_stat(limit.is_none()) };
         let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
         let until = micros.map(|micros| Timestamp(ffi::now().0.saturating_add(micros)));
         self.seat.sleeps(until);
