@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 
 use crate::passed_on;
 use crate::shared;
+use crate::signals;
 
 /// An error that was caught.
 #[derive(Debug)]
@@ -59,18 +60,17 @@ pub(crate) fn transaction<T>(
             // SAFETY: no transaction is open, and this one ends below or in the abort.
             unsafe {
                 pg_sys::SetCurrentStatementStartTimestamp();
-                pg_sys::QueryCancelHoldoffCount = 0;
+                signals::heed_cancels(true);
                 pg_sys::StartTransactionCommand();
                 let done = work();
                 pg_sys::CommitTransactionCommand();
-                hold_cancels();
+                signals::heed_cancels(false);
                 Ok(done)
             }
         })
     })
     .catch_others(|error| {
-        // An error has Postgres forget it.
-        hold_cancels();
+        signals::heed_cancels(false);
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic { ereport: report, .. }) = error;
@@ -82,7 +82,6 @@ pub(crate) fn transaction<T>(
         unsafe {
             pg_sys::error_context_stack = context;
             pg_sys::AbortCurrentTransaction();
-            pg_sys::QueryCancelPending = 0;
         }
         Err(failure)
     })
@@ -176,13 +175,6 @@ pub(crate) fn begin_turn() -> bool {
         }
         false
     }
-}
-
-/// Has cancels wait, from here on, for a [`transaction`], where they are caught: elsewhere one would end the process. As
-/// HOLD_CANCEL_INTERRUPTS does it (miscadmin.h); tcop/postgres.c, ProcessInterrupts, heeds it.
-pub(crate) fn hold_cancels() {
-    // SAFETY: a plain counter of this process.
-    unsafe { pg_sys::QueryCancelHoldoffCount = 1 };
 }
 
 /// The wait event that `pg_stat_activity` shows. Before PostgreSQL 17, extensions have none of their own.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use aimq_core::shared::Seat;
 use aimq_core::timestamp::Timestamp;
@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 
 use crate::ffi::{self, raw};
 
-/// Handles SIGTERM and SIGHUP as Postgres' own processes do, and lets signals in.
+/// Handles SIGTERM and SIGHUP as Postgres' own processes do, and SIGINT only where it is heeded; lets signals in.
 pub(crate) fn handle() {
     // SAFETY: Postgres' own handlers, installed before signals are let in.
     unsafe {
@@ -20,7 +20,51 @@ pub(crate) fn handle() {
         use pg_sys::pqsignal_be as pqsignal;
         pqsignal(pg_sys::SIGTERM as c_int, Some(raw::die));
         pqsignal(pg_sys::SIGHUP as c_int, Some(raw::SignalHandlerForConfigReload));
+        pqsignal(pg_sys::SIGINT as c_int, Some(on_cancel));
         pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Whether a cancel is heeded; see [`heed_cancels`].
+static IS_HEEDED: AtomicBool = AtomicBool::new(false);
+
+/// A cancel is heeded from here on, or not any more: it raises, and where nobody catches that, the process ends.
+/// To hold cancels as HOLD_CANCEL_INTERRUPTS does it (miscadmin.h) would not do: one that comes within ProcessInterrupts
+/// (tcop/postgres.c), after that was asked, raises all the same.
+pub(crate) fn heed_cancels(is_heeded: bool) {
+    IS_HEEDED.store(is_heeded, Ordering::SeqCst);
+    if !is_heeded {
+        // SAFETY: a plain variable, which no handler sets from here on.
+        unsafe { pg_sys::QueryCancelPending = 0 };
+    }
+}
+
+/// Runs in a signal handler: it does no more than Postgres' own does (tcop/postgres.c, StatementCancelHandler). The
+/// timeouts of a query come this way too.
+unsafe extern "C-unwind" fn on_cancel(_signal: c_int) {
+    keeping_errno(|| {
+        if IS_HEEDED.load(Ordering::SeqCst) {
+            // SAFETY: plain variables of this process.
+            unsafe {
+                pg_sys::QueryCancelPending = 1;
+                pg_sys::InterruptPending = 1;
+            }
+        }
+        // SAFETY: this process's own latch.
+        unsafe { raw::SetLatch(pg_sys::MyLatch) };
+    });
+}
+
+/// What a signal handler does, without a trace in what the interrupted code looks at.
+fn keeping_errno(work: impl FnOnce()) {
+    // SAFETY: this thread's own errno.
+    #[cfg(target_os = "linux")]
+    let errno = unsafe { *libc::__errno_location() };
+    work();
+    // SAFETY: as above.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        *libc::__errno_location() = errno;
     }
 }
 
@@ -55,9 +99,7 @@ pub(crate) fn who_asked() -> i32 {
 /// Runs in a signal handler: it does no more than Postgres' own handlers do (tcop/postgres.c, die).
 extern "C" fn on_terminate(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: plain variables of this process, and a latch; `info` is what the kernel hands over.
-    unsafe {
-        #[cfg(target_os = "linux")]
-        let errno = *libc::__errno_location();
+    keeping_errno(|| unsafe {
         let sender = if info.is_null() { 0 } else { (*info).si_pid() };
         if sender == 0 || sender == pg_sys::PostmasterPid {
             pg_sys::ProcDiePending = 1;
@@ -70,11 +112,7 @@ extern "C" fn on_terminate(_signal: c_int, info: *mut libc::siginfo_t, _context:
             }
         }
         raw::SetLatch(pg_sys::MyLatch);
-        #[cfg(target_os = "linux")]
-        {
-            *libc::__errno_location() = errno;
-        }
-    }
+    });
 }
 
 /// STATEMENT_TIMEOUT of utils/timeout.h: the fourth, from 14 to 18.

@@ -144,7 +144,6 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     signals::handle();
     // SAFETY: in a background worker that asked for a connection; with no name it is to none.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
-    process::hold_cancels();
     let Some(shared) = process::shared_memory() else {
         pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
         leave(0);

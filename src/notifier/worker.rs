@@ -117,7 +117,6 @@ fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
             flags,
         );
     }
-    process::hold_cancels();
     text::prepare();
     for (name, value) in SETTINGS {
         process::set(name, value);
