@@ -103,9 +103,7 @@ impl Batch {
 
     /// Notes which message the last one was that was noted.
     pub fn record_id(&mut self, id: i64) -> Result<(), OutOfMemory> {
-        if let Some((_, tallies)) = self.routes.get_index_mut(self.last)
-            && let Some((_, tally)) = tallies.last_mut()
-        {
+        if let Some(tally) = self.last_tally() {
             match &mut tally.ids {
                 Some(ids) => ids.add(id),
                 None => tally.ids = Some(Ids::try_one(id)?),
@@ -116,9 +114,7 @@ impl Batch {
 
     /// Notes that it is not known which message the last one was that was noted.
     pub fn record_unknown_id(&mut self) -> Result<(), OutOfMemory> {
-        if let Some((_, tallies)) = self.routes.get_index_mut(self.last)
-            && let Some((_, tally)) = tallies.last_mut()
-        {
+        if let Some(tally) = self.last_tally() {
             let ids = match &mut tally.ids {
                 Some(ids) => ids,
                 None => tally.ids.insert(Ids::try_none()?),
@@ -126,6 +122,12 @@ impl Batch {
             ids.more = true;
         }
         Ok(())
+    }
+
+    /// Where the message that was noted last was added.
+    fn last_tally(&mut self) -> Option<&mut Tally> {
+        let (_, tallies) = self.routes.get_index_mut(self.last)?;
+        tallies.last_mut().map(|(_, tally)| tally)
     }
 
     /// Notes that messages which were there before may have got another visibility time, of `from` or

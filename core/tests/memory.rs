@@ -138,7 +138,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What befell a queue, one by one.
+/// What happened to a queue, one by one.
 #[derive(Clone, Copy, Debug)]
 enum What {
     Message { at: i64, id: i64 },
@@ -300,7 +300,7 @@ fn a_giant_gives_its_room_back_without_asking_for_any() {
     assert!(batch.is_empty());
 }
 
-/// Two channels, all events, ids, savepoints; with so much to say that the payloads have to be made anew.
+/// Two channels, all events, ids, savepoints; with so much to say that the payloads have to be made again.
 fn talkative(names: &[std::ffi::CString]) -> Batch {
     let mut batch = Batch::new();
     for (at, name) in names.iter().enumerate() {

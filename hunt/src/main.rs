@@ -96,7 +96,7 @@ fn run() -> Result<bool> {
     // Everybody is there.
     world.nap(1500);
     let (keep, kept) = mpsc::channel::<()>();
-    let faults = (!world.plan.no_faults).then(|| befall(&world, kept));
+    let faults = (!world.plan.no_faults).then(|| inject_faults(&world, kept));
     let actors = act(&world);
     world.nap(seconds * 1000);
     world.is_over.store(true, Ordering::SeqCst);
@@ -171,7 +171,7 @@ fn act(world: &Arc<World>) -> Vec<JoinHandle<()>> {
 
 /// Starts the one whose actions are faults. Says that they are over by hanging up the first; the thread stays until
 /// `kept` is hung up: servers that it has started end with it.
-fn befall(world: &Arc<World>, kept: Receiver<()>) -> (Receiver<()>, JoinHandle<()>) {
+fn inject_faults(world: &Arc<World>, kept: Receiver<()>) -> (Receiver<()>, JoinHandle<()>) {
     let kinds = wanted(world, "fault", &faults::KINDS);
     let (done, is_done) = mpsc::channel::<()>();
     let thread = spawn(world, move |world| {
