@@ -11,7 +11,7 @@ AS $$
     stuck AS (SELECT 'For another process in its place, run SELECT pg_terminate_backend(%1$s); One that was stopped ends only when it goes on: kill -CONT %1$s on the server''s machine.' AS stuck),
     -- Triggers of the queues' tables, and of those of archived messages.
     triggers AS (
-        SELECT q.queue, q.realtime, t.*
+        SELECT q.queue, q.realtime, t.*, t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure) AS is_ours
           FROM queues q JOIN pg_trigger t ON t.tgrelid IN (q.relation, q.archive) AND NOT t.tgisinternal
     ),
     -- The trigger that tells of archived messages is on their table, and its news is broadcast as the owner of that
@@ -33,7 +33,7 @@ AS $$
          WHERE q.realtime
     ),
     named AS (SELECT * FROM aimq._attached()),
-    astray AS (SELECT * FROM aimq._astray()),
+    astray AS (SELECT * FROM named WHERE is_pgmqs AND NOT relation = ANY (SELECT aimq._listed())),
     -- How a queue is enabled again as it was: by what the triggers of its own tables say, or else the triggers of
     -- tables in pgmq's schema that name it. Triggers elsewhere may have been written by anybody.
     told AS (
@@ -113,14 +113,14 @@ AS $$
                   tgrelid::regclass, tgname)
       FROM triggers
      WHERE tgenabled IN ('D', 'R')
-       AND tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+       AND is_ours
     UNION ALL
     -- A trigger of another name fires beside ours, or fails each statement. One of our names in another shape does
     -- nothing, or fails.
     SELECT 'error', t.queue, format('the trigger %s is not as aimq attaches it', t.tgname),
            format('Run DROP TRIGGER %I ON %s; %s;', t.tgname, t.tgrelid::regclass, coalesce(s.call, aimq._call(t.queue, NULL, NULL, '', '{}')))
       FROM triggers t LEFT JOIN said s USING (queue)
-     WHERE t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+     WHERE t.is_ours
        AND (t.tgqual IS NOT NULL OR t.tgnargs NOT IN (3, 4)
             OR NOT CASE t.tgname WHEN 'aimq_realtime' THEN t.tgtype = 7 WHEN 'aimq_realtime_vt' THEN t.tgtype = 26
                    ELSE t.tgname IN ('aimq_realtime_started', 'aimq_realtime_deleted', 'aimq_realtime_purged', 'aimq_realtime_archived') END)
@@ -185,7 +185,7 @@ AS $$
      WHERE NOT realtime AND relation IS NOT NULL AND EXISTS (SELECT FROM queues WHERE realtime)
        AND NOT EXISTS (SELECT FROM triggers t
                         WHERE t.queue = q.queue
-                          AND (t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+                          AND (t.is_ours
                                OR t.tgname = 'trigger_notify_queue_insert_listeners' AND t.tgenabled <> 'D'))
        AND NOT EXISTS (SELECT FROM astray a WHERE q.relation_name = aimq._table(a.queue) AND a.fires)
     UNION ALL

@@ -40,8 +40,8 @@ CREATE VIEW aimq.stats AS
             SELECT queue, channel, event, options FROM aimq._queues() WHERE realtime
              UNION
             -- The queues that pgmq does not list. For those that it lists, the counters are shown above.
-            SELECT queue, channel, event, options FROM aimq._astray() a
-             WHERE realtime
+            SELECT queue, channel, event, options FROM aimq._attached() a
+             WHERE realtime AND is_pgmqs AND NOT relation OPERATOR(pg_catalog.=) ANY (SELECT aimq._listed())
                AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.queue OPERATOR(pg_catalog.=) a.queue)
            ) q
       LEFT JOIN aimq._queue_counters() c

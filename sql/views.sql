@@ -213,23 +213,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION aimq._attached() IS 'The tables with triggers of aimq, and what those triggers say. Internal';
 
--- The tables of pgmq's schema with such triggers that belong to no queue that pgmq lists: they were renamed, swapped,
--- or restored without that list.
-CREATE FUNCTION aimq._astray() RETURNS TABLE (
-        relation oid, relation_name name, "table" text, is_pgmqs boolean, is_trusted boolean, partitioned boolean, unlogged boolean,
-        queue text, realtime boolean, has_own boolean, fires boolean, channel text, event text, options text, events text[],
-        triggers text, drops text
-    )
+-- The tables of the queues that pgmq lists. A table of pgmq's schema with triggers of aimq that is not among them was
+-- renamed, swapped, or restored without that list.
+CREATE FUNCTION aimq._listed() RETURNS SETOF oid
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH queues AS MATERIALIZED (SELECT relation, archive FROM aimq._queues())
-    SELECT * FROM aimq._attached() a
-     WHERE a.is_pgmqs
-       AND NOT EXISTS (SELECT FROM queues q WHERE q.relation = a.relation)
-       AND NOT EXISTS (SELECT FROM queues q WHERE q.archive = a.relation)
+    SELECT t.relation FROM aimq._queues() q CROSS JOIN LATERAL (VALUES (q.relation), (q.archive)) t (relation)
+     WHERE t.relation IS NOT NULL
 $$;
-COMMENT ON FUNCTION aimq._astray() IS 'The tables in pgmq''s schema with triggers of aimq that belong to no listed queue. Internal';
+COMMENT ON FUNCTION aimq._listed() IS 'The tables of the queues that pgmq lists. Internal';
 
 CREATE VIEW aimq.queues AS
     SELECT queue, partitioned, unlogged, realtime, channel, event, sink, events, ids,
@@ -241,7 +234,8 @@ CREATE VIEW aimq.queues AS
            pg_catalog.array_remove(pg_catalog.array_prepend(event, events), NULL),
            options OPERATOR(pg_catalog.~) '(^| )ids( |$)',
            "table", false
-      FROM aimq._astray();
+      FROM aimq._attached()
+     WHERE is_pgmqs AND NOT relation OPERATOR(pg_catalog.=) ANY (SELECT aimq._listed());
 COMMENT ON VIEW aimq.queues IS 'Every queue of pgmq, and whether its workers are woken; and every other table in pgmq''s schema that carries triggers of aimq';
 COMMENT ON COLUMN aimq.queues.queue IS 'The name as pgmq.meta has it';
 COMMENT ON COLUMN aimq.queues.partitioned IS 'Made by pgmq.create_partitioned';
