@@ -219,10 +219,19 @@ pub(crate) struct Wanted<'a> {
     options: Options,
     /// What happens to its messages later.
     events: Vec<&'static CStr>,
-    /// Whether the channel is new for a queue, or that it only broadcasts.
-    is_new: Cell<(bool, bool)>,
-    /// Whether a queue is realtime that was not.
-    is_first: Cell<bool>,
+    /// What of it is new, for any of the queues that were changed.
+    news: Cell<News>,
+}
+
+/// What somebody who has made a queue realtime, or changed it, may want advice about.
+#[derive(Clone, Copy, Default)]
+struct News {
+    /// Listeners have to wait on another channel.
+    channel: bool,
+    /// Listeners hear nothing any more.
+    silence: bool,
+    /// It was not realtime.
+    realtime: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -236,8 +245,7 @@ impl<'a> Wanted<'a> {
             event,
             options: Options::default(),
             events: Vec::new(),
-            is_new: Cell::default(),
-            is_first: Cell::default(),
+            news: Cell::default(),
         })
     }
 
@@ -276,8 +284,7 @@ impl<'a> Wanted<'a> {
         let ids = ids.ok_or(Error::NullArgument { argument: "ids" })?;
         let options = Options { notifies, broadcasts, ids };
         let events = checked_events(event, events)?;
-        let (is_new, is_first) = Default::default();
-        Ok(Self { channel, event, options, events, is_new, is_first })
+        Ok(Self { channel, event, options, events, news: Cell::default() })
     }
 
     /// What a kind of trigger of the queue is to say. `None` if there is to be none.
@@ -292,13 +299,13 @@ impl<'a> Wanted<'a> {
 
     /// Says what will keep broadcasts of these queues from being sent, and what listeners should know.
     fn warn(&self, queues: &[Queue]) {
-        let (is_new_channel, is_newly_silent) = self.is_new.get();
-        if is_newly_silent {
+        let news = self.news.get();
+        if news.silence {
             Advice::NoListeners.report();
-        } else if is_new_channel && text::needs_quotes(self.channel) {
+        } else if news.channel && text::needs_quotes(self.channel) {
             Advice::NeedsQuotes { channel: self.channel.to_owned() }.report();
         }
-        if self.is_first.get() && delivery::is_slow() {
+        if news.realtime && delivery::is_slow() {
             Advice::SlowMode.report();
         }
         if self.options.broadcasts {
@@ -375,16 +382,17 @@ fn choose(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> {
         return Ok(false);
     }
     let before = before.as_ref().and_then(|setting| Route::from_arguments(&setting.arguments));
-    wanted.is_first.set(wanted.is_first.get() || before.is_none());
-    let is_new_channel = before.is_none_or(|route| {
-        !route.options().notifies || text::from_server(route.channel.to_bytes()) != wanted.channel
-    });
-    let is_new_silence = before.is_none_or(|route| route.options().notifies);
-    let (channel, silence) = wanted.is_new.get();
+    let heard_on = before
+        .as_ref()
+        .filter(|route| route.options().notifies)
+        .map(|route| text::from_server(route.channel.to_bytes()));
     let notifies = wanted.options.notifies;
-    wanted
-        .is_new
-        .set((channel || is_new_channel && notifies, silence || is_new_silence && !notifies));
+    let news = wanted.news.get();
+    wanted.news.set(News {
+        channel: news.channel || notifies && heard_on.as_deref() != Some(wanted.channel),
+        silence: news.silence || !notifies && (before.is_none() || heard_on.is_some()),
+        realtime: news.realtime || before.is_none(),
+    });
     Ok(true)
 }
 

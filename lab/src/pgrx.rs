@@ -22,20 +22,11 @@ pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
         std::os::unix::fs::chown(folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         let bin = shell::target().join("lab/bin");
         stand_in_sudo(&bin)?;
-        let mut path = bin.into_os_string();
-        for folder in [shell::target().join("tools/bin").into_os_string(), path_of_ours()] {
-            path.push(":");
-            path.push(folder);
-        }
-        tests.env("PATH", path).env("USER", "root").args(["--runas", "nobody"]);
+        tests.env("PATH", setup::path(&[bin])?).env("USER", "root").args(["--runas", "nobody"]);
     } else if std::env::var_os("USER").is_none() {
         tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
     }
     Ok(tests)
-}
-
-fn path_of_ours() -> std::ffi::OsString {
-    std::env::var_os("PATH").unwrap_or_default()
 }
 
 /// `sudo -u nobody …` and `sudo …`, as the harness calls it.

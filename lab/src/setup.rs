@@ -1,6 +1,7 @@
 //! Everything that must be there before a server with aimq can run: system packages, PostgreSQL,
 //! pgmq, cargo-pgrx, aimq itself. Each step is skipped when it has been done.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -344,15 +345,21 @@ fn cargo() -> String {
 /// override cargo-pgrx's linker flags.
 pub fn cargo_command() -> Result<Command> {
     let mut command = Command::new(cargo());
-    let mut path = target().join("tools/bin").into_os_string();
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
-    command.current_dir(shell::root()).env("PATH", path).env("PGRX_HOME", pgrx_home());
+    command.current_dir(shell::root()).env("PATH", path(&[])?).env("PGRX_HOME", pgrx_home());
     command.env("CARGO_TARGET_DIR", target());
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
         command.env_remove(name);
     }
     Ok(command)
+}
+
+/// Where programs are looked for: in these folders, then among our own, then where we were told to look.
+pub fn path(first: &[PathBuf]) -> Result<OsString> {
+    let told = std::env::var_os("PATH").unwrap_or_default();
+    let ours = [target().join("tools/bin")];
+    Ok(std::env::join_paths(
+        first.iter().chain(&ours).cloned().chain(std::env::split_paths(&told)),
+    )?)
 }
 
 fn pgrx_home() -> PathBuf {

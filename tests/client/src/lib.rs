@@ -342,6 +342,12 @@ pub fn wait_until_settled(client: &mut Client, queues: usize) {
     }
 }
 
+/// A real partitioned queue, made by pgmq with pg_partman.
+pub fn create_partitioned(client: &mut Client, queue: &str) {
+    run(client, "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman");
+    run(client, &format!("SELECT pgmq.create_partitioned('{queue}', '100', '1000')"));
+}
+
 /// Waits until a session of this database waits for a lock.
 pub fn wait_until_blocked(database: &Database, pid: i32) {
     let mut client = database.connect();

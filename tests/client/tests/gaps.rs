@@ -155,11 +155,7 @@ fn gap_restore_of_data_only() {
 fn with_partitions() -> Database {
     let database = Database::new();
     let mut client = database.connect();
-    run(
-        &mut client,
-        "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
-         SELECT pgmq.create_partitioned('a', '100', '1000')",
-    );
+    create_partitioned(&mut client, "a");
     run(&mut client, "SELECT aimq.enable_realtime('a')");
     wait_until_settled(&mut client, 1);
     database

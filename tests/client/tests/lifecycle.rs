@@ -66,11 +66,7 @@ fn unlogged_queues_wake() {
 fn partitioned_queues_wake_under_their_own_name() {
     let database = Database::new();
     let mut client = database.connect();
-    run(
-        &mut client,
-        "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
-         SELECT pgmq.create_partitioned('Parts', '100', '1000')",
-    );
+    create_partitioned(&mut client, "Parts");
     let mut listener = database.listen(CHANNEL);
     assert!(value::<bool>(&mut client, "SELECT aimq.enable_realtime('parts')"));
     assert!(!value::<bool>(&mut client, "SELECT aimq.enable_realtime('parts')"));

@@ -126,10 +126,10 @@ fn nobody_who_listens_elsewhere_becomes_deaf() {
 fn queues_that_pgmq_fails_to_announce_are_announced() {
     let database = Database::new();
     let mut client = database.connect();
+    create_partitioned(&mut client, "parts");
     run(
         &mut client,
-        "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
-         SELECT pgmq.create_partitioned('parts', '100', '1000'), pgmq.create('Capital');
+        "SELECT pgmq.create('Capital');
          SELECT pgmq.enable_notify_insert('parts', 0), pgmq.enable_notify_insert('Capital', 0)",
     );
     for (queue, channel) in [("parts", "pgmq.q_parts.INSERT"), ("Capital", "pgmq.q_capital.INSERT")]

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aimq_client_tests::blocking::*;
+use aimq_client_tests::doctor::problems;
 use aimq_client_tests::servers::*;
 use aimq_client_tests::*;
 use aimq_lab::cluster::Cluster;
@@ -195,10 +196,6 @@ fn state(client: &mut Client, column: &str) -> String {
         client,
         &format!("SELECT {column} FROM aimq.notifiers WHERE database = current_database()"),
     )
-}
-
-fn problems(client: &mut Client) -> Vec<String> {
-    names(client, "SELECT concat_ws(' ', severity, subject || ':', problem) FROM aimq.doctor()")
 }
 
 /// Stops these processes under load. The two columns are those that say so.

@@ -246,19 +246,19 @@ fn an_update_across_partitions_is_not_a_deletion() {
 fn what_is_put_back_can_be_read_and_is_announced() {
     let (_database, mut client, mut listener) = telling(PLAIN);
     send(&mut client, &mut listener, 3);
-    run(
-        &mut client,
-        "WITH d AS (DELETE FROM pgmq.q_a RETURNING *)
-         INSERT INTO pgmq.q_a OVERRIDING SYSTEM VALUE SELECT * FROM d",
-    );
+    run(&mut client, &moved("q_a", "q_a"));
     listener.wait_for_count("a", 1);
     run(&mut client, "SET aimq.delivery = transaction");
-    run(
-        &mut client,
-        "WITH d AS (DELETE FROM pgmq.q_a RETURNING *)
-         INSERT INTO pgmq.q_a OVERRIDING SYSTEM VALUE SELECT * FROM d",
-    );
+    run(&mut client, &moved("q_a", "q_a"));
     listener.wait_for_count("a", 3);
+}
+
+/// Moves all rows of a table of pgmq's into another, or back into the same, in one statement.
+fn moved(from: &str, to: &str) -> String {
+    format!(
+        "WITH d AS (DELETE FROM pgmq.{from} RETURNING *)
+         INSERT INTO pgmq.{to} OVERRIDING SYSTEM VALUE SELECT * FROM d"
+    )
 }
 
 /// The table of archived messages is replaced; archiving stays archiving.
@@ -277,11 +277,7 @@ fn assert_archive_is_followed(create: &str, replace: &[&str]) {
     assert_eq!((archived.count, &archived.ids[..]), (1, &[2][..]), "{replace:?}: {all:?}");
     assert_eq!(all["job_deleted"], told(1, &[3]), "{replace:?}: {all:?}");
     // What was archived before is moved to where it belongs now.
-    run(
-        &mut client,
-        "WITH d AS (DELETE FROM pgmq.a_a_old RETURNING *)
-         INSERT INTO pgmq.a_a OVERRIDING SYSTEM VALUE SELECT * FROM d",
-    );
+    run(&mut client, &moved("a_a_old", "a_a"));
     let all = up_to_deleted(&mut client, &mut listener, 4);
     assert!(!all.contains_key("job_archived"), "{replace:?}: {all:?}");
     let again = format!("SELECT aimq.enable_realtime('a', {ALL})");
@@ -326,11 +322,7 @@ fn what_is_moved_within_the_archive_is_not_archived() {
     send(&mut client, &mut listener, 6);
     run(&mut client, "SELECT pgmq.archive('a', ARRAY[1, 2, 3])");
     until(&mut listener, "job_archived", 3);
-    run(
-        &mut client,
-        "WITH d AS (DELETE FROM pgmq.a_a RETURNING *)
-         INSERT INTO pgmq.a_a OVERRIDING SYSTEM VALUE SELECT * FROM d",
-    );
+    run(&mut client, &moved("a_a", "a_a"));
     let all = up_to_deleted(&mut client, &mut listener, 4);
     assert!(!all.contains_key("job_archived"), "{all:?}");
     assert_eq!(all["job_deleted"], told(1, &[4]), "{all:?}");
