@@ -13,6 +13,7 @@
 //! are not: see the module `moves`.
 
 mod moves;
+mod returning;
 mod tally;
 
 use std::hash::{Hash, Hasher};
@@ -26,15 +27,12 @@ use crate::payload::{Entry, Notification, event, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
-pub use self::tally::Tally;
 use self::tally::sum_of;
+pub use self::tally::{Level, Tally};
 
 /// Above this many routes, or savepoints of the only one, the room that a transaction used is given back at its end.
 const KEPT_ROUTES: usize = 256;
 const KEPT_TALLIES: usize = 16;
-
-/// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
-pub type Level = u32;
 
 /// What [`Route::key`] writes. It is not boxed, because making a box of a vector may move it.
 #[derive(Debug, PartialEq, Eq)]

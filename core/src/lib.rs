@@ -9,6 +9,7 @@
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
 //! * [`sinks`]: what is broadcast, and when.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
+//! * [`clock`]: in which a notifier counts its intervals.
 //! * [`hash`]: for the names of queues.
 //! * [`memory`]: that it can run out.
 //! * [`timestamp`]: Postgres' timestamps in the wire format's spelling.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod clock;
 pub mod hash;
 pub mod ids;
 pub mod memory;

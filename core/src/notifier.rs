@@ -16,6 +16,7 @@ use earliest::Earliest;
 use indexmap::IndexMap;
 pub use slots::Kept;
 
+use crate::clock::Moment;
 use crate::ids::Ids;
 use crate::memory::OutOfMemory;
 use crate::options::Options;
@@ -26,9 +27,6 @@ use crate::shared::{Claim, Database, Marked, Table};
 use crate::sinks::Sinks;
 use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
-
-/// A moment of a clock that only goes forward, in microseconds.
-pub type Moment = u64;
 
 /// What a notifier knows of one slot.
 #[derive(Debug)]

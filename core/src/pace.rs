@@ -5,7 +5,7 @@
 //! signal to each of them, grows in the same way and can be measured. So it rests after each
 //! notification for as many times as long as that took its processor. docs/design/notifier.md has the figures.
 
-use crate::notifier::Moment;
+use crate::clock::Moment;
 
 /// How many times as long as a notification the rest after it lasts. So notifying takes less than a
 /// hundredth of a processor, and all listeners together take about ten times as much.

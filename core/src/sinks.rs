@@ -3,8 +3,8 @@
 
 use indexmap::IndexMap;
 
+use crate::clock::Moment;
 use crate::ids::Ids;
-use crate::notifier::Moment;
 use crate::pace::{self, Pace};
 use crate::shared::Claim;
 

@@ -4,8 +4,10 @@ use crate::ids::Ids;
 use crate::memory::OutOfMemory;
 use crate::timestamp::Timestamp;
 
-use super::Level;
 use super::moves::Moves;
+
+/// The nesting level of a transaction: 1 is the transaction itself, each savepoint adds one.
+pub type Level = u32;
 
 /// What was enqueued on one route at one level; or, where the route is of another event, what else happened to
 /// messages.

@@ -4,7 +4,6 @@
 //! mark. So what is marked and not found in a cell had no room, and then the producer has said that there are more. An
 //! id may come with an earlier mark than its own: its transaction is visible by then.
 
-use super::slot::{Claim, Table};
 use crate::ids::{IDS_MOST, Ids};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 
@@ -51,22 +50,21 @@ fn id_of(word: u64, generation: u32) -> Option<i64> {
     is_ours.then(|| (word & ID).cast_signed())
 }
 
-impl Table<'_> {
+impl Cells {
     /// A producer whose transaction is visible says which messages it is about to mark.
-    pub fn note_ids(&self, claim: Claim, ids: &Ids) {
-        let (cells, generation) = self.ids(claim);
+    pub(super) fn note(&self, generation: u32, ids: &Ids) {
         if let Some(newest) = word(ids.newest, generation) {
-            let mut old = cells.newest.load(Relaxed);
+            let mut old = self.newest.load(Relaxed);
             // One of another generation is as none.
             while id_of(old, generation).is_none_or(|id| id < ids.newest) {
-                match cells.newest.compare_exchange_weak(old, newest, SeqCst, Relaxed) {
+                match self.newest.compare_exchange_weak(old, newest, SeqCst, Relaxed) {
                     Ok(_) => break,
                     Err(found) => old = found,
                 }
             }
         }
         let mut has_room = !ids.more;
-        let mut empty = cells.some.iter();
+        let mut empty = self.some.iter();
         for id in &ids.some {
             let put = word(*id, generation).is_some_and(|word| {
                 empty.any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok())
@@ -74,25 +72,21 @@ impl Table<'_> {
             has_room &= put;
         }
         if !has_room {
-            cells.more.store(1, SeqCst);
+            self.more.store(1, SeqCst);
         }
     }
 
     /// The newest message that a producer has told of, by its id. 0 if it is not known.
-    #[must_use]
-    pub fn newest(&self, claim: Claim) -> i64 {
-        let (cells, generation) = self.ids(claim);
-        id_of(cells.newest.load(SeqCst), generation).unwrap_or(0)
+    pub(super) fn newest(&self, generation: u32) -> i64 {
+        id_of(self.newest.load(SeqCst), generation).unwrap_or(0)
     }
 
     /// Takes the ids. For the notifier, after it took the mark.
-    #[must_use]
-    pub fn take_ids(&self, claim: Claim) -> Ids {
-        let (cells, generation) = self.ids(claim);
-        let more = cells.more.swap(0, SeqCst) != 0;
-        let words = cells.some.iter().map(|cell| cell.swap(0, SeqCst));
+    pub(super) fn take(&self, generation: u32) -> Ids {
+        let more = self.more.swap(0, SeqCst) != 0;
+        let words = self.some.iter().map(|cell| cell.swap(0, SeqCst));
         let mut some: Vec<_> = words.filter_map(|word| id_of(word, generation)).collect();
         some.sort_unstable();
-        Ids { newest: self.newest(claim), some, more }
+        Ids { newest: self.newest(generation), some, more }
     }
 }

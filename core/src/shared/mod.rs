@@ -11,6 +11,7 @@ mod ids;
 mod news;
 mod seat;
 mod slot;
+mod slot_ids;
 mod waiters;
 
 pub use bucket::Handed;

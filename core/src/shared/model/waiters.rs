@@ -90,7 +90,7 @@ impl Hall {
         }
     }
 
-    /// As src/delivery/by_notifier.rs finds a slot.
+    /// As src/shared/claims.rs finds a slot.
     fn claim(&self, tells_of_doubles: bool) -> Claim {
         let table = self.table();
         table.find(OID, KEY).unwrap_or_else(|| {
