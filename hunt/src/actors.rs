@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::clock::now;
 use crate::deck::{Deck, Draw, source};
+use crate::locking::lock;
 use crate::session::Session;
-use crate::world::{QUEUES, Queue, World, lock, told};
+use crate::world::{QUEUES, Queue, World, told};
 
 /// One kind of action: its name, which queues it is for, and what it does with one. It answers with what is worth
 /// telling.

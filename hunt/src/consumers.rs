@@ -11,8 +11,9 @@ use postgres::{Client, SimpleQueryMessage};
 
 use crate::clock::now;
 use crate::hearing::{Calls, Hearing, Stay, Wake};
+use crate::locking::lock;
 use crate::session::Session;
-use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, World, lock, told};
+use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, World, told};
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";

@@ -8,9 +8,11 @@ mod ddl;
 mod deck;
 mod excuses;
 mod faults;
+mod findings;
 mod hands;
 mod hearing;
 mod history;
+mod locking;
 mod observer;
 mod plan;
 mod producers;
@@ -31,10 +33,10 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 
 use actors::{Cast, Pair, wanted};
+use findings::Findings;
 use hands::Hands;
 use history::History;
 use plan::Plan;
-use report::Findings;
 use session::Session;
 use world::{QUEUES, World};
 

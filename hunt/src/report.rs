@@ -7,8 +7,9 @@ use aimq_lab::stats::percentile;
 use crate::clock::{Micros, SECOND, millis, now};
 use crate::excuses::Place;
 use crate::history::Act;
+use crate::locking::lock;
 use crate::verdict::Demand;
-use crate::world::{World, lock};
+use crate::world::World;
 
 /// How much of the time before a loss is told.
 const BEFORE: Micros = 6 * SECOND;
@@ -24,23 +25,6 @@ pub(crate) struct Loss {
     pub(crate) demand: Demand,
     /// Who, and when they were woken, or their call ended, in the end.
     pub(crate) whom: Vec<(String, Option<Micros>)>,
-}
-
-/// All that was found.
-#[derive(Debug, Default)]
-pub(crate) struct Findings {
-    /// Messages for which somebody had to be woken.
-    pub(crate) checked: u64,
-    /// Those that were gone before, or whose listeners were.
-    pub(crate) gone: u64,
-    /// Messages lost.
-    pub(crate) lost: u64,
-    /// The reports of losses: messages that became readable together on one queue are one.
-    pub(crate) reports: Vec<String>,
-    /// How late wake-ups were, in milliseconds, where nothing excused them.
-    pub(crate) lateness: Vec<f64>,
-    pub(crate) wake_ups: u64,
-    pub(crate) for_nothing: u64,
 }
 
 /// Tells of messages of one queue.

@@ -1,7 +1,7 @@
 //! What all threads share: the server, its databases and queues, the consumers, what was done and found.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
@@ -11,10 +11,10 @@ use postgres::{Client, NoTls};
 
 use crate::clock::Micros;
 use crate::excuses::Excuses;
+use crate::findings::Findings;
 use crate::hearing::{Calls, Hearing};
 use crate::history::History;
 use crate::plan::Plan;
-use crate::report::Findings;
 
 /// The channel of queues that name none.
 pub(crate) const CHANNEL: &str = "aimq:jobs";
@@ -126,11 +126,6 @@ impl World {
     pub(crate) fn since_begun(&self, at: Micros) -> f64 {
         (at - self.begun) as f64 / 1e6
     }
-}
-
-/// Takes a lock, even if a thread panicked while it had it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A string in SQL.

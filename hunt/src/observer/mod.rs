@@ -12,9 +12,10 @@ use postgres::{Client, Statement};
 
 use crate::clock::{MILLI, Micros, now};
 use crate::excuses::{Place, Scope};
+use crate::locking::lock;
 use crate::report::Loss;
 use crate::verdict::{self, Demand, Limits, Outcome};
-use crate::world::{World, lock};
+use crate::world::World;
 use table::{Look, Route, Row, Table};
 
 /// How often it looks.
