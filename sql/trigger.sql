@@ -5,7 +5,7 @@ CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger
 CREATE FUNCTION aimq.event_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_event_trigger';
 
--- Where the library is loaded, the hook on utility statements tells of DDL (src/statements.rs). This event trigger
+-- Where the library is loaded, the hook on utility statements tells of DDL (src/ddl.rs). This event trigger
 -- tells the same in sessions that have not loaded it: where aimq is not preloaded. It fires at ddl_command_start,
 -- because DROP EXTENSION takes the trigger along.
 CREATE FUNCTION aimq.ddl_trigger() RETURNS event_trigger
@@ -20,7 +20,7 @@ CREATE EVENT TRIGGER aimq_ddl ON ddl_command_start
 ALTER EVENT TRIGGER aimq_ddl ENABLE ALWAYS;
 
 -- Where the table of archived messages is replaced by another of the same name, this event trigger gives the new table
--- the trigger that the old one had (src/archive.rs).
+-- the trigger that the old one had (src/api/archive.rs).
 CREATE FUNCTION aimq.archive_trigger() RETURNS event_trigger
     LANGUAGE c
     SET search_path = pg_catalog, pg_temp

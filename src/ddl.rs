@@ -1,66 +1,25 @@
 //! What statements tell the watcher: that a trigger of ours was made, that a table's triggers may
 //! have changed or gone, that messages may have come in while no trigger fired, that a prepared transaction has ended.
 //!
-//! Postgres calls a library for none of these but through the hook on utility statements. It is told
-//! at the commit, and follows savepoints: what is rolled back tells nothing.
+//! Postgres calls a library for none of these but through the hook on utility statements. It is told after the commit
+//! ([`told`]).
 //!
 //! A session that has not loaded the library has no hook. That can be one where aimq is not preloaded, and which never
 //! touched a realtime queue. There an event trigger has it loaded by the first statement that may matter, and tells the
 //! same. Not guaranteed then: what is done to the catalogs by hand, or with event triggers switched off.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char};
 
-use aimq_core::batch::Level;
-use aimq_core::shared::{News, State, Wake};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::error::{Error, Misuse};
-use crate::notifier::launcher;
-use crate::settings::{self, Delivery};
-use crate::{delivery, ffi, shared};
-
-/// For each thing to tell: the outermost level at which it was done.
-#[derive(Clone, Copy)]
-struct Done {
-    /// A trigger of ours was made.
-    made: Option<Level>,
-    /// Something was altered or dropped.
-    changed: Option<Level>,
-    /// Somebody's trigger was enabled, or a table got rows in a way that fires no trigger.
-    enabled: Option<Level>,
-    /// Messages may have come in anywhere while no trigger fired.
-    unseen: Option<Level>,
-    /// The same in whatever database: a setting with which no trigger fires is another than before.
-    switched: Option<Level>,
-    /// A prepared transaction was ended, which runs in a transaction of its own.
-    finished: bool,
-}
-
-impl Done {
-    const NOTHING: Self = Self {
-        made: None,
-        changed: None,
-        enabled: None,
-        unseen: None,
-        switched: None,
-        finished: false,
-    };
-
-    fn levels(&mut self) -> [&mut Option<Level>; 5] {
-        let Self { made, changed, enabled, unseen, switched, finished: _ } = self;
-        [made, changed, enabled, unseen, switched]
-    }
-}
+use crate::pg::ffi;
+use crate::shared;
+use crate::shared::told::{self, Did};
 
 thread_local! {
-    static DONE: Cell<Done> = const { Cell::new(Done::NOTHING) };
-    /// Anything was noted there. Hardly any transaction notes something, but each asks.
-    static HAS_NOTED: Cell<bool> = const { Cell::new(false) };
-    /// Of a transaction that is committed; and whether there is anything.
-    static UNTOLD: Cell<Done> = const { Cell::new(Done::NOTHING) };
-    static HAS_UNTOLD: Cell<bool> = const { Cell::new(false) };
     static FORMER: Cell<pg_sys::ProcessUtility_hook_type> = const { Cell::new(None) };
 }
 
@@ -69,7 +28,6 @@ pub(crate) fn init() {
     unsafe {
         FORMER.set(pg_sys::ProcessUtility_hook);
         pg_sys::ProcessUtility_hook = Some(on_utility);
-        pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut());
     }
 }
 
@@ -146,7 +104,7 @@ pub unsafe extern "C-unwind" fn aimq_ddl_trigger(
         };
         if !shared::is_preloaded() {
             // So that the commit can tell.
-            delivery::prepare();
+            shared::prepare();
             note(statement);
         }
     }
@@ -157,79 +115,59 @@ pub unsafe extern "C-unwind" fn aimq_ddl_trigger(
 /// `node` must be a utility statement.
 unsafe fn note(node: *mut pg_sys::Node) {
     use pg_sys::NodeTag as Tag;
+    let note_if = |is_so: bool, did| {
+        if is_so {
+            told::note(did);
+        }
+    };
     // SAFETY: the tag says what the node is.
     unsafe {
-        let mut done = DONE.get();
         match (*node).type_ {
             Tag::T_TransactionStmt => {
                 use pg_sys::TransactionStmtKind as Kind;
                 let kind = (*node.cast::<pg_sys::TransactionStmt>()).kind;
-                if kind != Kind::TRANS_STMT_COMMIT_PREPARED
-                    && kind != Kind::TRANS_STMT_ROLLBACK_PREPARED
-                {
-                    return;
-                }
-                done.finished = true;
+                let ends = [Kind::TRANS_STMT_COMMIT_PREPARED, Kind::TRANS_STMT_ROLLBACK_PREPARED];
+                note_if(ends.contains(&kind), Did::Finished);
             }
             Tag::T_CreateTrigStmt => {
-                if !is_ours(&*node.cast::<pg_sys::CreateTrigStmt>()) {
-                    return;
-                }
-                outermost(&mut done.made);
+                note_if(is_ours(&*node.cast::<pg_sys::CreateTrigStmt>()), Did::Made);
             }
             Tag::T_AlterTableStmt => {
-                outermost(&mut done.changed);
-                if brings_rows(&*node.cast::<pg_sys::AlterTableStmt>()) {
-                    outermost(&mut done.enabled);
-                }
+                told::note(Did::Changed);
+                note_if(brings_rows(&*node.cast::<pg_sys::AlterTableStmt>()), Did::Enabled);
             }
             Tag::T_AlterObjectSchemaStmt => {
-                outermost(&mut done.changed);
-                if is_pgmq((*node.cast::<pg_sys::AlterObjectSchemaStmt>()).newschema) {
-                    outermost(&mut done.made);
-                }
+                told::note(Did::Changed);
+                let schema = (*node.cast::<pg_sys::AlterObjectSchemaStmt>()).newschema;
+                note_if(is_pgmq(schema), Did::Made);
             }
             Tag::T_RenameStmt => {
-                outermost(&mut done.changed);
+                told::note(Did::Changed);
                 let statement = &*node.cast::<pg_sys::RenameStmt>();
-                if statement.renameType == pg_sys::ObjectType::OBJECT_SCHEMA
-                    && is_pgmq(statement.newname)
-                {
-                    outermost(&mut done.made);
-                }
+                let is_schema = statement.renameType == pg_sys::ObjectType::OBJECT_SCHEMA;
+                note_if(is_schema && is_pgmq(statement.newname), Did::Made);
             }
             Tag::T_DropStmt
             | Tag::T_DropOwnedStmt
             | Tag::T_ReassignOwnedStmt
             | Tag::T_GrantStmt
-            | Tag::T_GrantRoleStmt => outermost(&mut done.changed),
+            | Tag::T_GrantRoleStmt => told::note(Did::Changed),
             // What a subscription applies fires no statement trigger, and what is due of it has to be known when that
             // ends.
             Tag::T_CreateSubscriptionStmt
             | Tag::T_AlterSubscriptionStmt
-            | Tag::T_DropSubscriptionStmt => outermost(&mut done.unseen),
+            | Tag::T_DropSubscriptionStmt => told::note(Did::Unseen),
             Tag::T_AlterDatabaseSetStmt => {
-                if !switches_triggers((*node.cast::<pg_sys::AlterDatabaseSetStmt>()).setstmt) {
-                    return;
-                }
-                outermost(&mut done.switched);
+                let set = (*node.cast::<pg_sys::AlterDatabaseSetStmt>()).setstmt;
+                note_if(switches_triggers(set), Did::Switched);
             }
             Tag::T_AlterRoleSetStmt => {
-                if !switches_triggers((*node.cast::<pg_sys::AlterRoleSetStmt>()).setstmt) {
-                    return;
-                }
-                outermost(&mut done.switched);
+                let set = (*node.cast::<pg_sys::AlterRoleSetStmt>()).setstmt;
+                note_if(switches_triggers(set), Did::Switched);
             }
-            _ => return,
+            _ => {}
         }
-        DONE.set(done);
-        HAS_NOTED.set(true);
     }
-}
-
-fn outermost(level: &mut Option<Level>) {
-    let now = ffi::nest_level();
-    *level = Some(level.map_or(now, |before| before.min(now)));
 }
 
 /// Whether the trigger calls a function of our functions' names, in whatever schema.
@@ -285,139 +223,5 @@ fn brings_rows(statement: &pg_sys::AlterTableStmt) -> bool {
             let command = (*(*commands).elements.add(at)).ptr_value.cast::<pg_sys::AlterTableCmd>();
             BRINGS.contains(&(*command).subtype)
         })
-    }
-}
-
-/// Has everything looked at when the transaction is committed.
-pub(crate) fn note_unseen() {
-    HAS_NOTED.set(true);
-    change(|done| outermost(&mut done.unseen));
-}
-
-/// The savepoint at `level` was released.
-pub(crate) fn release(level: Level) {
-    change(|done| {
-        for noted in done.levels() {
-            *noted = noted.map(|at| at.min(level - 1));
-        }
-    });
-}
-
-/// The savepoint at `level` was rolled back.
-pub(crate) fn roll_back(level: Level) {
-    change(|done| {
-        for noted in done.levels() {
-            *noted = noted.filter(|at| *at < level);
-        }
-    });
-}
-
-fn change(change: impl FnOnce(&mut Done)) {
-    if HAS_NOTED.get() {
-        let mut done = DONE.get();
-        change(&mut done);
-        DONE.set(done);
-    }
-}
-
-/// The transaction is committed. What it has done is told a moment later: now its locks are still held, and others have
-/// not heard of its changes of the catalogs (access/transam/xact.c, CommitTransaction). A process that looked now would
-/// see a table without the partition that was just attached. Cannot raise.
-pub(crate) fn committed() {
-    if HAS_NOTED.get() {
-        UNTOLD.set(DONE.get());
-        HAS_UNTOLD.set(true);
-    }
-}
-
-/// The transaction's locks are given back, and its changes of the catalogs are known to all.
-unsafe extern "C-unwind" fn on_release(
-    phase: pg_sys::ResourceReleasePhase::Type,
-    _is_commit: bool,
-    is_top_level: bool,
-    _argument: *mut c_void,
-) {
-    if is_top_level
-        && phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
-        && HAS_UNTOLD.replace(false)
-    {
-        tell(UNTOLD.replace(Done::NOTHING));
-    }
-}
-
-/// Tells what a transaction has done. Cannot raise, and allocates nothing.
-fn tell(mut done: Done) {
-    if settings::delivery() == Delivery::Transaction {
-        // Nobody is to be started for this session's queues.
-        done.changed = done.changed.or(done.made.take());
-        done.enabled = None;
-    }
-    if done.switched.is_some()
-        && let Some(shared) = shared::get()
-    {
-        let others = shared.databases.all.iter().filter(|entry| entry.oid() != 0);
-        for entry in others.filter(|entry| entry.is_followed() && entry.tell(News::EVERYTHING)) {
-            delivery::ring(shared, entry, Wake::WATCHER);
-        }
-    }
-    let has_changed = done.made.is_some() || done.changed.is_some();
-    if !has_changed && done.unseen.is_none() && !done.finished {
-        return;
-    }
-    let Some(shared) = shared::get() else {
-        return;
-    };
-    // Only a queue that becomes realtime is reason enough to take an entry.
-    let database = match done.made {
-        Some(_) => shared.wait_for_own_database(),
-        None => shared.databases.find(shared::own_oid()),
-    };
-    let Some(database) = database else {
-        return;
-    };
-    let runs = database.state() == State::Running;
-    if runs || database.is_followed() {
-        let told = [
-            (done.finished, News::FINISHED),
-            (has_changed, News::QUEUES),
-            (done.unseen.is_some(), News::EVERYTHING),
-        ];
-        let told = told.into_iter().filter(|(is_so, _)| *is_so);
-        let news = told.fold(News(0), |all, (_, news)| all | news);
-        if database.tell(news) {
-            delivery::ring(shared, database, Wake::WATCHER);
-        }
-    }
-    // The entry of a queue whose trigger was disabled has stayed.
-    if runs {
-    } else if done.made.is_some() || done.enabled.is_some() || done.finished {
-        launcher::want(shared, database);
-    }
-}
-
-/// The transaction is prepared: whether a queue becomes realtime is seen when it is committed.
-/// Cannot raise.
-pub(crate) fn prepared() {
-    let done = DONE.get();
-    if done.made.is_some()
-        && let Some(shared) = shared::get()
-        && let Some(database) = shared.wait_for_own_database()
-        && database.tell(News::PREPARED)
-    {
-        delivery::ring(shared, database, Wake::WATCHER);
-    }
-}
-
-/// The transaction is rolled back: what it did to a prepared transaction stays done.
-/// Cannot raise.
-pub(crate) fn aborted() {
-    change(|done| done.levels().into_iter().for_each(|noted| *noted = None));
-    committed();
-}
-
-/// Forgets what was noted. Cannot raise.
-pub(crate) fn forget() {
-    if HAS_NOTED.replace(false) {
-        DONE.set(Done::NOTHING);
     }
 }

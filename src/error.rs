@@ -10,8 +10,8 @@ use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys::panic::{ErrorReport, pgrx_extern_c_guard};
 use pgrx::prelude::*;
 
-use crate::ffi;
-use crate::passed_on;
+use crate::pg::text::quote_literal;
+use crate::pg::{ffi, passed_on};
 
 pub(crate) use said::{Advice, Notice, Warning};
 
@@ -213,7 +213,7 @@ impl Error {
                     Some(meant) => did_you_mean(meant),
                     None => format!(
                         "Create it with SELECT aimq.create_queue({}), or look for it in the view aimq.queues.",
-                        crate::text::quote_literal(queue)
+                        quote_literal(queue)
                     ),
                 },
             ),
@@ -227,7 +227,7 @@ impl Error {
                 format!("There is no table {table}."),
                 format!(
                     "Create it with SELECT aimq.create_queue({0}). If it was renamed, give it back its name; if it was dropped and the queue is to be gone too, run SELECT pgmq.create({0}), pgmq.drop_queue({0}).",
-                    crate::text::quote_literal(queue)
+                    quote_literal(queue)
                 ),
             ),
             Self::NullArgument { argument } => (
@@ -298,7 +298,7 @@ impl Error {
                 },
                 format!(
                     "Run SELECT aimq.disable_realtime({0}) first if nobody listens there any more, else SELECT pgmq.disable_notify_insert({0}) once nobody listens to pgmq.",
-                    crate::text::quote_literal(queue)
+                    quote_literal(queue)
                 ),
             ),
             Self::NoTriggerPrivilege { table, role } => (
@@ -362,7 +362,7 @@ impl Error {
 }
 
 fn did_you_mean(meant: &str) -> String {
-    format!("Did you mean the queue {}?", crate::text::quote_literal(meant))
+    format!("Did you mean the queue {}?", quote_literal(meant))
 }
 
 impl Misuse {

@@ -1,34 +1,22 @@
 //! aimq: a worker on a pgmq queue wakes the instant a job can be read.
 //!
-//! The way of a wake-up: [`trigger`] reads the inserted row, [`transaction`] keeps the batch and
-//! follows the savepoints, [`delivery`] announces it before the commit. [`api`] is the control plane.
-//! The map of the house is `docs/design/README.md`.
+//! The way of a wake-up: [`enqueue`] notes what a transaction does, [`callbacks`] hands that over when the transaction
+//! is committed, [`delivery`] makes wake-ups of it, and [`notifier`] sends them. [`api`] is the control plane. The floors
+//! on which these rooms stand are in `docs/design/README.md`.
 
 #![deny(ffi_unwind_calls)]
 
-mod adopt;
 mod api;
-mod archive;
-mod astray;
-mod attached;
+mod callbacks;
+mod catalog;
+mod ddl;
 mod delivery;
+mod enqueue;
 mod error;
-mod events;
-mod ffi;
-mod home;
 mod notifier;
-mod passed_on;
-mod pgmq;
-mod process;
+mod pg;
 mod settings;
-#[cfg(feature = "bench_shapes")]
-mod shapes;
 mod shared;
-mod signals;
-mod statements;
-mod text;
-mod transaction;
-mod trigger;
 mod waiting;
 
 use pgrx::prelude::*;
@@ -40,7 +28,7 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["trigger"]);
 extension_sql_file!(
     "../sql/stats.sql",
     name = "stats",
-    requires = ["views", notifier::stats::_queue_counters, notifier::stats::_notifiers]
+    requires = ["views", api::stats::_queue_counters, api::stats::_notifiers]
 );
 extension_sql_file!(
     "../sql/waiting.sql",
@@ -63,8 +51,7 @@ extension_sql_file!("../sql/doctor_server.sql", name = "doctor_server", requires
 extension_sql_file!(
     "../sql/doctor.sql",
     name = "doctor",
-    requires =
-        ["doctor_server", "stats", notifier::stats::_is_preloaded, notifier::stats::_has_room]
+    requires = ["doctor_server", "stats", api::stats::_is_preloaded, api::stats::_has_room]
 );
 extension_sql_file!("../sql/ping.sql", name = "ping", requires = ["views"]);
 extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
@@ -75,9 +62,8 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
     shared::init();
-    transaction::init();
-    statements::init();
-    notifier::init();
+    callbacks::init();
+    ddl::init();
 }
 
 #[cfg(any(test, feature = "pg_test"))]

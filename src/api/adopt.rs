@@ -7,11 +7,12 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::api::{self, Wanted};
-use crate::delivery;
+use super::attach::{changed, enable};
+use super::wanted::{Wanted, present};
+use crate::catalog::pgmq::{self, Queue};
 use crate::error::Error;
-use crate::pgmq::{self, Queue};
-use crate::text::{self, Text};
+use crate::pg::text::{self, Text};
+use crate::shared;
 
 /// What pgmq's Python client says for a notification of pgmq's, which has no payload.
 const EVENT: &str = "insert";
@@ -24,7 +25,7 @@ const EVENT: &str = "insert";
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn adopt_pgmq_notify(queue: Option<Text>) -> Result<bool, ErrorReport> {
-    let queue = api::present("queue", queue.as_deref())?;
+    let queue = present("queue", queue.as_deref())?;
     pgmq::check_version()?;
     Ok(adopt(&pgmq::find(queue)?)?)
 }
@@ -36,7 +37,7 @@ fn adopt_pgmq_notify(queue: Option<Text>) -> Result<bool, ErrorReport> {
 #[search_path(pg_catalog, pg_temp)]
 fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> {
     pgmq::check_version()?;
-    Ok(api::changed(adopt)?)
+    Ok(changed(adopt)?)
 }
 
 /// `aimq._has_notifier()`: whether a notifier can run for this session's queues. A caller that takes over from
@@ -44,8 +45,8 @@ fn adopt_pgmq_notify_all() -> Result<SetOfIterator<'static, Text>, ErrorReport> 
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _has_notifier() -> bool {
-    delivery::prepare();
-    delivery::has_notifier()
+    shared::prepare();
+    shared::here().is_some()
 }
 
 fn adopt(queue: &Queue) -> Result<bool, Error> {
@@ -66,7 +67,7 @@ fn adopt(queue: &Queue) -> Result<bool, Error> {
             return Err(Error::RealtimeElsewhere { queue: queue.name.clone(), own, channel });
         }
         None => {
-            api::enable(queue, &Wanted::plain(&channel, EVENT)?)?;
+            enable(queue, &Wanted::plain(&channel, EVENT)?)?;
         }
     }
     queue.drop_notify_trigger();

@@ -14,11 +14,11 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
-use crate::api;
-use crate::attached::{Attached, Kind, Setting, TRIGGERS, attached};
+use super::attach;
+use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS, attached};
 use crate::error::{Error, Misuse};
-use crate::ffi;
-use crate::pgmq::report;
+use crate::pg::ffi;
+use crate::pg::spi::report;
 
 /// What pgmq puts before a queue's name to name its tables.
 const QUEUE: &[u8] = b"q_";
@@ -104,8 +104,8 @@ fn follow(name: &CStr, queue: &[u8]) {
     }
     let table = format!("pgmq.{}", quote_identifier(name.to_string_lossy()));
     for kind in &kinds {
-        report(Spi::run(&api::create(kind, &table, &wanted)));
-        if let Some(enable) = api::enable_as(kind, &table, enabled) {
+        report(Spi::run(&attach::create(kind, &table, &wanted)));
+        if let Some(enable) = attach::enable_as(kind, &table, enabled) {
             report(Spi::run(&enable));
         }
     }

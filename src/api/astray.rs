@@ -9,11 +9,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
-use crate::attached;
+use crate::catalog::pgmq::{self, Queue};
+use crate::catalog::triggers;
 use crate::error::Warning;
-use crate::passed_on::Spi;
-use crate::pgmq::{self, Queue, report};
-use crate::text::{self, Text};
+use crate::pg::spi::{Spi, report};
+use crate::pg::text::{self, Text};
 
 /// Every table with a trigger of ours, except partitions, which have copies.
 const ALL: &str = "
@@ -88,7 +88,7 @@ fn take_off_those(tables: Vec<pg_sys::Oid>, is_wanted: impl Fn(&str) -> bool) ->
     let (mut queues, mut others) = (Vec::new(), Vec::new());
     for relation in tables {
         let triggers = || {
-            let all = attached::ours(relation).into_iter();
+            let all = triggers::ours(relation).into_iter();
             let all =
                 all.map(|(name, queue)| (text::from_server(&name), text::from_server(&queue)));
             all.filter(|(_, queue)| is_wanted(queue)).collect::<Vec<_>>()

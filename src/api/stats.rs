@@ -9,8 +9,10 @@ use aimq_core::shared::{Database, Seat, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::prelude::*;
 
-use crate::text::{self, Text};
-use crate::{ffi, pgmq, shared};
+use crate::catalog::pgmq;
+use crate::pg::ffi;
+use crate::pg::text::{self, Text};
+use crate::shared;
 
 /// `aimq._queue_counters()`: what the notifier's slots of this database hold. Nothing for a caller who may not know the
 /// queues.

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use aimq_core::hash::BuildFnv;
 use pgrx::pg_sys;
 
-use crate::trigger::{self, BEFORE_ROW};
+use super::columns;
+use super::triggers::BEFORE_ROW;
 
 /// How many triggers a backend remembers before it starts again.
 const REMEMBERED: usize = 4096;
@@ -136,7 +137,7 @@ unsafe fn may_conflict(relation: pg_sys::Relation) -> bool {
         if !(*(*relation).rd_rel).relhasindex {
             return false;
         }
-        let id = trigger::id_attribute((*relation).rd_att);
+        let id = columns::id_attribute((*relation).rd_att);
         let list = pg_sys::RelationGetIndexList(relation);
         let count = if list.is_null() { 0 } else { (*list).length as usize };
         let found = (0..count).any(|at| {

@@ -6,10 +6,10 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::attached::{Attached, TRIGGERS, attached, has_trigger};
+use super::triggers::{Attached, TRIGGERS, attached, has_trigger};
 use crate::error::{Error, PGMQ_MIN};
-use crate::passed_on::Spi;
-use crate::text::{self, Text};
+use crate::pg::spi::{Spi, report};
+use crate::pg::text::{self, Text};
 
 /// A queue of `pgmq.meta` and its table.
 #[derive(Debug)]
@@ -245,13 +245,6 @@ fn may_use_schema() -> bool {
         let answer = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, user, usage);
         answer == pg_sys::AclResult::ACLCHECK_OK
     }
-}
-
-/// SPI's own failures are bugs of ours, not mistakes of a user: raise them as they are.
-pub(crate) fn report<T>(result: spi::Result<T>) -> T {
-    result.unwrap_or_else(|error| {
-        pgrx::error!("aimq: {error}");
-    })
 }
 
 /// A table of pgmq's, ready to stand in SQL.

@@ -4,11 +4,10 @@ use std::ffi::CStr;
 
 use aimq_core::options::Options;
 use aimq_core::payload::event;
-use aimq_core::route::Route;
+use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use pgrx::pg_sys;
 
-use crate::text;
-use crate::trigger::{BEFORE_CHANGE_STATEMENT, BEFORE_INSERT_ROW, BEFORE_ROW, trigger_route};
+use crate::pg::text;
 
 /// A trigger of a realtime queue's tables.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +90,15 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
     },
 ];
 
+/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
+
+/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_ROW: i16 = 1 | 2;
+
+/// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
+pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
+
 /// What a queue's trigger says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
@@ -117,7 +125,7 @@ impl From<Route<'_>> for Setting {
 /// The trigger that a queue's table carries.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// `None` if it is not the trigger that [`crate::api`] would attach: another function, another
+    /// `None` if it is not the trigger that we would attach: another function, another
     /// level, a WHEN clause.
     pub(crate) setting: Option<Setting>,
     /// How it fires, as in `pg_trigger.tgenabled`: `O`, `D`, `R` or `A`.
@@ -220,4 +228,24 @@ fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
         let schema = pg_sys::lappend(std::ptr::null_mut(), part(schema));
         pg_sys::LookupFuncName(pg_sys::lappend(schema, part(name)), 0, std::ptr::null(), true)
     }
+}
+
+/// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and
+/// the first is a channel.
+///
+/// # Safety
+/// The trigger's arguments must be valid.
+#[inline]
+pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_>> {
+    // SAFETY: so many there are, each a string that lives as long as the trigger.
+    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
+    let options = match trigger.tgnargs {
+        3 => c"",
+        4 => Some(argument(3)).filter(|options| !options.is_empty())?,
+        _ => return None,
+    };
+    let route = Route { options, ..Route::new(argument(0), argument(1), argument(2)) };
+    // Async_Notify would refuse it at commit. We refuse it while the error can still say whose mistake it is.
+    let channel = route.channel.count_bytes();
+    (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
 }

@@ -13,17 +13,14 @@ use aimq_core::batch::{Batch, Tally};
 use aimq_core::ids::Ids;
 use aimq_core::memory::{OutOfMemory, push};
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, Database, Full, Marked, News, Seat, Stale, State, Wake};
+use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State, Wake};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 
-use super::slots;
 use crate::error::Warning;
-use crate::ffi;
-use crate::notifier::launcher;
+use crate::pg::{ffi, text};
 use crate::settings::{self, Delivery};
-use crate::shared::{self, Shared};
-use crate::statements;
+use crate::shared::{self, Shared, bell, claims, here};
 
 /// What a commit is going to mark.
 struct Plan {
@@ -94,7 +91,7 @@ pub(super) fn available(has_messages: bool) -> Option<Here> {
         }
         (Delivery::Auto, Some((shared, database))) if database.state() != State::Running => {
             with_plan(|plan| plan.missing = true);
-            launcher::log_failure(shared);
+            bell::log_failure(shared);
             None
         }
         // It was rung, and has not shown itself: it is stopped, or hangs. It follows the transaction once it goes on.
@@ -138,8 +135,7 @@ pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<Box<[u8]>>, O
     if let Some(key) = rest.first()
         && !WARNED.replace(true)
     {
-        let queue =
-            Route::from_key(key).map(|route| crate::text::from_server(route.queue.to_bytes()));
+        let queue = Route::from_key(key).map(|route| text::from_server(route.queue.to_bytes()));
         Warning::TableFull { queue: queue.unwrap_or_default() }.report();
     }
     Ok(rest)
@@ -191,7 +187,7 @@ impl Plan {
         let moved = tally.moved.min(if is_unsure { now } else { Timestamp::INFINITY });
         let relation = route.relation;
         let broadcasts = route.options().broadcasts;
-        match slots::claim(shared, own_key)? {
+        match claims::claim(shared, own_key)? {
             Some(claim) => {
                 // Only the notifier broadcasts. It notifies as well, which is a wake-up too many.
                 let is_said = is_said && !broadcasts;
@@ -218,11 +214,6 @@ impl Plan {
             }
         }
     }
-}
-
-/// Whether a notifier can run here.
-pub(super) fn is_possible() -> bool {
-    here().is_some()
 }
 
 /// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
@@ -270,14 +261,14 @@ pub(super) fn committed() {
             });
         }
         if plan.missing {
-            launcher::want(shared, database);
+            bell::want(shared, database);
         }
         if is_said {
             // A session that needs a notifier in spite of that asks for one.
-            ring_if_there(shared, database, wake);
+            bell::ring_if_there(shared, database, wake);
         // Each session that finds no notifier asks for one, because the first that asked may not have been heard.
         } else if wake.is_any() || !plan.marks.is_empty() && database.state() != State::Running {
-            ring(shared, database, wake);
+            bell::ring(shared, database, wake);
         }
     });
 }
@@ -296,11 +287,6 @@ fn leave_to_new_slots(shared: Shared, plan: &Plan) -> Wake {
     claims.fold(Wake::NOBODY, |wake, it| wake | Wake::WATCHER.only_if(is_left(it)))
 }
 
-fn here() -> Option<Here> {
-    let shared = shared::get()?;
-    Some((shared, shared.own_database()?))
-}
-
 /// Makes a mark in a slot that was the route's. Says who has to be woken.
 fn make(
     (shared, database): Here,
@@ -314,7 +300,7 @@ fn make(
     for _ in 0..3 {
         match mark(claim) {
             Ok(wake) => return wake,
-            Err(Stale) => match slots::find_or_take(shared, key) {
+            Err(Stale) => match claims::find_or_take(shared, key) {
                 Ok(other) => claim = other,
                 Err(Full) => break,
             },
@@ -374,7 +360,7 @@ pub(super) fn aborted(batch: &Batch) {
     let mut wake = Wake::NOBODY;
     for key in back {
         let relation = Route::relation_of(key);
-        wake |= match slots::find_or_take(shared, key) {
+        wake |= match claims::find_or_take(shared, key) {
             Ok(claim) => make((shared, database), claim, (relation, key), |claim| {
                 database.moved(shared.table, claim, Timestamp::NEG_INFINITY)
             }),
@@ -383,53 +369,9 @@ pub(super) fn aborted(batch: &Batch) {
     }
     if !wake.is_any() {
     } else if notifies_itself {
-        ring_if_there(shared, database, wake);
+        bell::ring_if_there(shared, database, wake);
     } else {
-        ring(shared, database, wake);
-    }
-}
-
-/// Has a table looked at, or all: now, and if the transaction has written anything, when it is committed.
-pub(crate) fn recheck(relation: Option<u32>) {
-    if ffi::has_written() {
-        statements::note_unseen();
-    }
-    if let Some((shared, database)) = here() {
-        let wake = match relation {
-            Some(relation) => database.look_at(relation, Timestamp::NEG_INFINITY),
-            None => Wake::WATCHER.only_if(database.tell(News::EVERYTHING)),
-        };
-        if wake.is_any() || database.state() != State::Running {
-            ring(shared, database, wake);
-        }
-    }
-}
-
-/// Wakes those that are there. Cannot raise.
-pub(super) fn ring_if_there(shared: Shared, database: &Database, wake: Wake) {
-    if wake.notifier {
-        ring_seat(&database.notifier);
-    }
-    if wake.watcher && ring_seat(database.who_watches()) && database.guard() {
-        launcher::ring(shared);
-    }
-}
-
-/// Wakes a process; false if there is none.
-fn ring_seat(seat: &Seat) -> bool {
-    let bell = seat.bell();
-    if let Some(bell) = bell {
-        seat.count_on(ffi::now());
-        ffi::set_latch(bell);
-    }
-    bell.is_some()
-}
-
-/// Wakes those that have something to do, or the launcher if there are none. Cannot raise.
-pub(crate) fn ring(shared: Shared, database: &Database, wake: Wake) {
-    ring_if_there(shared, database, wake);
-    if database.notifier.bell().is_none() {
-        launcher::want(shared, database);
+        bell::ring(shared, database, wake);
     }
 }
 
@@ -447,7 +389,7 @@ pub(super) fn prepared() {
         {
             plan.tables.iter().for_each(|table| database.prepare(table.relation));
             if database.tell(news) || database.state() != State::Running {
-                ring(shared, database, Wake::WATCHER);
+                bell::ring(shared, database, Wake::WATCHER);
             }
         }
     });

@@ -1,23 +1,17 @@
-//! The batch of the transaction that this backend is in, and the callbacks that follow the
-//! transaction.
-//!
-//! One raw callback for each kind is registered once per backend: pgrx's own helpers register
-//! closures for each transaction, and keep them over PREPARE TRANSACTION, where they would fire in
-//! the next one.
+//! The batch of the transaction that this backend is in. [`crate::callbacks`] hands it over and clears it.
 
 use std::cell::RefCell;
-use std::ffi::{CStr, c_void};
+use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 
 use aimq_core::batch::{Batch, Level};
 use aimq_core::memory::OutOfMemory;
 use aimq_core::route::Route;
 use aimq_core::timestamp::Timestamp;
-use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-use crate::error::{Fault, guarded};
-use crate::{delivery, ffi, statements, waiting};
+use crate::error::Fault;
+use crate::pg::ffi;
+use crate::shared;
 
 thread_local! {
     /// A backend has one thread that may touch Postgres, so this is the backend's. It ends with the process: to have it
@@ -35,7 +29,7 @@ pub(crate) fn record(
     route: Route<'_>,
     visible_at: impl FnOnce() -> Result<Option<Timestamp>, Fault>,
 ) -> Result<bool, Fault> {
-    delivery::prepare();
+    shared::prepare();
     BATCH.with_borrow_mut(|batch| {
         let level = ffi::nest_level();
         if !batch.record_another(level, route) {
@@ -76,7 +70,7 @@ pub(crate) fn record_in(route: Route<'_>, event: &CStr, id: i64) -> Result<(), O
 
 /// Notes that something happened to a message.
 pub(crate) fn record_event(route: Route<'_>) -> Result<(), OutOfMemory> {
-    delivery::prepare();
+    shared::prepare();
     BATCH.with_borrow_mut(|batch| batch.record(ffi::nest_level(), route, Timestamp::NEG_INFINITY))
 }
 
@@ -94,71 +88,19 @@ pub(crate) fn record_taken(route: Route<'_>) -> Result<(), OutOfMemory> {
 fn record_before(
     note: impl FnOnce(&mut Batch, Level) -> Result<(), OutOfMemory>,
 ) -> Result<(), OutOfMemory> {
-    delivery::prepare();
-    if !delivery::follows_time() {
+    shared::prepare();
+    // Without the memory, nobody follows the times.
+    if shared::get().is_none() {
         return Ok(());
     }
     BATCH.with_borrow_mut(|batch| note(batch, ffi::nest_level()))
 }
 
-pub(crate) fn init() {
-    // SAFETY: called once, from _PG_init; the callbacks are guarded functions of this library, which
-    // Postgres never unloads.
-    unsafe {
-        pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
-        pg_sys::RegisterSubXactCallback(Some(on_subtransaction), std::ptr::null_mut());
-    }
-}
-
-unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg: *mut c_void) {
-    // SAFETY: Postgres calls this, and there is nothing to drop.
-    unsafe { guarded(|| follow(event)) }
-}
-
-/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten,
-/// and others are told by means that were made ready before. Nothing is allocated there, because nothing may fail.
-fn follow(event: pg_sys::XactEvent::Type) -> Result<(), Fault> {
-    use pg_sys::XactEvent as On;
-    match event {
-        // Deferred triggers have run, and async.c sends what is pending after this callback
-        // (access/transam/xact.c, CommitTransaction).
-        On::XACT_EVENT_PRE_COMMIT => hand_over(delivery::announce)?,
-        On::XACT_EVENT_PRE_PREPARE => hand_over(delivery::set_aside)?,
-        On::XACT_EVENT_PARALLEL_PRE_COMMIT => {}
-        // COMMIT, ABORT, PREPARE and the parallel workers' own ends.
-        _ => {
-            match event {
-                On::XACT_EVENT_COMMIT => {
-                    delivery::committed();
-                    statements::committed();
-                    waiting::committed();
-                }
-                On::XACT_EVENT_PREPARE => {
-                    delivery::prepared();
-                    statements::prepared();
-                    waiting::leave();
-                }
-                On::XACT_EVENT_ABORT => {
-                    if ffi::has_written() {
-                        let _ = BATCH
-                            .try_with(|batch| batch.try_borrow().map(|it| delivery::aborted(&it)));
-                    }
-                    statements::aborted();
-                    waiting::leave();
-                }
-                _ => statements::aborted(),
-            }
-            statements::forget();
-            delivery::end();
-            with_batch(Batch::clear);
-        }
-    }
-    Ok(())
-}
-
 /// Gives the batch to a delivery. It stays in its place: a delivery may raise, even a FATAL, which runs the
 /// callbacks of the abort inside this one, and these want to know what the transaction had read.
-fn hand_over(delivery: impl FnOnce(&Batch) -> Result<(), OutOfMemory>) -> Result<(), OutOfMemory> {
+pub(crate) fn hand_over(
+    delivery: impl FnOnce(&Batch) -> Result<(), OutOfMemory>,
+) -> Result<(), OutOfMemory> {
     BATCH.with_borrow(|batch| {
         // One that read an empty queue has written nothing, and moved nothing.
         if batch.is_empty() || !ffi::has_written() {
@@ -168,30 +110,27 @@ fn hand_over(delivery: impl FnOnce(&Batch) -> Result<(), OutOfMemory>) -> Result
     })
 }
 
+/// Shows the batch where nothing may go wrong: while the transaction is rolled back.
+pub(crate) fn show(look: impl FnOnce(&Batch)) {
+    let _ = BATCH.try_with(|batch| batch.try_borrow().map(|batch| look(&batch)));
+}
+
+/// The transaction has ended.
+pub(crate) fn clear() {
+    with_batch(Batch::clear);
+}
+
+/// The savepoint at `level` was released.
+pub(crate) fn release(level: Level) {
+    with_batch(|batch| batch.release(level));
+}
+
+/// The savepoint at `level` was rolled back, and has written something or not.
+pub(crate) fn roll_back(level: Level, has_written: bool) {
+    with_batch(|batch| batch.roll_back(level, has_written));
+}
+
 /// Changes the batch where nothing may go wrong: not even a panic of ours.
 fn with_batch(change: impl FnOnce(&mut Batch)) {
     let _ = BATCH.try_with(|batch| batch.try_borrow_mut().map(|mut batch| change(&mut batch)));
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_subtransaction(
-    event: pg_sys::SubXactEvent::Type,
-    _own: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
-    _arg: *mut c_void,
-) {
-    use pg_sys::SubXactEvent as On;
-    // xact.c calls this while the subtransaction that ends is still the current one.
-    match event {
-        On::SUBXACT_EVENT_COMMIT_SUB => {
-            with_batch(|batch| batch.release(ffi::nest_level()));
-            statements::release(ffi::nest_level());
-        }
-        On::SUBXACT_EVENT_ABORT_SUB => {
-            with_batch(|batch| batch.roll_back(ffi::nest_level(), ffi::savepoint_has_written()));
-            statements::roll_back(ffi::nest_level());
-            waiting::roll_back(ffi::nest_level());
-        }
-        _ => {}
-    }
 }

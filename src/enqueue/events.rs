@@ -7,9 +7,13 @@ use aimq_core::payload::event;
 use pgrx::pg_sys;
 use pgrx::trigger_support::{trigger_fired_before, trigger_fired_for_row};
 
+use super::batch;
+use super::row::{called_with, note_id};
+use crate::catalog::columns::{counts_reads, id_of};
+use crate::catalog::home;
+use crate::catalog::triggers::trigger_route;
 use crate::error::{Fault, Misuse, guarded};
-use crate::trigger::{called_with, counts_reads, id_of, note_id, trigger_route};
-use crate::{home, settings, transaction};
+use crate::settings;
 
 /// Tells Postgres that [`aimq_event_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
@@ -54,7 +58,7 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Fa
             // Nobody is told of a message that is deleted from the archive. It may be put back, and then it is not
             // archived once more.
             if !(is_of_archive && is_delete) {
-                transaction::record_event(route)?;
+                batch::record_event(route)?;
                 // Nobody looks up which messages a TRUNCATE takes away: there are more than a notification names.
                 if is_row {
                     note_id(route, data)?;
@@ -62,9 +66,9 @@ unsafe fn note(fcinfo: pg_sys::FunctionCallInfo) -> Result<pg_sys::HeapTuple, Fa
             }
             let is_moving = is_delete && (is_of_archive || route.event == event::DELETED);
             if is_moving && let Some(id) = id_of(data) {
-                transaction::record_out(route, id)?;
+                batch::record_out(route, id)?;
             } else if is_of_archive && let Some(id) = id_of(data) {
-                transaction::record_in(route, event::ARCHIVED, id)?;
+                batch::record_in(route, event::ARCHIVED, id)?;
             }
         }
         // None for a statement.

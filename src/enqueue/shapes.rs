@@ -10,12 +10,14 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::batch;
+use crate::catalog::columns::visibility_attribute;
+use crate::catalog::triggers::trigger_route;
 use crate::error::Misuse;
-use crate::trigger::{trigger_route, visibility_attribute};
-use crate::{ffi, transaction};
+use crate::pg::tuple;
 
 fn note(route: Route<'_>, visible_at: Timestamp) {
-    let _ = transaction::record(route, || Ok(Some(visible_at)));
+    let _ = batch::record(route, || Ok(Some(visible_at)));
 }
 
 macro_rules! version_1 {
@@ -39,9 +41,9 @@ macro_rules! version_1 {
 version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionCallInfo| {
     let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
     let descriptor = (*data.tg_relation).rd_att;
-    let _ = transaction::record(trigger_route(&*data.tg_trigger).unwrap(), || {
+    let _ = batch::record(trigger_route(&*data.tg_trigger).unwrap(), || {
         let number = visibility_attribute(descriptor).ok_or(Misuse::Table)?;
-        Ok(ffi::timestamp_attribute(data.tg_trigtuple, number, descriptor))
+        Ok(tuple::timestamp_attribute(data.tg_trigtuple, number, descriptor))
     });
     pg_sys::Datum::from(0)
 });

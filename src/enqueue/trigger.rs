@@ -9,17 +9,19 @@
 //! What a BEFORE trigger cannot know is what the triggers after it make of the row; see
 //! [`has_company`].
 
-use std::ffi::{CStr, c_int};
-
-use aimq_core::memory::OutOfMemory;
 use aimq_core::payload::event;
-use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
-use pgrx::trigger_support::{called_as_trigger, trigger_fired_before, trigger_fired_for_row};
+use pgrx::trigger_support::{trigger_fired_before, trigger_fired_for_row};
 
+use super::batch;
+use super::row::{called_with, note_id};
+use crate::catalog::columns::{self, VT, id_of, visibility_attribute};
+use crate::catalog::home;
+use crate::catalog::triggers::{BEFORE_INSERT_ROW, trigger_route};
 use crate::error::{Fault, Misuse, guarded};
-use crate::{ffi, home, settings, transaction, waiting};
+use crate::pg::{ffi, process, tuple};
+use crate::settings;
 
 /// Tells Postgres that [`aimq_realtime_trigger`] is called by the version-1 convention.
 #[unsafe(no_mangle)]
@@ -84,23 +86,6 @@ unsafe fn data_of<'a>(
     if trigger_fired_before(event) { Ok((data, fired)) } else { Err(Misuse::Time) }
 }
 
-/// What a trigger is called with.
-///
-/// # Safety
-/// `fcinfo` must be what Postgres called us with.
-#[inline]
-pub(crate) unsafe fn called_with<'a>(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> Result<&'a pg_sys::TriggerData, Misuse> {
-    // SAFETY: once called_as_trigger says so, the context is a TriggerData that lives for the call.
-    unsafe {
-        if !called_as_trigger(fcinfo) {
-            return Err(Misuse::NotATrigger);
-        }
-        Ok(&*(*fcinfo).context.cast::<pg_sys::TriggerData>())
-    }
-}
-
 /// Notes that the statement may change visibility times.
 ///
 /// It does not read which ones, and to what: a row trigger would make a read of 100 messages 7 to 8 % slower. The
@@ -112,40 +97,19 @@ unsafe fn note_moved(data: &pg_sys::TriggerData) -> Result<(), Fault> {
     // SAFETY: the trigger, its arguments and the relation live for the call.
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
-        let Some(relation) = home::of(data).filter(|_| sets(data, VT)) else {
+        let Some(relation) = home::of(data).filter(|_| columns::sets(data, VT)) else {
             return Ok(());
         };
         // A message that is read gets a time after now(), and within a procedure the transaction is younger than the
         // statement. Any other message may have been set to any time, and so be visible now.
-        let from = match counts_reads(data) {
+        let from = match columns::counts_reads(data) {
             // A transaction that has waited began long ago, and reads by pgmq.read, which asks the clock.
-            true if waiting::is_waiting() => ffi::now(),
+            true if process::is_waiting() => ffi::now(),
             true => ffi::transaction_start(),
             false => Timestamp::NEG_INFINITY,
         };
-        Ok(transaction::record_moved(route.of(relation), from)?)
+        Ok(batch::record_moved(route.of(relation), from)?)
     }
-}
-
-/// Whether an UPDATE sets a column, whatever its type.
-///
-/// # Safety
-/// `data` must be that of a trigger that fires now, before an UPDATE.
-unsafe fn sets(data: &pg_sys::TriggerData, column: &[u8]) -> bool {
-    // SAFETY: the relation lives for the call, as do the columns.
-    unsafe {
-        position((*data.tg_relation).rd_att, column, |_| true)
-            .is_some_and(|number| ffi::sets(data.tg_updatedcols, number))
-    }
-}
-
-/// Whether an UPDATE counts a reading.
-///
-/// # Safety
-/// As [`sets`].
-pub(crate) unsafe fn counts_reads(data: &pg_sys::TriggerData) -> bool {
-    // SAFETY: as demanded of the caller.
-    unsafe { sets(data, READ_CT) }
 }
 
 /// Notes that the statement may take messages away, as `pgmq.pop` does: they come back if the transaction
@@ -158,7 +122,7 @@ unsafe fn note_taken(data: &pg_sys::TriggerData) -> Result<(), Fault> {
     unsafe {
         let route = trigger_route(&*data.tg_trigger).ok_or(Misuse::Arguments)?;
         match home::of(data) {
-            Some(relation) => Ok(transaction::record_taken(route.of(relation))?),
+            Some(relation) => Ok(batch::record_taken(route.of(relation))?),
             None => Ok(()),
         }
     }
@@ -179,67 +143,23 @@ unsafe fn note(data: &pg_sys::TriggerData) -> Result<(), Fault> {
             return Ok(visibility_attribute(relation.rd_att).map(drop).ok_or(Misuse::Table)?);
         };
         let route = route.of(table);
-        let may_be_back = transaction::record(route, || {
+        let may_be_back = batch::record(route, || {
             let Some(number) = visibility_attribute(relation.rd_att) else {
-                has_visibility(relation.rd_att)?;
+                columns::has_visibility(relation.rd_att)?;
                 return Ok(None);
             };
             let known = !has_company(relation.trigdesc);
-            let at = || ffi::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
+            let at = || tuple::timestamp_attribute(data.tg_trigtuple, number, relation.rd_att);
             Ok(known.then(at).flatten())
         })?;
         if !route.options.is_empty() {
             note_id(route, data)?;
         }
         if may_be_back && let Some(id) = id_of(data) {
-            transaction::record_in(route, event::DELETED, id)?;
+            batch::record_in(route, event::DELETED, id)?;
         }
         Ok(())
     }
-}
-
-/// Notes which message it is that was noted last, if the route asks for that.
-///
-/// # Safety
-/// `data` must be that of a row trigger that fires now.
-pub(crate) unsafe fn note_id(
-    route: Route<'_>,
-    data: &pg_sys::TriggerData,
-) -> Result<(), OutOfMemory> {
-    if route.options().wants_ids() {
-        // SAFETY: as demanded of the caller.
-        unsafe {
-            if !home::is_sure(data) {
-                // The row may be left out after we have seen it: an id that never existed is not to be told.
-                transaction::record_unknown_id()?;
-            } else if let Some(id) = id_of(data) {
-                transaction::record_id(id)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The message's id.
-///
-/// # Safety
-/// `data` must be that of a row trigger that fires now.
-pub(crate) unsafe fn id_of(data: &pg_sys::TriggerData) -> Option<i64> {
-    // SAFETY: the relation and the row live for the call.
-    unsafe {
-        let descriptor = (*data.tg_relation).rd_att;
-        let number = id_attribute(descriptor)?;
-        ffi::number_attribute(data.tg_trigtuple, number, descriptor)
-    }
-}
-
-/// The number (from 1) of the column `msg_id`.
-///
-/// # Safety
-/// `descriptor` must be valid.
-pub(crate) unsafe fn id_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
-    // SAFETY: as demanded of the caller.
-    unsafe { attribute(descriptor, MSG_ID, pg_sys::INT8OID) }
 }
 
 /// Whether the table has another BEFORE INSERT row trigger, which may change the row's visibility time
@@ -260,89 +180,3 @@ unsafe fn has_company(triggers: *const pg_sys::TriggerDesc) -> bool {
         .count()
         > 1
 }
-
-/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
-pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
-
-/// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE` (catalog/pg_trigger.h).
-pub(crate) const BEFORE_ROW: i16 = 1 | 2;
-
-/// `TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_DELETE | TRIGGER_TYPE_UPDATE` (catalog/pg_trigger.h).
-pub(crate) const BEFORE_CHANGE_STATEMENT: i16 = 2 | 8 | 16;
-
-/// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and
-/// the first is a channel.
-///
-/// # Safety
-/// The trigger's arguments must be valid.
-#[inline]
-pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_>> {
-    // SAFETY: so many there are, each a string that lives as long as the trigger.
-    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
-    let options = match trigger.tgnargs {
-        3 => c"",
-        4 => Some(argument(3)).filter(|options| !options.is_empty())?,
-        _ => return None,
-    };
-    let route = Route { options, ..Route::new(argument(0), argument(1), argument(2)) };
-    // Async_Notify would refuse it at commit. We refuse it while the error can still say whose mistake it is.
-    let channel = route.channel.count_bytes();
-    (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)
-}
-
-/// The number (from 1) of the column `vt`: a `timestamptz`, as every queue's table has it.
-///
-/// # Safety
-/// `descriptor` must be valid.
-#[inline]
-pub(crate) unsafe fn visibility_attribute(descriptor: pg_sys::TupleDesc) -> Option<c_int> {
-    // SAFETY: as demanded of the caller.
-    unsafe { attribute(descriptor, VT, pg_sys::TIMESTAMPTZOID) }
-}
-
-/// Fails unless there is a column `vt`, of whatever type: where it is not a timestamptz, a message counts as one of
-/// which it is not known when it can be read.
-///
-/// # Safety
-/// `descriptor` must be valid.
-unsafe fn has_visibility(descriptor: pg_sys::TupleDesc) -> Result<(), Misuse> {
-    // SAFETY: as demanded of the caller.
-    unsafe { position(descriptor, VT, |_| true) }.map(drop).ok_or(Misuse::Table)
-}
-
-/// The number of a column of this type. It is looked for by name, because pgmq 1.10 puts a column before others in new
-/// tables that it makes.
-///
-/// # Safety
-/// `descriptor` must be valid.
-#[inline]
-unsafe fn attribute(descriptor: pg_sys::TupleDesc, name: &[u8], of: pg_sys::Oid) -> Option<c_int> {
-    // SAFETY: as demanded of the caller.
-    unsafe { position(descriptor, name, |found| found == of) }
-}
-
-/// The number of a column whose type will do.
-///
-/// # Safety
-/// `descriptor` must be valid.
-#[inline]
-unsafe fn position(
-    descriptor: pg_sys::TupleDesc,
-    name: &[u8],
-    will_do: impl Fn(pg_sys::Oid) -> bool,
-) -> Option<c_int> {
-    // SAFETY: as demanded of the caller.
-    let attributes = unsafe { ffi::attributes(descriptor) };
-    let at = attributes.iter().position(|attribute| {
-        let found = &attribute.attname.data[..name.len()];
-        found.iter().zip(name).all(|(found, byte)| *found as u8 == *byte)
-            && will_do(attribute.atttypid)
-            && !attribute.attisdropped
-    })?;
-    c_int::try_from(at + 1).ok()
-}
-
-/// Columns' names with their NUL, as a `NameData` begins.
-const VT: &[u8] = b"vt\0";
-const READ_CT: &[u8] = b"read_ct\0";
-const MSG_ID: &[u8] = b"msg_id\0";

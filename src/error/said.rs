@@ -5,7 +5,8 @@ use std::cell::Cell;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::passed_on;
+use crate::pg::passed_on;
+use crate::pg::text::quote_literal;
 
 /// What a user should hear about although the transaction goes on.
 #[derive(Debug)]
@@ -138,7 +139,7 @@ impl Notice {
             ),
             Self::NotRealtime { queue } => (
                 format!("Queue \"{queue}\" is not realtime."),
-                format!("Run SELECT aimq.enable_realtime({}).", crate::text::quote_literal(&queue)),
+                format!("Run SELECT aimq.enable_realtime({}).", quote_literal(&queue)),
             ),
             Self::NoRoom { setting } => (
                 format!("There is no room: {setting} is used up."),

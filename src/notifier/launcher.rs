@@ -6,7 +6,6 @@
 mod databases;
 mod job;
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -18,14 +17,10 @@ use pgrx::prelude::*;
 
 use self::databases::{Found, accepts, databases_that, find, is_whole};
 use self::job::{Job, Role};
-use super::worker;
-use crate::ffi;
-use crate::process::{self, leave};
-use crate::shared::{self, Shared};
-use crate::signals;
-
-/// The least time between two requests for a launcher, in microseconds.
-const REQUEST_EVERY: i64 = 1_000_000;
+use super::start::Start;
+use crate::pg::process::{self, leave};
+use crate::pg::{ffi, signals};
+use crate::shared::{self, Shared, bell};
 
 /// How soon the launcher starts a watcher again that gave its slot to a notifier.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
@@ -35,95 +30,6 @@ const RAN_WELL: Duration = Duration::from_secs(5);
 
 /// How often a database that does not answer when the server starts is asked again.
 const ATTEMPTS: u32 = 5;
-
-fn launcher() -> BackgroundWorkerBuilder {
-    BackgroundWorkerBuilder::new("aimq launcher")
-        .set_type("aimq launcher")
-        .set_library("aimq")
-        .set_function("aimq_launcher_main")
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(Some(Duration::from_secs(1)))
-}
-
-thread_local! {
-    /// The description of a launcher that a session may ask for. It is made when the library is loaded, because that
-    /// takes memory, and a session asks for it after a commit.
-    static DESCRIPTION: Cell<Option<pg_sys::BackgroundWorker>> = const { Cell::new(None) };
-}
-
-/// Where aimq is preloaded, the launcher comes with the server.
-pub(super) fn init() {
-    if !shared::is_preloaded() {
-        DESCRIPTION.set(Some(pg_sys::BackgroundWorker::from(&launcher())));
-    // SAFETY: a plain variable.
-    } else if unsafe { !pg_sys::IsBinaryUpgrade } {
-        launcher().load();
-    }
-}
-
-/// Asks for a notifier of a database. Cannot raise: called after commits.
-pub(crate) fn want(shared: Shared, database: &Database) {
-    let is_news = database.want();
-    match shared.launcher.bell.load(Ordering::SeqCst) {
-        0 if !shared::is_preloaded() => request(shared),
-        0 => {}
-        bell if is_news => ffi::set_latch(bell),
-        _ => {}
-    }
-}
-
-/// Wakes the launcher, if there is one.
-pub(crate) fn ring(shared: Shared) {
-    match shared.launcher.bell.load(Ordering::SeqCst) {
-        0 => {}
-        bell => ffi::set_latch(bell),
-    }
-}
-
-/// Starts a launcher, at most once a second. Allocates nothing.
-fn request(shared: Shared) {
-    let Some(mut worker) = DESCRIPTION.get() else {
-        return;
-    };
-    // The postmaster starts none on a standby, but keeps the slot.
-    // SAFETY: reads shared memory.
-    if unsafe { pg_sys::RecoveryInProgress() } {
-        return;
-    }
-    let requested_at = &shared.launcher.requested_at;
-    let (now, last) = (ffi::now().0, requested_at.load(Ordering::SeqCst));
-    // A clock that was set back does not silence us for long either.
-    if (now - last).abs() < REQUEST_EVERY
-        || requested_at.compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst).is_err()
-    {
-        return;
-    }
-    // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
-    // (postmaster/bgworker.c).
-    if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
-        // Nothing is logged here: an error that is raised after a commit takes the server down.
-        shared.launcher.no_slot.store(1, Ordering::SeqCst);
-    }
-}
-
-/// Logs that there was no slot for a launcher, once for each time. May raise.
-pub(crate) fn log_failure(shared: Shared) {
-    if shared.launcher.no_slot.load(Ordering::Relaxed) != 0
-        && shared.launcher.no_slot.swap(0, Ordering::SeqCst) != 0
-    {
-        no_slot("its launcher");
-    }
-}
-
-fn no_slot(what: &str) {
-    ereport!(
-        PgLogLevel::LOG,
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!("aimq found no background worker slot for {what}"),
-        "Without a notifier, transactions that enqueue notify themselves; without a watcher, the notifier does its work as well. Consider raising max_worker_processes."
-    );
-}
 
 /// Gives back what a database has in the shared memory. False if it has to be tried again.
 fn forget(shared: Shared, oid: u32, entry: &Database) -> bool {
@@ -144,7 +50,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     signals::handle();
     // SAFETY: in a background worker that asked for a connection; with no name it is to none.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
-    let Some(shared) = process::shared_memory() else {
+    let Some(shared) = shared::of_process() else {
         pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
         leave(0);
     };
@@ -401,7 +307,7 @@ impl Launcher {
             .enable_spi_access()
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
-            .set_argument(Some(worker::argument(oid, job.is_probe)))
+            .set_argument(Some(Start { database: oid, is_probe: job.is_probe }.into()))
             .set_notify_pid(own_pid)
             .load_dynamic();
         match started {
@@ -417,7 +323,7 @@ impl Launcher {
                     (Role::Notifier, Some(entry)) => _ = entry.notifier.set_waiting(State::NoSlot),
                 }
                 if self.logged.insert(role) {
-                    no_slot(role.described());
+                    bell::no_slot(role.described());
                 }
                 let must_make_room = role == Role::Notifier;
                 let delay = job.back_off.failed().0.max(Duration::from_secs(1));

@@ -12,12 +12,11 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::ffi;
-use crate::home;
-use crate::pgmq::report;
-use crate::process::with_snapshot;
+use crate::catalog::home;
+use crate::pg::ffi;
+use crate::pg::spi::{as_owner, report, with_snapshot};
+use crate::pg::text::{self, Text};
 use crate::shared;
-use crate::text::{self, Text};
 
 /// The realtime queues by route.
 pub(super) type Queues = HashMap<Box<[u8]>, Queue>;
@@ -237,7 +236,7 @@ const TABLE: &str = "
 /// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
 /// time, whatever its length. In a transaction, which
 /// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`crate::signals::within`] allows. It waits for the lock of the table itself too, if it `may_wait`.
+/// for as long as [`crate::pg::timeouts::within`] allows. It waits for the lock of the table itself too, if it `may_wait`.
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
     // Then each session that waits looks for itself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };
@@ -288,34 +287,6 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
         let visible = visible.map_or(count.into(), i64::unsigned_abs);
         Seen { visible, next, was_locked: false }
     })
-}
-
-/// Runs `work` with the rights of `owner`, and takes back what it sets, as VACUUM and ANALYZE do: a table
-/// may have code in it. An error in between aborts the transaction, which does the same.
-pub(super) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: sets what was read before.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-        let level = pg_sys::NewGUCNestLevel();
-        // The triggers behind realtime.send must fire, whatever the server has set for sessions.
-        pg_sys::set_config_option(
-            c"session_replication_role".as_ptr(),
-            c"origin".as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        pg_sys::SetUserIdAndSecContext(owner, restricted);
-        let done = work();
-        pg_sys::AtEOXact_GUC(false, level);
-        pg_sys::SetUserIdAndSecContext(user, context);
-        done
-    }
 }
 
 /// The name of a table's owner. In a transaction.

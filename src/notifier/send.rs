@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 
 use pgrx::prelude::*;
 
-use crate::process::{self, Failure};
-use crate::{delivery, ffi};
+use crate::pg::notify;
+use crate::pg::process::{self, Failure};
 
 /// A channel and a payload.
 pub(super) type Ready = (CString, CString);
@@ -32,7 +32,7 @@ pub(super) fn all(notifications: &[Ready]) -> Result<(), Failure> {
 
 fn together(notifications: &[Ready]) -> Result<(), Failure> {
     process::transaction(AssertUnwindSafe(|| {
-        if !delivery::may_notify() {
+        if !notify::has_room() {
             ereport!(
                 PgLogLevel::ERROR,
                 PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -40,7 +40,7 @@ fn together(notifications: &[Ready]) -> Result<(), Failure> {
             );
         }
         for (channel, payload) in notifications {
-            ffi::notify(channel, payload);
+            notify::send(channel, payload);
         }
     }))
 }

@@ -8,29 +8,25 @@ mod leaving;
 mod looks;
 mod news;
 mod sinks;
+mod state;
 
-use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::notifier::{Duties, Moment, Notifier, Timers};
-use aimq_core::shared::{Database, News, Seat, State};
+use aimq_core::notifier::{Duties, Timers};
+use aimq_core::shared::{News, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use self::handed::HandedOver;
-use self::looks::Failing;
-use super::launcher;
-use super::queues::{self, Queues};
-use crate::process::{self, BackOff, Failure, leave};
-use crate::settings::Delivery;
-use crate::shared::{self, Shared};
-use crate::{ffi, settings, signals, text};
-
-/// How soon something that failed is tried again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+use self::state::Worker;
+use super::queues;
+use super::start::Start;
+use crate::pg::process::{self, Failure, leave};
+use crate::pg::{ffi, signals, text};
+use crate::settings::{self, Delivery};
+use crate::shared::{self, Shared, bell};
 
 /// How long a sleep until a message becomes visible may be: then the clock is asked again, which somebody may
 /// have set.
@@ -40,13 +36,6 @@ const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 /// that is at most.
 const LOOK_SHARE: u32 = 10;
 const LOOK_REST: Duration = Duration::from_millis(500);
-
-/// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
-/// tells.
-const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-
-/// How often the tables that a subscription writes to are looked at: nobody tells what it brings.
-const SUBSCRIBED_AGAIN: Duration = Duration::from_secs(1);
 
 /// What our processes set for themselves, whatever its database has set for sessions.
 const SETTINGS: &[(&CStr, &CStr)] = &[
@@ -71,48 +60,42 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
 ];
 
-/// What a process is given: the database, and whether it only is to see if there is anything to do.
-pub(super) fn argument(oid: u32, is_probe: bool) -> pg_sys::Datum {
-    pg_sys::Datum::from(u64::from(oid) | u64::from(is_probe) << 32)
-}
-
-/// A notifier's process; for its argument, see [`argument`].
+/// A notifier's process; for its argument, see [`Start`].
 #[unsafe(no_mangle)]
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
-    let is_probe = argument.value() >> 32 != 0;
-    let (shared, oid) = connect(argument, c"aimq notifier");
+    let start = Start::from(argument);
+    let shared = connect(start, c"aimq notifier");
     sinks::init();
-    let Some(worker) = Worker::begin(shared, oid, is_probe) else {
+    let Some(worker) = Worker::begin(shared, start) else {
         leave(0);
     };
     worker.run(process::wait_event(c"AimqNotifierMain"))
 }
 
-/// A watcher's process; for its argument, see [`argument`].
+/// A watcher's process; for its argument, see [`Start`].
 #[unsafe(no_mangle)]
 #[pg_guard]
 #[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
 pub extern "C-unwind" fn aimq_watcher_main(argument: pg_sys::Datum) {
-    let (shared, oid) = connect(argument, c"aimq watcher");
-    let Some(worker) = Worker::begin_to_watch(shared, oid) else {
+    let start = Start::from(argument);
+    let shared = connect(start, c"aimq watcher");
+    let Some(worker) = Worker::begin_to_watch(shared, start.database) else {
         leave(0);
     };
     worker.run(process::wait_event(c"AimqWatcherMain"))
 }
 
 /// Makes a process of ours one of its database.
-fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
+fn connect(start: Start, name: &CStr) -> Shared {
     signals::handle_politely();
-    let oid = argument.value() as u32;
-    let is_probe = argument.value() >> 32 != 0;
     // SAFETY: in a background worker that asked for a connection.
     unsafe {
         // Those that are connected may enqueue, even if nobody else may connect any more.
-        let flags = if is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
+        let flags = if start.is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            pg_sys::Oid::from(oid),
+            pg_sys::Oid::from(start.database),
             pg_sys::InvalidOid,
             flags,
         );
@@ -122,14 +105,19 @@ fn connect(argument: pg_sys::Datum, name: &CStr) -> (Shared, u32) {
         process::set(name, value);
     }
     process::set(c"application_name", name);
-    let Some(shared) = process::shared_memory() else {
+    let Some(shared) = shared::of_process() else {
         pgrx::log!(
             "{}: there is no shared memory of this release; restart the server",
             name.to_string_lossy()
         );
         leave(0);
     };
-    (shared, oid)
+    shared
+}
+
+fn prepare_for_exit() {
+    // SAFETY: a function of this library.
+    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
 }
 
 /// The process ends against its will: the launcher starts another.
@@ -147,10 +135,10 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
         && database.watcher.pid.load(Ordering::SeqCst) == own;
     if has_watched {
         database.watcher.end(State::Down);
-        launcher::ring(shared);
+        bell::ring_launcher(shared);
     } else if database.notifier.pid.load(Ordering::SeqCst) == own {
         database.end(State::Down);
-        launcher::want(shared, database);
+        bell::want(shared, database);
     } else {
         return;
     }
@@ -160,62 +148,10 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
     }
 }
 
-/// What failed.
-#[derive(Clone, Copy)]
-enum Work {
-    Send,
-    Look,
-}
-
-struct Worker {
-    shared: Shared,
-    oid: u32,
-    database: &'static Database,
-    /// This process's place there.
-    seat: &'static Seat,
-    notifier: Notifier,
-    queues: Queues,
-    /// The clock of the intervals begins here.
-    origin: Instant,
-    /// The least time between two notifications, as it was in force when it was looked at last.
-    interval: Moment,
-    news: News,
-    /// When the news may be attended to.
-    news_due: Instant,
-    /// From when on of the processor's time the last news were attended to, until all is looked at.
-    looking_since: Option<u64>,
-    /// When tables that were locked are looked at again, and from which visibility time on.
-    look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
-    /// Routes whose table could not be looked at.
-    failing: HashMap<Box<[u8]>, Failing>,
-    /// Those that the watcher has left to the notifier.
-    handed_over: HashMap<Box<[u8]>, HandedOver>,
-    /// The settings with which no trigger fires, as the server has them: that aimq does anything, and a session's
-    /// replication role.
-    switches: (bool, i32),
-    /// The tables that a subscription writes to, and when they are looked at again.
-    subscribed: HashSet<u32>,
-    subscribed_due: Option<Instant>,
-    /// Routes with a table that was locked when it was looked at last: nobody waits for that lock again.
-    locked: HashSet<Box<[u8]>>,
-    /// For what is sent, and for all else but broadcasts, which have delays of their own.
-    back_off: BackOff,
-    other_back_off: BackOff,
-    /// When a failed broadcast was logged last.
-    broadcast_logged: Option<Instant>,
-    prepared: HashSet<String>,
-    /// Those that were there when this process began: nobody has told which tables they have something for.
-    unknown_prepared: HashSet<String>,
-    /// How long to wait in NOTIFY's line, in milliseconds, where there is something else to do; 0 for as long as it
-    /// takes.
-    patience: i32,
-    /// When to ask about them, and how long then to wait before the next time.
-    prepared_due: Option<(Instant, Duration)>,
-}
-
 impl Worker {
     /// Takes the database's place in the shared memory, if there is anything to do.
-    fn begin(shared: Shared, oid: u32, is_probe: bool) -> Option<Self> {
+    fn begin(shared: Shared, start: Start) -> Option<Self> {
+        let Start { database: oid, is_probe } = start;
         let found = process::transaction(|| {
             ffi::give_way(queues::owner());
             (queues::realtime(), queues::prepared())
@@ -241,7 +177,7 @@ impl Worker {
                 // A queue that became realtime after we looked was told of, or asks the launcher. Taken, not
                 // only looked at: what stays there would start one process after the other.
                 if database.news() != News(0) {
-                    launcher::want(shared, database);
+                    bell::want(shared, database);
                 }
             }
             shared.launcher.probed.store(oid, Ordering::SeqCst);
@@ -256,6 +192,7 @@ impl Worker {
         if !process::take_place(&database.notifier.pid) {
             return None;
         }
+        prepare_for_exit();
         let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
             pgrx::log!(
@@ -272,7 +209,7 @@ impl Worker {
             ffi::set_latch(bell);
         }
         // It asks the next database now, and starts a watcher.
-        launcher::ring(shared);
+        bell::ring_launcher(shared);
         Some(worker)
     }
 
@@ -287,53 +224,18 @@ impl Worker {
             database.watcher.set_waiting(State::None);
             return None;
         }
+        prepare_for_exit();
         let mut worker = Self::new(shared, oid, database, &database.watcher);
         worker.notifier.duties = Duties::WATCHER;
         // Nobody told us what happened before we began.
         worker.news = News::EVERYTHING;
         database.watcher.begin(ffi::own_latch());
-        launcher::ring(shared);
+        bell::ring_launcher(shared);
         // The notifier hands over what it watched.
         if let Some(bell) = database.notifier.bell() {
             ffi::set_latch(bell);
         }
         Some(worker)
-    }
-
-    fn new(shared: Shared, oid: u32, database: &'static Database, seat: &'static Seat) -> Self {
-        // SAFETY: a function of this library.
-        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
-        seat.started_at.store(ffi::now().0, Ordering::Relaxed);
-        process::count(&seat.starts);
-        let now = Instant::now();
-        Self {
-            shared,
-            oid,
-            database,
-            seat,
-            // Where there is room for a watcher, it comes at once.
-            notifier: Notifier::with(Duties::NOTIFIER),
-            queues: Queues::new(),
-            origin: now,
-            interval: settings::notify_interval(),
-            news: News(0),
-            news_due: now,
-            looking_since: None,
-            look_later: Vec::new(),
-            failing: HashMap::new(),
-            handed_over: HashMap::new(),
-            switches: switches(),
-            subscribed: HashSet::new(),
-            subscribed_due: None,
-            locked: HashSet::new(),
-            back_off: BackOff::new(AGAIN.0, AGAIN.1),
-            other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
-            broadcast_logged: None,
-            prepared_due: None,
-            prepared: HashSet::new(),
-            unknown_prepared: HashSet::new(),
-            patience: 0,
-        }
     }
 
     /// The main loop.
@@ -352,10 +254,6 @@ impl Worker {
                 process::count(&self.seat.wake_ups);
             }
         }
-    }
-
-    fn moment(&self) -> Moment {
-        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(Moment::MAX)
     }
 
     /// Does what is to be done now. Returns how long to sleep; `None` until somebody wakes us.
@@ -471,12 +369,6 @@ impl Worker {
         !process::is_rung()
             && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.table))
     }
-}
-
-/// What the server has set of that with which no trigger fires.
-fn switches() -> (bool, i32) {
-    // SAFETY: a plain variable.
-    (settings::enabled(), unsafe { pg_sys::SessionReplicationRole })
 }
 
 /// Before there is a place to note it.

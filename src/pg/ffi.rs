@@ -1,7 +1,6 @@
 //! The few functions of Postgres that pgrx does not bind, or binds with a guard that the hot path
 //! need not pay: each beside its safe wrapper, with the reason.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 
 use aimq_core::timestamp::Timestamp;
@@ -87,16 +86,6 @@ pub(crate) mod raw {
     }
 }
 
-/// Queues a notification to be sent at commit: what `pg_notify` does. Raises for a channel that is
-/// empty or too long, a payload that is too long, and in parallel workers.
-#[allow(ffi_unwind_calls, reason = "this is the guard that turns the error into a panic")]
-pub(crate) fn notify(channel: &CStr, payload: &CStr) {
-    let (channel, payload) = (channel.as_ptr(), payload.as_ptr());
-    // SAFETY: both strings outlive the call, Async_Notify copies them, and nothing in the closure
-    // has a destructor.
-    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| raw::Async_Notify(channel, payload)) }
-}
-
 /// Raises an error with message, detail and hint. Rust allocates nothing for it, unlike in pgrx's own way. Postgres
 /// keeps 8 kB in reserve for that (utils/mmgr/mcxt.c, ErrorContext).
 ///
@@ -118,32 +107,6 @@ pub(crate) unsafe fn raise(code: PgSqlErrorCode, [message, detail, hint]: [&'sta
     }
     // Not a panic, for which memory is needed. It is never reached: an ERROR is always raised.
     std::process::abort()
-}
-
-thread_local! {
-    /// The session's lock_timeout while it is suspended.
-    static LOCK_TIMEOUT: Cell<Option<c_int>> = const { Cell::new(None) };
-}
-
-/// Lets the rest of this transaction wait for locks without lock_timeout. The variable is set, not the
-/// setting: that takes no memory, cannot raise, and is undone by [`resume_lock_timeout`] before
-/// Postgres ends the transaction's settings (access/transam/xact.c).
-pub(crate) fn suspend_lock_timeout() {
-    // SAFETY: a plain variable of this backend, read when a wait begins (storage/lmgr/proc.c).
-    unsafe {
-        if LOCK_TIMEOUT.get().is_none() && pg_sys::LockTimeout > 0 {
-            LOCK_TIMEOUT.set(Some(pg_sys::LockTimeout));
-            pg_sys::LockTimeout = 0;
-        }
-    }
-}
-
-/// Undoes [`suspend_lock_timeout`]. Cannot raise.
-pub(crate) fn resume_lock_timeout() {
-    if let Some(timeout) = LOCK_TIMEOUT.take() {
-        // SAFETY: as above.
-        unsafe { pg_sys::LockTimeout = timeout };
-    }
 }
 
 /// Calls Supabase's `realtime.send(payload jsonb, event text, topic text, private boolean)`, by its OID, because others
@@ -182,17 +145,6 @@ pub(crate) fn call_send(function: pg_sys::Oid, payload: &CStr, event: &CStr, top
 pub(crate) fn release_advisory_locks() {
     // SAFETY: as pg_advisory_unlock_all (utils/adt/lockfuncs.c).
     unsafe { pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as pg_sys::LOCKMETHODID, true) }
-}
-
-/// How full the NOTIFY queue is, from 0 to 1. Takes exclusive lightweight locks and looks at
-/// every listener.
-pub(crate) fn notification_queue_usage() -> f64 {
-    // SAFETY: pg_notification_queue_usage (commands/async.c) takes no arguments and does not look at
-    // its call information; it returns a float8.
-    unsafe {
-        let datum = pgrx::direct_function_call::<f64>(pg_sys::pg_notification_queue_usage, &[]);
-        datum.unwrap_or(0.0)
-    }
 }
 
 /// Sets a latch, given by its address. Cannot raise.
@@ -267,72 +219,6 @@ pub(crate) fn has_written() -> bool {
 pub(crate) fn savepoint_has_written() -> bool {
     // SAFETY: reads the backend's own state.
     unsafe { raw::GetCurrentTransactionIdIfAny() != pg_sys::InvalidTransactionId }
-}
-
-/// Whether an UPDATE sets an attribute (from 1).
-///
-/// # Safety
-/// `columns` must be the set of columns that a trigger was given.
-pub(crate) unsafe fn sets(columns: *const pg_sys::Bitmapset, attribute: c_int) -> bool {
-    // SAFETY: as demanded of the caller; the member is not negative, which is all that could raise.
-    unsafe {
-        raw::bms_is_member(attribute - pg_sys::FirstLowInvalidHeapAttributeNumber as c_int, columns)
-    }
-}
-
-/// The value of a `timestamptz` attribute; `None` if it is null.
-///
-/// # Safety
-/// `tuple` must be of `descriptor`, whose attribute `number` (from 1) must be a timestamptz.
-#[inline]
-pub(crate) unsafe fn timestamp_attribute(
-    tuple: pg_sys::HeapTuple,
-    number: c_int,
-    descriptor: pg_sys::TupleDesc,
-) -> Option<Timestamp> {
-    // SAFETY: as demanded of the caller.
-    unsafe { number_attribute(tuple, number, descriptor) }.map(Timestamp)
-}
-
-/// The value of an attribute of eight bytes; `None` if it is null.
-///
-/// # Safety
-/// `tuple` must be of `descriptor`, whose attribute `number` (from 1) must be a bigint or a timestamptz.
-#[inline]
-pub(crate) unsafe fn number_attribute(
-    tuple: pg_sys::HeapTuple,
-    number: c_int,
-    descriptor: pg_sys::TupleDesc,
-) -> Option<i64> {
-    // SAFETY: as demanded of the caller; both are passed by value on the 64-bit platforms that pgrx supports, so the
-    // datum is the number.
-    unsafe {
-        if raw::heap_attisnull(tuple, number, descriptor) {
-            return None;
-        }
-        let datum = raw::nocachegetattr(tuple, number, descriptor);
-        Some(datum.value().cast_signed() as i64)
-    }
-}
-
-/// The attributes of a tuple descriptor. PostgreSQL 18 moved them behind the compact ones
-/// (access/tupdesc.h).
-///
-/// # Safety
-/// `descriptor` must point to a valid descriptor that outlives the slice.
-#[inline]
-pub(crate) unsafe fn attributes<'a>(
-    descriptor: pg_sys::TupleDesc,
-) -> &'a [pg_sys::FormData_pg_attribute] {
-    // SAFETY: as demanded of the caller; the layout is that of access/tupdesc.h.
-    unsafe {
-        let count = usize::try_from((*descriptor).natts).unwrap_or(0);
-        #[cfg(feature = "pg18")]
-        let first = (*descriptor).compact_attrs.as_ptr().add(count).cast();
-        #[cfg(not(feature = "pg18"))]
-        let first = (*descriptor).attrs.as_ptr();
-        std::slice::from_raw_parts(first, count)
-    }
 }
 
 /// The statement that an event trigger is called for. `None` if it is not called as one.

@@ -17,36 +17,12 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
 
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
 
-use crate::ffi::raw;
-use crate::text;
-
-/// `pgrx::Spi`, but errors are passed on whole.
-pub(crate) struct Spi;
-
-impl Spi {
-    pub(crate) fn connect<T>(work: impl FnOnce(&SpiClient<'_>) -> T) -> T {
-        whole(|| pgrx::Spi::connect(work))
-    }
-
-    pub(crate) fn run(sql: &str) -> spi::Result<()> {
-        Self::run_with_args(sql, &[])
-    }
-
-    pub(crate) fn run_with_args(sql: &str, arguments: &[DatumWithOid<'_>]) -> spi::Result<()> {
-        let sql = text::to_c(sql);
-        whole(|| {
-            pgrx::Spi::connect_mut(|client| {
-                client.update(sql.as_c_str(), None, arguments).map(drop)
-            })
-        })
-    }
-}
+use super::ffi::raw;
+use super::text;
 
 /// A copy of the error that was raised last; null if there is none.
 type Kept = Cell<*mut pg_sys::ErrorData>;

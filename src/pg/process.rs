@@ -11,9 +11,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use crate::passed_on;
-use crate::shared;
-use crate::signals;
+use super::passed_on;
+use super::signals;
 
 /// An error that was caught.
 #[derive(Debug)]
@@ -97,17 +96,6 @@ pub(crate) fn processor_time() -> u64 {
     part(time.tv_sec) * 1_000_000 + part(time.tv_nsec) / 1000
 }
 
-/// Runs `work` with a snapshot; in a transaction.
-pub(crate) fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: in a transaction; an error in between aborts it, and the snapshot with it.
-    unsafe {
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        let done = work();
-        pg_sys::PopActiveSnapshot();
-        done
-    }
-}
-
 /// Sleeps until the latch is set, or for `limit`. Does not return if the postmaster is gone.
 pub(crate) fn sleep(limit: Option<Duration>, event: u32) {
     use pg_sys::{WL_EXIT_ON_PM_DEATH, WL_LATCH_SET, WL_TIMEOUT};
@@ -137,6 +125,21 @@ pub(crate) fn nap(limit: Option<Duration>, event: u32) {
         pg_sys::ResetLatch(pg_sys::MyLatch);
         pg_sys::check_for_interrupts!();
     }
+}
+
+thread_local! {
+    static IS_WAITING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This session is in a call that waits from here on, or not any more. Its transaction may have begun long before its
+/// statements do.
+pub(crate) fn set_waiting(is_waiting: bool) {
+    let _ = IS_WAITING.try_with(|it| it.set(is_waiting));
+}
+
+/// Whether this session is in a call that waits.
+pub(crate) fn is_waiting() -> bool {
+    IS_WAITING.get()
 }
 
 /// Whether there was a transaction since the last time that this was asked. A wait in a transaction (above all for a
@@ -226,14 +229,6 @@ pub(crate) fn may_connect(database: u32) -> bool {
     // SAFETY: the tag of a database (storage/lock.h, SET_LOCKTAG_OBJECT).
     let got = unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
     got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
-/// Gets to the shared memory, in a process that has no transaction.
-pub(crate) fn shared_memory() -> Option<shared::Shared> {
-    if shared::get().is_none() {
-        transaction(shared::prepare).ok()?;
-    }
-    shared::get()
 }
 
 /// This process takes the place that `pid` stands for. False if another living process has it.

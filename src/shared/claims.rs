@@ -8,8 +8,8 @@ use aimq_core::memory::OutOfMemory;
 use aimq_core::shared::{Claim, Full, News, Wake};
 use indexmap::IndexMap;
 
-use super::by_notifier::ring_if_there;
-use crate::shared::{self, Shared};
+use super::bell;
+use super::memory::{Shared, own_oid};
 
 /// How many slots a backend remembers before it starts again.
 const REMEMBERED: usize = 4096;
@@ -35,20 +35,21 @@ impl Slots {
 }
 
 thread_local! {
-    /// As [`super::by_notifier`]'s plan, it ends with the process.
+    /// It ends with the process: to have it dropped at the end of the thread takes memory, at its first use, and that
+    /// may be after a commit.
     static SLOTS: RefCell<ManuallyDrop<Slots>> =
         const { RefCell::new(ManuallyDrop::new(Slots { all: IndexMap::with_hasher(BuildFnv::new()), last: 0 })) };
 }
 
 /// The slot of a route, from memory if it still is the route's.
 /// `None` if there is no room for it.
-pub(super) fn claim(shared: Shared, key: &[u8]) -> Result<Option<Claim>, OutOfMemory> {
+pub(crate) fn claim(shared: Shared, key: &[u8]) -> Result<Option<Claim>, OutOfMemory> {
     slot_of(shared, key, is_double(shared, key))
 }
 
 /// Somebody else may take a slot for the route at the same moment: the watcher gives one back.
 fn is_double(shared: Shared, key: &[u8]) -> impl Fn(Claim) -> bool {
-    move |new| shared.table.is_double(new, shared::own_oid(), key)
+    move |new| shared.table.is_double(new, own_oid(), key)
 }
 
 /// The same for a session that is going to wait: it holds no lock on the queue's table, so the triggers that it has
@@ -83,7 +84,7 @@ fn slot_of(
 }
 
 /// Finds the slot of a route, or takes one. Cannot raise, and allocates nothing.
-pub(super) fn find_or_take(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
+pub(crate) fn find_or_take(shared: Shared, key: &[u8]) -> Result<Claim, Full> {
     take_if_none(shared, key, is_double(shared, key))
 }
 
@@ -93,7 +94,7 @@ fn take_if_none(
     key: &[u8],
     is_to_be_checked: impl Fn(Claim) -> bool,
 ) -> Result<Claim, Full> {
-    let own = shared::own_oid();
+    let own = own_oid();
     if let Some(claim) = shared.table.find(own, key) {
         return Ok(claim);
     }
@@ -102,7 +103,7 @@ fn take_if_none(
         && let Some(database) = shared.databases.find(own)
         && database.tell(News::QUEUES)
     {
-        ring_if_there(shared, database, Wake::WATCHER);
+        bell::ring_if_there(shared, database, Wake::WATCHER);
     }
     Ok(new)
 }

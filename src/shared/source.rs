@@ -3,10 +3,12 @@
 
 use std::cell::Cell;
 
+use aimq_core::shared::Database;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::{Room, Shared};
+use super::memory::{Room, Shared};
+use crate::pg::process;
 
 thread_local! {
     static SHARED: Cell<Source> = const { Cell::new(Source::Unasked) };
@@ -25,15 +27,30 @@ pub(crate) fn is_preloaded() -> bool {
     PRELOADED.get()
 }
 
-pub(super) fn get() -> Option<Shared> {
+/// The shared memory, if this process has got to it; see [`prepare`]. Never fails.
+pub(crate) fn get() -> Option<Shared> {
     match SHARED.get() {
         Source::Here(shared) => Some(shared),
         _ => None,
     }
 }
 
+/// This database's entry, and the memory that it is in. `None` where there can be no notifier, or no room for one.
+pub(crate) fn here() -> Option<(Shared, &'static Database)> {
+    let shared = get()?;
+    Some((shared, shared.own_database()?))
+}
+
+/// The same in a process that has no transaction: gets to the memory first.
+pub(crate) fn of_process() -> Option<Shared> {
+    if get().is_none() {
+        process::transaction(prepare).ok()?;
+    }
+    get()
+}
+
 /// Reserves the memory, where the library is preloaded. Runs in the postmaster then.
-pub(crate) fn init() {
+pub(super) fn init() {
     // SAFETY: plain variables; the hooks are functions of this library, which is never unloaded.
     unsafe {
         if !pg_sys::process_shared_preload_libraries_in_progress {

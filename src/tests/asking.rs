@@ -10,9 +10,11 @@ mod tests {
     use pgrx::pg_sys;
     use pgrx::prelude::*;
 
-    use crate::attached::{self, Setting, TRIGGERS};
+    use crate::catalog::pgmq;
+    use crate::catalog::triggers::{self, Setting, TRIGGERS};
+    use crate::pg::text;
+    use crate::settings;
     use crate::tests::{ask, oid, refusal, refuses, run};
-    use crate::{pgmq, settings, text};
 
     #[pg_test]
     fn names_need_quotes_where_postgres_says_so() {
@@ -49,14 +51,14 @@ mod tests {
 
     #[pg_test]
     fn a_table_that_is_not_there_has_no_triggers() {
-        assert!(attached::attached(pg_sys::InvalidOid, &TRIGGERS).is_none());
-        assert!(attached::ours(pg_sys::InvalidOid).is_empty());
+        assert!(triggers::attached(pg_sys::InvalidOid, &TRIGGERS).is_none());
+        assert!(triggers::ours(pg_sys::InvalidOid).is_empty());
     }
 
     #[pg_test]
     fn the_relation_cache_says_what_the_triggers_say() {
         run("SELECT aimq.create_queue('a', channel => 'C', ids => true)");
-        let all = attached::attached(oid("pgmq.q_a"), &TRIGGERS).expect("the table");
+        let all = triggers::attached(oid("pgmq.q_a"), &TRIGGERS).expect("the table");
         let options = Options { ids: true, ..Options::default() };
         let setting = Setting::new("C", "job_enqueued", "a", options);
         let said: Vec<_> =
@@ -71,9 +73,9 @@ mod tests {
     fn triggers_of_any_name_are_found() {
         run("CREATE TABLE public.jobs (vt timestamptz);
              CREATE TRIGGER mine BEFORE INSERT ON public.jobs FOR EACH ROW EXECUTE FUNCTION aimq.realtime_trigger('c', 'e', 'q')");
-        assert_eq!(attached::ours(oid("public.jobs")), [(b"mine".to_vec(), b"q".to_vec())]);
+        assert_eq!(triggers::ours(oid("public.jobs")), [(b"mine".to_vec(), b"q".to_vec())]);
         let has = |name: &CStr| {
-            attached::has_trigger(oid("public.jobs"), name, c"aimq", c"realtime_trigger")
+            triggers::has_trigger(oid("public.jobs"), name, c"aimq", c"realtime_trigger")
         };
         assert!(has(c"mine") && !has(c"other"));
         run("ALTER TABLE public.jobs DISABLE TRIGGER mine");

@@ -10,7 +10,7 @@ mod shown;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::text;
+use crate::pg::text;
 
 /// What a query says in one row and column, as text.
 pub(super) fn ask(sql: &str) -> Option<String> {

@@ -20,13 +20,12 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::attached::{TRIGGERS, attached};
+use crate::catalog::pgmq;
+use crate::catalog::triggers::{TRIGGERS, attached};
 use crate::error::{Error, Notice};
-use crate::notifier::launcher;
-use crate::process;
-use crate::shared::{self, Shared};
-use crate::text::{self, Text};
-use crate::{delivery, ffi, pgmq};
+use crate::pg::text::{self, Text};
+use crate::pg::{ffi, process};
+use crate::shared::{self, Shared, bell, claims};
 
 /// How long a session sleeps between two looks where nobody can call it: at first, and at most. Each time half as
 /// long again.
@@ -217,6 +216,7 @@ fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
         poll: POLL.0,
     };
     WAIT.set(ManuallyDrop::new(Some(wait)));
+    process::set_waiting(true);
 }
 
 fn place() -> Option<usize> {
@@ -238,7 +238,7 @@ fn enter(shared: Shared) -> Option<usize> {
             Notice::NotRealtime { queue }.report();
             return None;
         };
-        let Ok(Some(claim)) = delivery::claim_to_wait(shared, &key) else {
+        let Ok(Some(claim)) = claims::claim_to_wait(shared, &key) else {
             Notice::NoRoom { setting: "aimq.max_queues" }.report();
             return None;
         };
@@ -347,7 +347,7 @@ fn is_watched(shared: Shared) -> bool {
     shared.own_database().is_some_and(|database| {
         let state = database.state();
         if state != State::Running {
-            launcher::want(shared, database);
+            bell::want(shared, database);
         }
         if state == State::NoSlot {
             Notice::NoSlot.report();
@@ -378,6 +378,7 @@ pub(crate) fn leave() {
             give_place_back(shared);
         }
         let _ = WAIT.try_with(|wait| wait.try_borrow_mut().map(|mut wait| wait.take()));
+        process::set_waiting(false);
     }
 }
 
@@ -391,7 +392,7 @@ fn give_back(shared: Shared, call: Option<Call>) {
     if let Some(call) = call {
         shared.table.give_back(call);
         if let Some(database) = shared.databases.find(shared::own_oid()) {
-            delivery::ring(shared, database, Wake::WATCHER);
+            bell::ring(shared, database, Wake::WATCHER);
         }
     }
 }
@@ -404,7 +405,7 @@ pub(crate) fn roll_back(level: u32) {
 }
 
 /// Whether this session is in a call that waits.
-pub(crate) fn is_waiting() -> bool {
+fn is_waiting() -> bool {
     with_wait(false, |_| true)
 }
 

@@ -10,11 +10,11 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use pgrx::spi::OwnedPreparedStatement;
 
+use crate::catalog::pgmq;
 use crate::error::Error;
-use crate::ffi;
-use crate::passed_on::Spi;
-use crate::pgmq::{self, report};
-use crate::text::{self, Text};
+use crate::pg::ffi;
+use crate::pg::spi::{Spi, report};
+use crate::pg::text::{self, Text};
 
 /// How many queues a session remembers before it starts again.
 const REMEMBERED: usize = 256;

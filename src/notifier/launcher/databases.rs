@@ -5,8 +5,8 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use pgrx::pg_sys;
 
-use crate::process::{self, leave};
-use crate::signals;
+use crate::pg::process::{self, leave};
+use crate::pg::timeouts;
 
 /// What can be said of a database without connecting to it.
 pub(super) enum Found {
@@ -21,7 +21,7 @@ pub(super) enum Found {
 fn bounded<T>(
     work: impl FnOnce() -> T + UnwindSafe + RefUnwindSafe,
 ) -> Result<T, process::Failure> {
-    signals::within(100, 1000, || process::transaction(work))
+    timeouts::within(100, 1000, || process::transaction(work))
 }
 
 /// Whether a notifier may be started in a database now. A connection to it would wait for the session

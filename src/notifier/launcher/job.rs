@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use aimq_core::shared::{Database, Seat};
 use pgrx::bgworkers::DynamicBackgroundWorker;
 
-use crate::process::BackOff;
+use crate::pg::process::BackOff;
 
 /// How soon a process that ended is started again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));

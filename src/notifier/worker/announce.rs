@@ -4,15 +4,16 @@ use std::ffi::CString;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aimq_core::notifier::Moment;
+use aimq_core::clock::Moment;
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::{Work, Worker};
+use super::state::{Work, Worker};
 use crate::notifier::send;
-use crate::process::{self, Failure};
-use crate::{ffi, settings, signals, text};
+use crate::pg::process::{self, Failure};
+use crate::pg::{ffi, text, timeouts};
+use crate::settings;
 
 /// How long a notification waits in NOTIFY's line while broadcasts are due, or without a watcher, at first and at most,
 /// in milliseconds.
@@ -47,8 +48,8 @@ impl Worker {
         // watcher's work.
         let is_all = self.notifier.sinks.is_idle() && !self.notifier.duties.watches;
         let waits_long = if is_all { 0 } else { self.patience.max(PATIENCE.0) };
-        let sent = signals::while_alive(self.seat, Timestamp::INFINITY, || {
-            signals::with_lock_timeout(waits_long, || send::all(&ready))
+        let sent = timeouts::while_alive(self.seat, Timestamp::INFINITY, || {
+            timeouts::with_lock_timeout(waits_long, || send::all(&ready))
         });
         match sent {
             Ok(()) => {

@@ -7,14 +7,14 @@
 
 use std::time::{Duration, Instant};
 
-use aimq_core::notifier::Moment;
+use aimq_core::clock::Moment;
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, News};
 use aimq_core::timestamp::Timestamp;
 
-use super::Worker;
+use super::state::{HandedOver, Worker};
 use crate::notifier::queues;
-use crate::process;
+use crate::pg::process;
 
 /// A table that was too long to look at is left to the notifier for so long before the watcher tries again, if nobody
 /// knows how long it takes; and at most. Microseconds.
@@ -22,18 +22,6 @@ const DEAR_FOR: (Moment, Moment) = (1_000_000, 20_000_000);
 
 /// How soon the watcher looks again at what the notifier has not come to, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-
-/// A route that was handed to the notifier, and that it may not have come to yet.
-#[derive(Debug)]
-pub(super) struct HandedOver {
-    /// When the watcher asks whether it has.
-    pub(super) due: Instant,
-    from: Timestamp,
-    /// How long it waits before the next time.
-    wait: Duration,
-    /// There was room to note it for the notifier.
-    is_noted: bool,
-}
 
 impl Worker {
     // The watcher's side.

@@ -3,10 +3,11 @@
 use aimq_core::notifier::Duties;
 use aimq_core::shared::{News, State};
 
-use super::Worker;
-use crate::notifier::{launcher, queues};
-use crate::process::{self, leave};
-use crate::{ffi, signals};
+use super::state::Worker;
+use crate::notifier::queues;
+use crate::pg::process::{self, leave};
+use crate::pg::{ffi, signals};
+use crate::shared::bell;
 
 impl Worker {
     /// Whether this process ends because somebody asked it to. A session that wants the database for itself gets it
@@ -74,7 +75,7 @@ impl Worker {
             || !self.database.is_empty()
             || self.shared.table.of(self.oid).next().is_some()
         {
-            launcher::want(self.shared, self.database);
+            bell::want(self.shared, self.database);
         }
         leave(0);
     }

@@ -12,10 +12,10 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::Worker;
+use super::state::{Failing, Worker};
 use crate::notifier::queues::{self, Seen};
-use crate::process::{self, BackOff, Failure};
-use crate::{ffi, signals};
+use crate::pg::process::{self, BackOff, Failure};
+use crate::pg::{ffi, text, timeouts};
 
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
@@ -36,19 +36,6 @@ const TOLD_AGAIN: Duration = Duration::from_secs(1);
 /// How many tables are looked at, and for how long, before the marks are taken again.
 const LOOKS_AT_ONCE: usize = 32;
 const LOOKS_FOR: Duration = Duration::from_millis(10);
-
-/// A route whose table could not be looked at.
-#[derive(Debug)]
-pub(super) struct Failing {
-    /// When it is tried again.
-    pub(super) due: Instant,
-    from: Timestamp,
-    back_off: BackOff,
-    /// Something was noted since it was announced.
-    is_news: bool,
-    /// When it was announced last.
-    told: Instant,
-}
 
 impl Worker {
     /// Looks at some of the tables that are to be looked at. False if there were none.
@@ -237,14 +224,14 @@ impl Worker {
         let is_short = !self.notifier.duties.announces;
         let of = |(short, long): (i32, i32)| if is_short { short } else { long };
         let look = || queues::look(relation, from, count, may_wait);
-        let look = || signals::within(of(EACH_LOCK), of(A_LOOK), || process::transaction(look));
-        let look = || signals::or_end_within(LAST_RESORT, look);
+        let look = || timeouts::within(of(EACH_LOCK), of(A_LOOK), || process::transaction(look));
+        let look = || timeouts::or_end_within(LAST_RESORT, look);
         // A look that is short needs no sign of life: if it takes no notice of its end, the watcher does not respond.
         let seen = if is_short {
             look()
         } else {
             let at_most = Timestamp(ffi::now().0 + i64::from(LAST_RESORT) * 1000);
-            signals::while_alive(self.seat, at_most, look)
+            timeouts::while_alive(self.seat, at_most, look)
         };
         ffi::release_advisory_locks();
         seen
@@ -285,8 +272,7 @@ impl Worker {
 
     /// The queue and its table's owner, for the log.
     fn described(&self, key: &[u8]) -> String {
-        let queue =
-            Route::from_key(key).map(|route| crate::text::from_server(route.queue.to_bytes()));
+        let queue = Route::from_key(key).map(|route| text::from_server(route.queue.to_bytes()));
         let relation = Route::relation_of(key);
         let owner = process::transaction(move || queues::owner_of(relation)).ok().flatten();
         format!(

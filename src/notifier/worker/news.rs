@@ -9,11 +9,16 @@ use aimq_core::shared::{KEY_MAX_BYTES, News};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 
-use super::{PREPARED_AGAIN, SUBSCRIBED_AGAIN, Work, Worker, switches};
-use crate::ffi;
+use super::state::{Work, Worker, switches};
 use crate::notifier::queues::{self, Queues};
-use crate::process;
-use crate::signals;
+use crate::pg::{ffi, process, timeouts};
+
+/// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
+/// tells.
+const PREPARED_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How often the tables that a subscription writes to are looked at: nobody tells what it brings.
+const SUBSCRIBED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a question to the catalogs waits for each lock, and how long it takes at most, in milliseconds.
 const EACH_LOCK: i32 = 50;
@@ -30,7 +35,7 @@ struct Answer {
 }
 
 fn ask() -> Result<Answer, process::Failure> {
-    signals::within(EACH_LOCK, A_QUESTION, || {
+    timeouts::within(EACH_LOCK, A_QUESTION, || {
         process::transaction(|| {
             // It may be another's by now.
             ffi::give_way(queues::owner());

@@ -20,12 +20,13 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::Worker;
-use crate::notifier::queues::as_owner;
-use crate::pgmq::report;
-use crate::process::{self, Failure, with_snapshot};
-use crate::text::{self, Text};
-use crate::{attached, ffi, home, settings, signals};
+use super::state::Worker;
+use crate::catalog::{home, triggers};
+use crate::pg::process::{self, Failure};
+use crate::pg::spi::{as_owner, report, with_snapshot};
+use crate::pg::text::{self, Text};
+use crate::pg::{ffi, timeouts};
+use crate::settings;
 
 /// How many, and for how long, before the marks are taken again.
 const AT_ONCE: usize = 32;
@@ -51,7 +52,7 @@ impl Worker {
             };
             self.database.calling.store(1, Ordering::SeqCst);
             let at_most = Timestamp(ffi::now().0 + i64::from(LAST_RESORT) * 1000);
-            let result = signals::while_alive(self.seat, at_most, || send(&key, &pending));
+            let result = timeouts::while_alive(self.seat, at_most, || send(&key, &pending));
             self.database.calling.store(0, Ordering::SeqCst);
             // By the clock: all others have waited for it.
             let cost = self.moment().saturating_sub(moment);
@@ -144,10 +145,10 @@ fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
     process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"broadcasting"));
     HEARD.set(None);
     IS_LISTENING.set(true);
-    let done = signals::or_end_within(LAST_RESORT, || {
-        signals::within(EACH_LOCK, A_CALL, || {
+    let done = timeouts::or_end_within(LAST_RESORT, || {
+        timeouts::within(EACH_LOCK, A_CALL, || {
             process::transaction(AssertUnwindSafe(|| {
-                if !home::is_of_pgmq(relation) || !attached::broadcasts(relation) {
+                if !home::is_of_pgmq(relation) || !triggers::broadcasts(relation) {
                     return Sent::Gone;
                 }
                 with_snapshot(|| {
