@@ -72,7 +72,17 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
 
     if wanted("unit") {
         let mut core = setup::cargo_command()?;
-        core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "-p", "aimq-hunt"]);
+        core.args([
+            "test",
+            "-p",
+            "aimq-core",
+            "-p",
+            "aimq-bench",
+            "-p",
+            "aimq-hunt",
+            "-p",
+            "aimq-lab",
+        ]);
         core.arg("--no-fail-fast");
         note("unit tests of pure Rust".into(), cargo_test("unit tests of pure Rust", &mut core)?);
         // In a folder of its own, because another feature would have everything compiled again. Optimised, because each
