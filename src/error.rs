@@ -7,11 +7,12 @@ use std::ffi::CStr;
 use aimq_core::memory::OutOfMemory;
 use aimq_core::payload::PAYLOAD_MAX_BYTES;
 use aimq_core::route::CHANNEL_MAX_BYTES;
-use pgrx::pg_sys::panic::{ErrorReport, pgrx_extern_c_guard};
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::pg::entry::Refusal;
+use crate::pg::passed_on;
 use crate::pg::text::quote_literal;
-use crate::pg::{ffi, passed_on};
 
 pub(crate) use said::{Advice, Notice, Warning};
 
@@ -88,7 +89,7 @@ pub(crate) enum Misuse {
     Table,
 }
 
-/// What keeps a trigger or a commit from its work: what [`guarded`] raises.
+/// What keeps a trigger or a commit from its work: see [`Refusal`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     Misuse(Misuse),
@@ -107,19 +108,19 @@ impl From<OutOfMemory> for Fault {
     }
 }
 
-/// Runs `work` under pgrx's guard, as `#[pg_guard]` does. The error that there is no memory is raised outside of
-/// the guard, because pgrx itself would need memory for it: for a panic, and for texts.
-///
-/// # Safety
-/// To be called by a function that Postgres calls, and that has nothing to drop.
-#[inline]
-pub(crate) unsafe fn guarded<T: Copy>(work: impl FnOnce() -> Result<T, Fault>) -> T {
-    // SAFETY: as demanded of the caller. What `work` had is dropped by the time something is raised.
-    unsafe {
-        match pgrx_extern_c_guard(work) {
-            Ok(done) => done,
-            Err(Fault::Misuse(misuse)) => pgrx_extern_c_guard(|| Error::from(misuse).raise()),
-            Err(Fault::OutOfMemory) => ffi::raise(Error::OutOfMemory.sqlstate(), OUT_OF_MEMORY),
+impl Refusal for Fault {
+    fn plain(self) -> Option<(PgSqlErrorCode, [&'static CStr; 3])> {
+        match self {
+            Self::Misuse(_) => None,
+            Self::OutOfMemory => Some((Error::OutOfMemory.sqlstate(), OUT_OF_MEMORY)),
+        }
+    }
+
+    #[cold]
+    fn raise(self) -> ! {
+        match self {
+            Self::Misuse(misuse) => Error::from(misuse).raise(),
+            Self::OutOfMemory => Error::OutOfMemory.raise(),
         }
     }
 }

@@ -5,6 +5,8 @@
 //! on which these rooms stand are in `docs/design/README.md`.
 
 #![deny(ffi_unwind_calls)]
+// What Postgres demands of its callers is known in two rooms.
+#![deny(unsafe_code)]
 
 mod api;
 mod callbacks;
@@ -14,8 +16,10 @@ mod delivery;
 mod enqueue;
 mod error;
 mod notifier;
+#[allow(unsafe_code, reason = "the boundary to Postgres")]
 mod pg;
 mod settings;
+#[allow(unsafe_code, reason = "memory that processes share")]
 mod shared;
 mod waiting;
 

@@ -2,7 +2,8 @@
 
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use pgrx::pg_sys;
+
+use crate::pg::process;
 
 /// `aimq.enabled`: off, and the triggers do nothing. Default on. A session, role or database may set
 /// it; takes effect with the next row.
@@ -93,8 +94,7 @@ pub(crate) fn init() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
-    // SAFETY: a plain variable.
-    let is_preloading = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    let is_preloading = process::is_preloading();
     GucRegistry::define_int_guc(
         c"aimq.max_queues",
         c"How many realtime queues the notifier has room for, in all databases together.",
@@ -117,12 +117,6 @@ pub(crate) fn init() {
         if is_preloading { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
     );
-    // SAFETY: called from _PG_init, with a string that lives for ever. A mistyped `aimq.*` setting
-    // is reported from here on instead of being kept as a placeholder.
-    unsafe {
-        #[cfg(feature = "pg14")]
-        pg_sys::EmitWarningsOnPlaceholders(c"aimq".as_ptr());
-        #[cfg(not(feature = "pg14"))]
-        pg_sys::MarkGUCPrefixReserved(c"aimq".as_ptr());
-    }
+    // A mistyped `aimq.*` setting is reported from here on instead of being kept as a placeholder.
+    process::reserve_prefix(c"aimq");
 }

@@ -15,68 +15,31 @@ use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
 use super::attach;
+use crate::catalog::pgmq::SCHEMA;
 use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS, attached};
 use crate::error::{Error, Misuse};
-use crate::pg::ffi;
+use crate::pg::catalogs;
+use crate::pg::entry::event_trigger_function;
 use crate::pg::spi::report;
+use crate::pg::statement::Statement;
 
 /// What pgmq puts before a queue's name to name its tables.
 const QUEUE: &[u8] = b"q_";
 const ARCHIVE: &[u8] = b"a_";
 
-/// Tells Postgres that [`aimq_archive_trigger`] is called by the version-1 convention.
-#[unsafe(no_mangle)]
-#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
-pub extern "C" fn pg_finfo_aimq_archive_trigger() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
+event_trigger_function! {
+    /// `aimq.archive_trigger()`, the function of the event trigger that sees tables made, renamed and moved.
+    aimq_archive_trigger, pg_finfo_aimq_archive_trigger, on_event
 }
 
-/// `aimq.archive_trigger()`, the function of the event trigger that sees tables made, renamed and moved.
-#[unsafe(no_mangle)]
-#[pg_guard]
-#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
-pub unsafe extern "C-unwind" fn aimq_archive_trigger(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> pg_sys::Datum {
-    // SAFETY: Postgres calls this with valid call information; the tag says what the context is.
-    unsafe {
-        let Some(statement) = ffi::statement_of_event(fcinfo) else {
-            Error::from(Misuse::NotATrigger).raise();
-        };
-        if let Some(name) = named(statement)
-            && let Some(queue) = name.to_bytes().strip_prefix(ARCHIVE)
-        {
-            follow(name, queue);
-        }
-    }
-    pg_sys::Datum::null()
-}
-
-/// The name that the statement gives a table.
-///
-/// # Safety
-/// `node` must be a utility statement.
-unsafe fn named<'a>(node: *mut pg_sys::Node) -> Option<&'a CStr> {
-    use pg_sys::NodeTag as Tag;
-    // SAFETY: the tag says what the node is, and the grammar what it has.
-    unsafe {
-        let name = match (*node).type_ {
-            Tag::T_CreateStmt => (*(*node.cast::<pg_sys::CreateStmt>()).relation).relname,
-            Tag::T_CreateTableAsStmt => {
-                (*(*(*node.cast::<pg_sys::CreateTableAsStmt>()).into).rel).relname
-            }
-            Tag::T_RenameStmt => (*node.cast::<pg_sys::RenameStmt>()).newname,
-            Tag::T_AlterObjectSchemaStmt => {
-                let relation = (*node.cast::<pg_sys::AlterObjectSchemaStmt>()).relation;
-                if relation.is_null() {
-                    return None;
-                }
-                (*relation).relname
-            }
-            _ => return None,
-        };
-        (!name.is_null()).then(|| CStr::from_ptr(name))
+fn on_event(statement: Option<Statement>) {
+    let Some(statement) = statement else {
+        Error::from(Misuse::NotATrigger).raise();
+    };
+    if let Some(name) = statement.names_table()
+        && let Some(queue) = name.to_bytes().strip_prefix(ARCHIVE)
+    {
+        follow(name, queue);
     }
 }
 
@@ -113,16 +76,8 @@ fn follow(name: &CStr, queue: &[u8]) {
 
 /// An ordinary or partitioned table of pgmq's, from the catalog caches.
 fn table(name: &CStr) -> Option<pg_sys::Oid> {
-    // SAFETY: asks the catalog caches.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgmq".as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
-            return None;
-        }
-        let found = pg_sys::get_relname_relid(name.as_ptr(), schema);
-        let kind = pg_sys::get_rel_relkind(found).cast_unsigned();
-        (found != pg_sys::InvalidOid && matches!(kind, b'r' | b'p')).then_some(found)
-    }
+    let found = catalogs::relation(name, catalogs::schema(SCHEMA)?);
+    matches!(catalogs::kind_of(found), b'r' | b'p').then_some(found)
 }
 
 /// The first of these triggers, if a table has it.

@@ -12,6 +12,7 @@ use pgrx::spi::quote_identifier;
 use crate::catalog::pgmq::{self, Queue};
 use crate::catalog::triggers;
 use crate::error::Warning;
+use crate::pg::catalogs;
 use crate::pg::spi::{Spi, report};
 use crate::pg::text::{self, Text};
 
@@ -100,7 +101,7 @@ fn take_off_those(tables: Vec<pg_sys::Oid>, is_wanted: impl Fn(&str) -> bool) ->
             others.extend(pgmq::table_name(relation));
             continue;
         }
-        pgmq::lock(relation, pg_sys::AccessExclusiveLock);
+        catalogs::lock(relation, pg_sys::AccessExclusiveLock);
         let Some(table) = pgmq::table_name(relation) else {
             continue;
         };

@@ -23,9 +23,9 @@ use self::attach::{changed, changes_of_all, choose, disable, disable_own};
 use self::wanted::{Wanted, present};
 use crate::catalog::pgmq;
 use crate::error::{Error, Warning};
-use crate::pg::ffi;
 use crate::pg::spi::{Spi, report};
 use crate::pg::text::Text;
+use crate::pg::transaction;
 use crate::shared::{self, bell, told};
 
 /// `aimq.enable_realtime(queue, channel, event, sink, events, ids)`: makes a queue realtime, or changes its
@@ -166,7 +166,7 @@ fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
     if shared::here().is_none() {
         Warning::NobodyToLook.report();
     }
-    if ffi::has_written() {
+    if transaction::has_written() {
         told::note(told::Did::Unseen);
     }
     if let Some((shared, database)) = shared::here() {

@@ -14,7 +14,10 @@ use aimq_core::hash::BuildFnv;
 use pgrx::pg_sys;
 
 use super::columns;
+use super::pgmq::SCHEMA;
 use super::triggers::BEFORE_ROW;
+use crate::pg::catalogs;
+use crate::pg::trigger::Fired;
 
 /// How many triggers a backend remembers before it starts again.
 const REMEMBERED: usize = 4096;
@@ -41,59 +44,42 @@ thread_local! {
 }
 
 /// The queue's table to which the trigger belongs; `None` if that is not one of pgmq's.
-///
-/// # Safety
-/// `data` must be that of a trigger that fires now.
 #[inline]
-pub(crate) unsafe fn of(data: &pg_sys::TriggerData) -> Option<u32> {
-    // SAFETY: as demanded of the caller.
-    let home = unsafe { look(data) };
+pub(crate) fn of(fired: Fired<'_>) -> Option<u32> {
+    let home = look(fired);
     home.is_of_pgmq.then_some(home.root)
 }
 
 /// Whether what a BEFORE trigger sees of a row is what happens: no later trigger could keep the row from
 /// that, and an inserted row can't run into another except by its id. (`ON CONFLICT DO NOTHING` leaves it out then,
 /// which no trigger can see.)
-///
-/// # Safety
-/// `data` must be that of a trigger that fires now.
 #[inline]
-pub(crate) unsafe fn is_sure(data: &pg_sys::TriggerData) -> bool {
-    // SAFETY: as demanded of the caller.
-    unsafe { look(data) }.is_sure
+pub(crate) fn is_sure(fired: Fired<'_>) -> bool {
+    look(fired).is_sure
 }
 
 #[inline]
-unsafe fn look(data: &pg_sys::TriggerData) -> Home {
-    // SAFETY: the trigger and its relation live for the call.
-    let (trigger, relation) = unsafe { ((*data.tg_trigger).tgoid, (*data.tg_relation).rd_id) };
+fn look(fired: Fired<'_>) -> Home {
+    let (trigger, relation) = (fired.trigger().tgoid.to_u32(), fired.relation());
     match LAST.get() {
-        Some((last, home))
-            if last == trigger.to_u32()
-                && home.relation == relation.to_u32()
-                && !IS_STALE.get() =>
-        {
+        Some((last, home)) if last == trigger && home.relation == relation && !IS_STALE.get() => {
             home
         }
-        // SAFETY: as demanded of the caller.
-        _ => unsafe { find(data, trigger.to_u32(), relation.to_u32()) },
+        _ => find(fired, trigger, relation),
     }
 }
 
 #[cold]
-unsafe fn find(data: &pg_sys::TriggerData, trigger: u32, relation: u32) -> Home {
+fn find(fired: Fired<'_>, trigger: u32, relation: u32) -> Home {
     listen();
     if IS_STALE.replace(false) {
         forget_all();
     }
     let known = ALL.with_borrow(|all| all.get(&trigger).copied());
     let home = known.filter(|home| home.relation == relation).unwrap_or_else(|| {
-        // SAFETY: the relation lives for the call.
-        let is_partition = unsafe { (*(*data.tg_relation).rd_rel).relispartition };
-        let root = if is_partition { root_of(trigger).unwrap_or(relation) } else { relation };
-        // SAFETY: as demanded of the caller.
-        let is_sure = unsafe { can_be_sure(data) };
-        Home { relation, root, is_of_pgmq: is_of_pgmq(root.into()), is_sure }
+        let root = if fired.is_partition() { root_of(trigger) } else { None };
+        let root = root.unwrap_or(relation);
+        Home { relation, root, is_of_pgmq: is_of_pgmq(root.into()), is_sure: can_be_sure(fired) }
     });
     ALL.with_borrow_mut(|all| {
         if all.len() >= REMEMBERED {
@@ -109,121 +95,45 @@ unsafe fn find(data: &pg_sys::TriggerData, trigger: u32, relation: u32) -> Home 
 }
 
 /// See [`is_sure`]; from the relation's cache and the catalog's.
-unsafe fn can_be_sure(data: &pg_sys::TriggerData) -> bool {
+fn can_be_sure(fired: Fired<'_>) -> bool {
     const INSERT: i16 = pg_sys::TRIGGER_TYPE_INSERT as i16;
     const EVENTS: i16 =
         INSERT | pg_sys::TRIGGER_TYPE_UPDATE as i16 | pg_sys::TRIGGER_TYPE_DELETE as i16;
-    // SAFETY: the relation, its triggers and the one that fires live for the call.
-    unsafe {
-        let own = &*data.tg_trigger;
-        let events = own.tgtype & EVENTS;
-        let descriptor = &*(*data.tg_relation).trigdesc;
-        let count = usize::try_from(descriptor.numtriggers).unwrap_or(0);
-        // In the order in which they fire.
-        let all = std::slice::from_raw_parts(descriptor.triggers, count).iter();
-        let is_last = all.skip_while(|it| it.tgoid != own.tgoid).skip(1).all(|later| {
-            later.tgtype & BEFORE_ROW != BEFORE_ROW
-                || later.tgtype & events == 0
-                || later.tgenabled.cast_unsigned() == b'D'
-        });
-        is_last && (events & INSERT == 0 || !may_conflict(data.tg_relation))
-    }
-}
-
-/// Whether a row may run into another except by its id.
-unsafe fn may_conflict(relation: pg_sys::Relation) -> bool {
-    // SAFETY: the relation is open. The list is ours; a row of the cache is valid until it is released.
-    unsafe {
-        if !(*(*relation).rd_rel).relhasindex {
-            return false;
-        }
-        let id = columns::id_attribute((*relation).rd_att);
-        let list = pg_sys::RelationGetIndexList(relation);
-        let count = if list.is_null() { 0 } else { (*list).length as usize };
-        let found = (0..count).any(|at| {
-            let index = (*(*list).elements.add(at)).oid_value;
-            let cache = pg_sys::SysCacheIdentifier::INDEXRELID.cast_signed();
-            let row = pg_sys::SearchSysCache1(cache, index.into());
-            if row.is_null() {
-                return true;
-            }
-            let index = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_index>();
-            let may = index.indisunique || index.indisexclusion;
-            let is_of_id = index.indnkeyatts == 1
-                && id.is_some_and(|id| i32::from(*index.indkey.values.as_ptr()) == id);
-            pg_sys::ReleaseSysCache(row);
-            may && !is_of_id
-        });
-        pg_sys::list_free(list);
-        found
-    }
+    let own = fired.trigger();
+    let events = own.tgtype & EVENTS;
+    let behind = fired.triggers().iter().skip_while(|it| it.tgoid != own.tgoid).skip(1);
+    let is_last = behind.into_iter().all(|later| {
+        later.tgtype & BEFORE_ROW != BEFORE_ROW || later.tgtype & events == 0 || later.is_disabled()
+    });
+    is_last && (events & INSERT == 0 || !fired.may_conflict_but_by(columns::id(fired)))
 }
 
 /// The table of the trigger of which this one is a copy of a copy, from the catalog.
 fn root_of(trigger: u32) -> Option<u32> {
     let mut found = None;
-    // SAFETY: a scan of a catalog by its index, as trigger.c does it; the row is valid until the scan ends.
-    unsafe {
-        let catalog =
-            pg_sys::table_open(pg_sys::TriggerRelationId, pg_sys::AccessShareLock.cast_signed());
-        let mut next = trigger;
-        while next != 0 {
-            let mut key = pg_sys::ScanKeyData::default();
-            pg_sys::ScanKeyInit(
-                &raw mut key,
-                pg_sys::Anum_pg_trigger_oid as pg_sys::AttrNumber,
-                pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                pg_sys::F_OIDEQ.into(),
-                pg_sys::Oid::from(next).into(),
-            );
-            let scan = pg_sys::systable_beginscan(
-                catalog,
-                pg_sys::Oid::from(pg_sys::TriggerOidIndexId),
-                true,
-                std::ptr::null_mut(),
-                1,
-                &raw mut key,
-            );
-            let row = pg_sys::systable_getnext(scan);
-            next = 0;
-            if !row.is_null() {
-                let row = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_trigger>();
-                found = Some(row.tgrelid.to_u32());
-                next = row.tgparentid.to_u32();
-            }
-            pg_sys::systable_endscan(scan);
-        }
-        pg_sys::table_close(catalog, pg_sys::AccessShareLock.cast_signed());
+    let mut next = trigger;
+    while next != 0
+        && let Some((table, parent)) = catalogs::table_of_trigger(next)
+    {
+        (found, next) = (Some(table), parent);
     }
     found
 }
 
 /// Whether a table is one of pgmq's now, from the catalog caches.
 pub(crate) fn is_of_pgmq(table: pg_sys::Oid) -> bool {
-    // SAFETY: asks the catalog caches.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgmq".as_ptr(), true);
-        schema != pg_sys::InvalidOid && pg_sys::get_rel_namespace(table) == schema
-    }
+    catalogs::schema(SCHEMA).is_some_and(|schema| catalogs::schema_of(table) == schema)
 }
 
 /// Has Postgres tell when a table or a schema changes. Once in a backend.
 fn listen() {
     if !IS_LISTENING.replace(true) {
-        // SAFETY: functions of this library, which is never unloaded. There is room for ten of the first kind and for
-        // 64 of the second (utils/cache/inval.c); Postgres itself needs few.
-        unsafe {
-            let nothing = pg_sys::Datum::from(0);
-            pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), nothing);
-            let cache = pg_sys::SysCacheIdentifier::NAMESPACEOID.cast_signed();
-            pg_sys::CacheRegisterSyscacheCallback(cache, Some(on_schema), nothing);
-        }
+        catalogs::listen(on_relation, on_schema);
     }
 }
 
 /// Runs within Postgres' own work, also in an abort: so it only notes.
-unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    let relation = relation.to_u32();
+fn on_relation(relation: u32) {
     let is_known = relation == 0
         || ALL.try_with(|all| {
             let all = all.try_borrow();
@@ -236,7 +146,7 @@ unsafe extern "C-unwind" fn on_relation(_argument: pg_sys::Datum, relation: pg_s
     }
 }
 
-unsafe extern "C-unwind" fn on_schema(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+fn on_schema() {
     IS_STALE.set(true);
 }
 

@@ -8,8 +8,12 @@ use pgrx::prelude::*;
 
 use super::triggers::{Attached, TRIGGERS, attached, has_trigger};
 use crate::error::{Error, PGMQ_MIN};
+use crate::pg::catalogs;
 use crate::pg::spi::{Spi, report};
 use crate::pg::text::{self, Text};
+
+/// Where pgmq is.
+pub(crate) const SCHEMA: &CStr = c"pgmq";
 
 /// A queue of `pgmq.meta` and its table.
 #[derive(Debug)]
@@ -119,14 +123,8 @@ pub(crate) fn check_may_see_queues() -> Result<(), Error> {
     if meta == pg_sys::InvalidOid {
         return Ok(());
     }
-    // SAFETY: asks the catalog caches.
-    let may_read = unsafe {
-        let (user, select) = (pg_sys::GetUserId(), pg_sys::AclMode::from(pg_sys::ACL_SELECT));
-        let any = pg_sys::AclMaskHow::ACLMASK_ANY;
-        pg_sys::pg_class_aclcheck(meta, user, select) == pg_sys::AclResult::ACLCHECK_OK
-            || pg_sys::pg_attribute_aclcheck_all(meta, user, select, any)
-                == pg_sys::AclResult::ACLCHECK_OK
-    };
+    let may_read = catalogs::allows(meta, pg_sys::ACL_SELECT)
+        || catalogs::allows_a_column(meta, pg_sys::ACL_SELECT);
     let (lacks, grant) = match (may_use_schema(), may_read) {
         (true, true) => return Ok(()),
         (true, false) => ("SELECT on pgmq.meta", "GRANT SELECT ON pgmq.meta TO ROLE"),
@@ -188,11 +186,7 @@ pub(crate) fn list_of_queues() -> Option<Table> {
 
 /// From the catalog caches: takes no lock.
 fn oid_of(table: &CStr) -> pg_sys::Oid {
-    // SAFETY: names that live over the calls.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"pgmq".as_ptr(), true);
-        pg_sys::get_relname_relid(table.as_ptr(), schema)
-    }
+    catalogs::relation(table, catalogs::schema(SCHEMA).unwrap_or(pg_sys::InvalidOid))
 }
 
 impl Table {
@@ -202,9 +196,7 @@ impl Table {
     }
 
     pub(crate) fn is_partitioned(&self) -> bool {
-        // SAFETY: asks the catalog caches.
-        let kind = unsafe { pg_sys::get_rel_relkind(self.oid) };
-        kind.cast_unsigned() == pg_sys::RELKIND_PARTITIONED_TABLE
+        catalogs::kind_of(self.oid) == pg_sys::RELKIND_PARTITIONED_TABLE
     }
 
     /// Ready to stand in SQL.
@@ -214,12 +206,7 @@ impl Table {
 
     /// Whether the caller has a privilege on it: one of the `ACL_…`.
     pub(crate) fn allows(&self, privilege: u32) -> bool {
-        // SAFETY: asks the catalog caches.
-        unsafe {
-            let mode = pg_sys::AclMode::from(privilege);
-            pg_sys::pg_class_aclcheck(self.oid, pg_sys::GetUserId(), mode)
-                == pg_sys::AclResult::ACLCHECK_OK
-        }
+        catalogs::allows(self.oid, privilege)
     }
 }
 
@@ -232,30 +219,12 @@ pub(crate) fn may_see_queues() -> bool {
 
 /// Whether the caller may look into pgmq's schema.
 fn may_use_schema() -> bool {
-    // SAFETY: asks the catalog caches, which know nobody's privileges on what is not there.
-    unsafe {
-        let (user, usage) = (pg_sys::GetUserId(), pg_sys::AclMode::from(pg_sys::ACL_USAGE));
-        let schema = pg_sys::get_namespace_oid(c"pgmq".as_ptr(), true);
-        if schema == pg_sys::InvalidOid {
-            return false;
-        }
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let answer = pg_sys::pg_namespace_aclcheck(schema, user, usage);
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        let answer = pg_sys::object_aclcheck(pg_sys::NamespaceRelationId, schema, user, usage);
-        answer == pg_sys::AclResult::ACLCHECK_OK
-    }
+    catalogs::schema(SCHEMA).is_some_and(catalogs::allows_usage)
 }
 
 /// A table of pgmq's, ready to stand in SQL.
 fn quoted(table: &str) -> String {
     format!("pgmq.{}", spi::quote_identifier(table))
-}
-
-/// Takes `mode` on a table until the transaction ends, waiting for it as any DDL would.
-pub(crate) fn lock(relation: pg_sys::Oid, mode: u32) {
-    // SAFETY: locking takes an OID, whether or not a table has it.
-    unsafe { pg_sys::LockRelationOid(relation, mode.cast_signed()) };
 }
 
 /// Who owns a table, where the caller is no member of that role.
@@ -270,15 +239,7 @@ pub(crate) fn owner_if_another(relation: pg_sys::Oid) -> Option<String> {
 
 /// What a table is called now, ready to stand in SQL: from the catalog caches. `None` if it has gone.
 pub(crate) fn table_name(relation: pg_sys::Oid) -> Option<String> {
-    // SAFETY: asks the catalog caches; both names are copies, or null.
-    let [schema, name] = unsafe {
-        let name = pg_sys::get_rel_name(relation);
-        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
-        if name.is_null() || schema.is_null() {
-            return None;
-        }
-        [schema, name].map(|it| text::from_server(CStr::from_ptr(it).to_bytes()))
-    };
+    let [schema, name] = catalogs::names_of(relation)?.map(|it| text::from_server(&it));
     Some(format!("{}.{}", spi::quote_identifier(schema), spi::quote_identifier(name)))
 }
 
@@ -302,9 +263,9 @@ impl Queue {
     /// Takes `mode` on its tables until the transaction ends, waiting for it as any DDL would; on that of archived
     /// messages last, as `pgmq.archive` does.
     pub(crate) fn lock(&self, mode: u32, with_archive: bool) {
-        lock(self.oid, mode);
+        catalogs::lock(self.oid, mode);
         if with_archive {
-            lock(self.archive_oid, mode);
+            catalogs::lock(self.archive_oid, mode);
         }
     }
 

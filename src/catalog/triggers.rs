@@ -7,7 +7,9 @@ use aimq_core::payload::event;
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use pgrx::pg_sys;
 
+use crate::pg::catalogs::{function, with_triggers};
 use crate::pg::text;
+use crate::pg::trigger::Trigger;
 
 /// A trigger of a realtime queue's tables.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,11 @@ pub(crate) struct Kind {
 
 const REALTIME: &CStr = c"realtime_trigger";
 const EVENT: &CStr = c"event_trigger";
+
+/// Whether a function, in whatever schema, is called as our trigger functions are.
+pub(crate) fn is_name_of_ours(function: &CStr) -> bool {
+    [REALTIME, EVENT].contains(&function)
+}
 
 /// The triggers of a realtime queue's tables, in the order of their making. The first is what makes it
 /// realtime, and what the view aimq.queues shows; the others came later.
@@ -138,16 +145,15 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
     let functions: Vec<_> = kinds.iter().map(|kind| function(c"aimq", kind.function)).collect();
     with_triggers(table, |triggers| {
         let attached = kinds.iter().zip(functions).map(|(kind, ours)| {
-            let trigger = triggers.iter().find(|it| has_name(it, kind.name.as_bytes()))?;
+            let name = kind.name.as_bytes();
+            let trigger = triggers.iter().find(|it| it.name().to_bytes() == name)?;
             // A trigger of an earlier release may name a column, and keeps it from being altered.
             let is_ours = trigger.tgfoid == ours
                 && trigger.tgtype == kind.tgtype
                 && trigger.tgnattr == 0
-                && trigger.tgqual.is_null();
-            // SAFETY: a trigger of an open relation.
-            let setting = unsafe { trigger_route(trigger) };
+                && !trigger.has_condition();
             Some(Attached {
-                setting: setting.filter(|_| is_ours).map(Setting::from),
+                setting: route_of(trigger).filter(|_| is_ours).map(Setting::from),
                 enabled: trigger.tgenabled.cast_unsigned(),
             })
         });
@@ -161,14 +167,8 @@ pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
     let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
     let found = with_triggers(table, |triggers| {
         let ours = triggers.iter().filter(|it| functions.contains(&it.tgfoid) && !it.tgisclone);
-        // SAFETY: names and arguments of an open relation's triggers.
-        let copied = |name| unsafe { CStr::from_ptr(name) }.to_bytes().to_vec();
-        ours.map(|it| {
-            // SAFETY: as above; so many arguments there are.
-            let queue = (it.tgnargs >= 3).then(|| copied(unsafe { *it.tgargs.add(2) }));
-            (copied(it.tgname), queue.unwrap_or_default())
-        })
-        .collect()
+        let bytes = |text: &CStr| text.to_bytes().to_vec();
+        ours.map(|it| (bytes(it.name()), it.argument(2).map(bytes).unwrap_or_default())).collect()
     });
     found.unwrap_or_default()
 }
@@ -176,10 +176,9 @@ pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
 /// Whether a trigger of ours on a table, enabled or not, wants broadcasts. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn broadcasts(table: pg_sys::Oid) -> bool {
     let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
-    let wants = |it: &pg_sys::Trigger| {
-        // SAFETY: a trigger of an open relation.
-        let route = functions.contains(&it.tgfoid).then(|| unsafe { trigger_route(it) });
-        route.flatten().is_some_and(|route| route.options().broadcasts)
+    let wants = |it: &Trigger| {
+        let route = functions.contains(&it.tgfoid).then(|| route_of(it)).flatten();
+        route.is_some_and(|route| route.options().broadcasts)
     };
     with_triggers(table, |triggers| triggers.iter().any(wants)) == Some(true)
 }
@@ -187,64 +186,21 @@ pub(crate) fn broadcasts(table: pg_sys::Oid) -> bool {
 /// Whether a table carries a trigger of this name and function now, and it is not disabled. Takes ACCESS SHARE.
 pub(crate) fn has_trigger(table: pg_sys::Oid, name: &CStr, schema: &CStr, of: &CStr) -> bool {
     let of = function(schema, of);
-    let is_it = |it: &pg_sys::Trigger| {
-        has_name(it, name.to_bytes()) && it.tgfoid == of && it.tgenabled.cast_unsigned() != b'D'
-    };
+    let is_it = |it: &Trigger| it.name() == name && it.tgfoid == of && !it.is_disabled();
     with_triggers(table, |triggers| triggers.iter().any(is_it)) == Some(true)
-}
-
-fn has_name(trigger: &pg_sys::Trigger, name: &[u8]) -> bool {
-    // SAFETY: a trigger of an open relation.
-    unsafe { CStr::from_ptr(trigger.tgname).to_bytes() == name }
-}
-
-/// What `look` finds among the triggers of a table. `None` if the table has gone.
-fn with_triggers<T>(table: pg_sys::Oid, look: impl FnOnce(&[pg_sys::Trigger]) -> T) -> Option<T> {
-    // SAFETY: the relation stays open, and so its trigger descriptor valid, until it is closed;
-    // nothing in between keeps a pointer into it.
-    unsafe {
-        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock.cast_signed());
-        if relation.is_null() {
-            return None;
-        }
-        let descriptor = (*relation).trigdesc;
-        let triggers = if descriptor.is_null() {
-            &[]
-        } else {
-            let count = usize::try_from((*descriptor).numtriggers).unwrap_or(0);
-            std::slice::from_raw_parts((*descriptor).triggers, count)
-        };
-        let found = look(triggers);
-        pg_sys::relation_close(relation, pg_sys::AccessShareLock.cast_signed());
-        Some(found)
-    }
-}
-
-/// The OID of a trigger function, from the catalog caches.
-fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
-    // SAFETY: a list of two strings, both copied, in the memory of the current call.
-    unsafe {
-        let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
-        let schema = pg_sys::lappend(std::ptr::null_mut(), part(schema));
-        pg_sys::LookupFuncName(pg_sys::lappend(schema, part(name)), 0, std::ptr::null(), true)
-    }
 }
 
 /// The arguments of a trigger of ours, without its table; `None` unless there are three, or options as a fourth, and
 /// the first is a channel.
-///
-/// # Safety
-/// The trigger's arguments must be valid.
 #[inline]
-pub(crate) unsafe fn trigger_route(trigger: &pg_sys::Trigger) -> Option<Route<'_>> {
-    // SAFETY: so many there are, each a string that lives as long as the trigger.
-    let argument = |number| unsafe { CStr::from_ptr(*trigger.tgargs.add(number)) };
-    let options = match trigger.tgnargs {
+pub(crate) fn route_of(trigger: &Trigger) -> Option<Route<'_>> {
+    let options = match trigger.arguments() {
         3 => c"",
-        4 => Some(argument(3)).filter(|options| !options.is_empty())?,
+        4 => trigger.argument(3).filter(|options| !options.is_empty())?,
         _ => return None,
     };
-    let route = Route { options, ..Route::new(argument(0), argument(1), argument(2)) };
+    let argument = |number| trigger.argument(number);
+    let route = Route { options, ..Route::new(argument(0)?, argument(1)?, argument(2)?) };
     // Async_Notify would refuse it at commit. We refuse it while the error can still say whose mistake it is.
     let channel = route.channel.count_bytes();
     (channel > 0 && channel <= CHANNEL_MAX_BYTES).then_some(route)

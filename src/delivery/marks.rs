@@ -15,10 +15,9 @@ use aimq_core::memory::{OutOfMemory, push};
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State, Wake};
 use aimq_core::timestamp::Timestamp;
-use pgrx::pg_sys;
 
 use crate::error::Warning;
-use crate::pg::{ffi, text};
+use crate::pg::{ffi, process, text};
 use crate::settings::{self, Delivery};
 use crate::shared::{self, Shared, bell, claims, here};
 
@@ -379,10 +378,8 @@ pub(super) fn aborted(batch: &Batch) {
 pub(super) fn prepared() {
     // The worker that applies a subscription may end the transaction before the watcher has asked, and nobody tells of
     // that.
-    // SAFETY: a plain variable.
-    let is_replica = unsafe { pg_sys::SessionReplicationRole }
-        == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed();
-    let news = if is_replica { News::PREPARED | News::EVERYTHING } else { News::PREPARED };
+    let news =
+        if process::is_replica() { News::PREPARED | News::EVERYTHING } else { News::PREPARED };
     with_plan(|plan| {
         if plan.prepared
             && let Some((shared, database)) = here()

@@ -10,7 +10,7 @@ use aimq_core::route::Route;
 use aimq_core::timestamp::Timestamp;
 
 use crate::error::Fault;
-use crate::pg::ffi;
+use crate::pg::{ffi, transaction};
 use crate::shared;
 
 thread_local! {
@@ -31,7 +31,7 @@ pub(crate) fn record(
 ) -> Result<bool, Fault> {
     shared::prepare();
     BATCH.with_borrow_mut(|batch| {
-        let level = ffi::nest_level();
+        let level = transaction::nest_level();
         if !batch.record_another(level, route) {
             match visible_at()? {
                 None => batch.record_unknown(level, route)?,
@@ -57,13 +57,13 @@ pub(crate) fn record_unknown_id() -> Result<(), OutOfMemory> {
 
 /// Notes that a row was taken out of its table, which may put it back.
 pub(crate) fn record_out(route: Route<'_>, id: i64) -> Result<(), OutOfMemory> {
-    BATCH.with_borrow_mut(|batch| batch.record_out(ffi::nest_level(), route, id))
+    BATCH.with_borrow_mut(|batch| batch.record_out(transaction::nest_level(), route, id))
 }
 
 /// Notes that a row was put into a table, if rows were taken out before: `event` is what tells of that.
 pub(crate) fn record_in(route: Route<'_>, event: &CStr, id: i64) -> Result<(), OutOfMemory> {
     BATCH.with_borrow_mut(|batch| match batch.has_out() {
-        true => batch.record_in(ffi::nest_level(), route, event, id),
+        true => batch.record_in(transaction::nest_level(), route, event, id),
         false => Ok(()),
     })
 }
@@ -71,7 +71,9 @@ pub(crate) fn record_in(route: Route<'_>, event: &CStr, id: i64) -> Result<(), O
 /// Notes that something happened to a message.
 pub(crate) fn record_event(route: Route<'_>) -> Result<(), OutOfMemory> {
     shared::prepare();
-    BATCH.with_borrow_mut(|batch| batch.record(ffi::nest_level(), route, Timestamp::NEG_INFINITY))
+    BATCH.with_borrow_mut(|batch| {
+        batch.record(transaction::nest_level(), route, Timestamp::NEG_INFINITY)
+    })
 }
 
 /// Notes that messages which were there before may have got another visibility time, of `from` or later.
@@ -93,7 +95,7 @@ fn record_before(
     if shared::get().is_none() {
         return Ok(());
     }
-    BATCH.with_borrow_mut(|batch| note(batch, ffi::nest_level()))
+    BATCH.with_borrow_mut(|batch| note(batch, transaction::nest_level()))
 }
 
 /// Gives the batch to a delivery. It stays in its place: a delivery may raise, even a FATAL, which runs the
@@ -103,7 +105,7 @@ pub(crate) fn hand_over(
 ) -> Result<(), OutOfMemory> {
     BATCH.with_borrow(|batch| {
         // One that read an empty queue has written nothing, and moved nothing.
-        if batch.is_empty() || !ffi::has_written() {
+        if batch.is_empty() || !transaction::has_written() {
             return Ok(());
         }
         delivery(batch)

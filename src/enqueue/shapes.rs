@@ -1,7 +1,7 @@
 //! Other shapes that the trigger could have, for `make bench SHAPES=1` only: never part of a release.
 //! docs/design/trigger.md says which won.
 
-#![allow(unreachable_pub, reason = "Postgres finds them by their symbols")]
+#![allow(unreachable_pub, unsafe_code, reason = "Postgres finds them by their symbols")]
 
 use std::ffi::c_int;
 
@@ -11,10 +11,10 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::batch;
-use crate::catalog::columns::visibility_attribute;
-use crate::catalog::triggers::trigger_route;
+use crate::catalog::columns::visibility;
+use crate::catalog::triggers::route_of;
 use crate::error::Misuse;
-use crate::pg::tuple;
+use crate::pg::trigger::Fired;
 
 fn note(route: Route<'_>, visible_at: Timestamp) {
     let _ = batch::record(route, || Ok(Some(visible_at)));
@@ -39,18 +39,15 @@ macro_rules! version_1 {
 }
 
 version_1!(shape_after_row, pg_finfo_shape_after_row, |fcinfo: pg_sys::FunctionCallInfo| {
-    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-    let descriptor = (*data.tg_relation).rd_att;
-    let _ = batch::record(trigger_route(&*data.tg_trigger).unwrap(), || {
-        let number = visibility_attribute(descriptor).ok_or(Misuse::Table)?;
-        Ok(tuple::timestamp_attribute(data.tg_trigtuple, number, descriptor))
+    let fired = Fired::of(fcinfo).unwrap();
+    let _ = batch::record(route_of(fired.trigger()).unwrap(), || {
+        Ok(fired.time(visibility(fired).ok_or(Misuse::Table)?))
     });
     pg_sys::Datum::from(0)
 });
 
 version_1!(shape_statement, pg_finfo_shape_statement, |fcinfo: pg_sys::FunctionCallInfo| {
-    let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
-    note(trigger_route(&*data.tg_trigger).unwrap(), Timestamp(0));
+    note(route_of(Fired::of(fcinfo).unwrap().trigger()).unwrap(), Timestamp(0));
     pg_sys::Datum::from(0)
 });
 
@@ -60,8 +57,9 @@ version_1!(
     |fcinfo: pg_sys::FunctionCallInfo| {
         let data = &*(*fcinfo).context.cast::<pg_sys::TriggerData>();
         let descriptor = (*data.tg_relation).rd_att;
-        let number = visibility_attribute(descriptor).unwrap_or(1);
-        let route = trigger_route(&*data.tg_trigger).unwrap();
+        let fired = Fired::of(fcinfo).unwrap();
+        let number = visibility(fired).map_or(1, |column| column.position());
+        let route = route_of(fired.trigger()).unwrap();
         #[allow(ffi_unwind_calls, reason = "guarded here, once for all rows")]
         pg_sys::ffi::pg_guard_ffi_boundary(|| {
             let slot =

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use aimq_core::shared::{ATTENDS_WITHIN, Database, Seat, State};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use self::databases::{Found, accepts, databases_that, find, is_whole};
 use self::job::{Job, Role};
 use super::start::Start;
+use crate::pg::entry::background_worker;
 use crate::pg::process::{self, leave};
 use crate::pg::{ffi, signals};
 use crate::shared::{self, Shared, bell};
@@ -42,14 +42,14 @@ fn forget(shared: Shared, oid: u32, entry: &Database) -> bool {
     is_released
 }
 
-/// The launcher's process.
-#[unsafe(no_mangle)]
-#[pg_guard]
-#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
-pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
+background_worker! {
+    /// The launcher's process.
+    aimq_launcher_main, run
+}
+
+fn run(_argument: pg_sys::Datum) -> ! {
     signals::handle();
-    // SAFETY: in a background worker that asked for a connection; with no name it is to none.
-    unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    process::connect(None, false);
     let Some(shared) = shared::of_process() else {
         pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
         leave(0);
@@ -57,8 +57,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     if !process::take_place(&shared.launcher.pid) {
         leave(0);
     }
-    // SAFETY: a function of this library.
-    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+    process::at_exit(on_exit);
     shared.launcher.bell.store(ffi::own_latch(), Ordering::SeqCst);
     let event = process::wait_event(c"AimqLauncherMain");
     let mut launcher = Launcher {
@@ -84,8 +83,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     }
 }
 
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+fn on_exit() {
     if let Some(shared) = shared::get() {
         shared.launcher.bell.store(0, Ordering::SeqCst);
         shared.launcher.pid.store(0, Ordering::SeqCst);
@@ -298,8 +296,6 @@ impl Launcher {
             self.jobs.remove(&(oid, role));
             return;
         }
-        // SAFETY: a plain variable.
-        let own_pid = unsafe { pg_sys::MyProcPid };
         let started = BackgroundWorkerBuilder::new(&format!("{} of database {oid}", role.name()))
             .set_type(role.name())
             .set_library("aimq")
@@ -308,7 +304,7 @@ impl Launcher {
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
             .set_argument(Some(Start { database: oid, is_probe: job.is_probe }.into()))
-            .set_notify_pid(own_pid)
+            .set_notify_pid(process::own_pid().cast_signed())
             .load_dynamic();
         match started {
             Ok(worker) => {
@@ -349,8 +345,7 @@ impl Launcher {
             let pid = entry.map_or(0, |entry| entry.watcher.pid.load(Ordering::SeqCst));
             if pid != 0 {
                 first.is_given_up = true;
-                // SAFETY: asks a process of ours to end.
-                unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+                signals::terminate(pid);
             }
         }
     }

@@ -8,14 +8,13 @@ use std::collections::{HashMap, HashSet};
 use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
 use aimq_core::timestamp::Timestamp;
 use aimq_core::version::Version;
-use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::catalog::home;
-use crate::pg::ffi;
-use crate::pg::spi::{as_owner, report, with_snapshot};
+use crate::pg::spi::{as_owner, report, timestamp, with_snapshot};
 use crate::pg::text::{self, Text};
+use crate::pg::{catalogs, ffi};
 use crate::shared;
 
 /// The realtime queues by route.
@@ -240,14 +239,11 @@ const TABLE: &str = "
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
     // Then each session that waits looks for itself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };
-    let mode = pg_sys::AccessShareLock as i32;
-    // SAFETY: both take an OID, whether or not a table has it; released with the transaction.
-    unsafe {
-        if may_wait {
-            pg_sys::LockRelationOid(table, mode);
-        } else if !pg_sys::ConditionalLockRelationOid(table, mode) {
-            return Seen::LOCKED;
-        }
+    let mode = pg_sys::AccessShareLock;
+    if may_wait {
+        catalogs::lock(table, mode);
+    } else if !catalogs::try_lock(table, mode) {
+        return Seen::LOCKED;
     }
     with_snapshot(|| {
         let found = report(Spi::connect(|client| -> spi::Result<_> {
@@ -273,13 +269,8 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
         );
         let (visible, next) = as_owner(owner, || {
             report(Spi::connect(|client| {
-                // SAFETY: a timestamptz is this number (datatype/timestamp.h).
-                let from = unsafe { DatumWithOid::new(from.0, pg_sys::TIMESTAMPTZOID) };
-                let rows = client.select(
-                    text::to_c(&sql).as_c_str(),
-                    Some(1),
-                    &[from, i64::from(count).into()],
-                )?;
+                let arguments = [timestamp(from), i64::from(count).into()];
+                let rows = client.select(text::to_c(&sql).as_c_str(), Some(1), &arguments)?;
                 rows.first().get_two::<i64, TimestampWithTimeZone>()
             }))
         });

@@ -18,11 +18,11 @@ use aimq_core::notifier::{Duties, Timers};
 use aimq_core::shared::{News, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use self::state::Worker;
 use super::queues;
 use super::start::Start;
+use crate::pg::entry::background_worker;
 use crate::pg::process::{self, Failure, leave};
 use crate::pg::{ffi, signals, text};
 use crate::settings::{self, Delivery};
@@ -60,11 +60,17 @@ const SETTINGS: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
 ];
 
-/// A notifier's process; for its argument, see [`Start`].
-#[unsafe(no_mangle)]
-#[pg_guard]
-#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
-pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
+background_worker! {
+    /// A notifier's process; for its argument, see [`Start`].
+    aimq_notifier_main, run_notifier
+}
+
+background_worker! {
+    /// A watcher's process; for its argument, see [`Start`].
+    aimq_watcher_main, run_watcher
+}
+
+fn run_notifier(argument: pg_sys::Datum) -> ! {
     let start = Start::from(argument);
     let shared = connect(start, c"aimq notifier");
     sinks::init();
@@ -74,11 +80,7 @@ pub extern "C-unwind" fn aimq_notifier_main(argument: pg_sys::Datum) {
     worker.run(process::wait_event(c"AimqNotifierMain"))
 }
 
-/// A watcher's process; for its argument, see [`Start`].
-#[unsafe(no_mangle)]
-#[pg_guard]
-#[allow(unreachable_pub, reason = "Postgres finds it by its symbol")]
-pub extern "C-unwind" fn aimq_watcher_main(argument: pg_sys::Datum) {
+fn run_watcher(argument: pg_sys::Datum) -> ! {
     let start = Start::from(argument);
     let shared = connect(start, c"aimq watcher");
     let Some(worker) = Worker::begin_to_watch(shared, start.database) else {
@@ -90,16 +92,8 @@ pub extern "C-unwind" fn aimq_watcher_main(argument: pg_sys::Datum) {
 /// Makes a process of ours one of its database.
 fn connect(start: Start, name: &CStr) -> Shared {
     signals::handle_politely();
-    // SAFETY: in a background worker that asked for a connection.
-    unsafe {
-        // Those that are connected may enqueue, even if nobody else may connect any more.
-        let flags = if start.is_probe { 0 } else { pg_sys::BGWORKER_BYPASS_ALLOWCONN };
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            pg_sys::Oid::from(start.database),
-            pg_sys::InvalidOid,
-            flags,
-        );
-    }
+    // Those that are connected may enqueue, even if nobody else may connect any more.
+    process::connect(Some(start.database), !start.is_probe);
     text::prepare();
     for (name, value) in SETTINGS {
         process::set(name, value);
@@ -115,22 +109,15 @@ fn connect(start: Start, name: &CStr) -> Shared {
     shared
 }
 
-fn prepare_for_exit() {
-    // SAFETY: a function of this library.
-    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
-}
-
 /// The process ends against its will: the launcher starts another.
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+fn on_exit() {
     let Some(shared) = shared::get() else {
         return;
     };
     let Some(database) = shared.databases.find(shared::own_oid()) else {
         return;
     };
-    // SAFETY: a plain variable.
-    let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();
+    let own = process::own_pid();
     let has_watched = std::ptr::eq(database.who_watches(), &database.watcher)
         && database.watcher.pid.load(Ordering::SeqCst) == own;
     if has_watched {
@@ -192,7 +179,7 @@ impl Worker {
         if !process::take_place(&database.notifier.pid) {
             return None;
         }
-        prepare_for_exit();
+        process::at_exit(on_exit);
         let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
             pgrx::log!(
@@ -224,7 +211,7 @@ impl Worker {
             database.watcher.set_waiting(State::None);
             return None;
         }
-        prepare_for_exit();
+        process::at_exit(on_exit);
         let mut worker = Self::new(shared, oid, database, &database.watcher);
         worker.notifier.duties = Duties::WATCHER;
         // Nobody told us what happened before we began.
@@ -360,8 +347,7 @@ impl Worker {
     /// sleep after all.
     fn rest(&self, limit: Option<Duration>) -> bool {
         process::report(pg_sys::BackendState::STATE_IDLE, None);
-        // SAFETY: not in a transaction.
-        unsafe { pg_sys::pgstat_report_stat(limit.is_none()) };
+        process::report_statistics(limit.is_none());
         let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
         let until = micros.map(|micros| Timestamp(ffi::now().0.saturating_add(micros)));
         self.seat.sleeps(until);

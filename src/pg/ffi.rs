@@ -189,50 +189,8 @@ pub(crate) fn may_prepare_transactions() -> bool {
     unsafe { raw::max_prepared_xacts > 0 }
 }
 
-/// The nesting level of the current (sub)transaction, from 1.
-#[inline]
-pub(crate) fn nest_level() -> u32 {
-    // SAFETY: reads the backend's own state.
-    unsafe { raw::GetCurrentTransactionNestLevel() }.unsigned_abs()
-}
-
 /// The time now.
 pub(crate) fn now() -> Timestamp {
     // SAFETY: reads the clock.
     Timestamp(unsafe { raw::GetCurrentTimestamp() })
-}
-
-/// When the transaction began: what `now()` says in it.
-pub(crate) fn transaction_start() -> Timestamp {
-    // SAFETY: reads the backend's own state.
-    Timestamp(unsafe { raw::GetCurrentTransactionStartTimestamp() })
-}
-
-/// Whether the transaction has written anything, or locked a row.
-pub(crate) fn has_written() -> bool {
-    // SAFETY: reads the backend's own state.
-    unsafe { raw::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
-}
-
-/// The same of the current savepoint, released ones within it included: they give their parents an XID
-/// (access/transam/xact.c, AssignTransactionId).
-pub(crate) fn savepoint_has_written() -> bool {
-    // SAFETY: reads the backend's own state.
-    unsafe { raw::GetCurrentTransactionIdIfAny() != pg_sys::InvalidTransactionId }
-}
-
-/// The statement that an event trigger is called for. `None` if it is not called as one.
-///
-/// # Safety
-/// `fcinfo` must be what Postgres called us with.
-pub(crate) unsafe fn statement_of_event(
-    fcinfo: pg_sys::FunctionCallInfo,
-) -> Option<*mut pg_sys::Node> {
-    // SAFETY: as demanded of the caller; the tag says what the context is.
-    unsafe {
-        let context = (*fcinfo).context;
-        let is_event =
-            !context.is_null() && (*context).type_ == pg_sys::NodeTag::T_EventTriggerData;
-        is_event.then(|| (*context.cast::<pg_sys::EventTriggerData>()).parsetree)
-    }
 }

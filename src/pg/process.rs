@@ -215,26 +215,9 @@ pub(crate) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>)
     }
 }
 
-/// Whether nobody changes or drops a database now: takes the lock that a connection to it takes, without waiting
-/// (utils/init/postinit.c). It is released with the transaction.
-pub(crate) fn may_connect(database: u32) -> bool {
-    let tag = pg_sys::LOCKTAG {
-        locktag_field1: 0,
-        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
-        locktag_field3: database,
-        locktag_field4: 0,
-        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
-    // SAFETY: the tag of a database (storage/lock.h, SET_LOCKTAG_OBJECT).
-    let got = unsafe { pg_sys::LockAcquire(&tag, pg_sys::RowExclusiveLock as i32, false, true) };
-    got != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
-}
-
 /// This process takes the place that `pid` stands for. False if another living process has it.
 pub(crate) fn take_place(pid: &AtomicU32) -> bool {
-    // SAFETY: a plain variable.
-    let own = unsafe { pg_sys::MyProcPid }.cast_unsigned();
+    let own = own_pid();
     loop {
         let other = pid.load(Ordering::SeqCst);
         // SAFETY: asks whether there is such a process with an entry among Postgres' own.
@@ -246,6 +229,82 @@ pub(crate) fn take_place(pid: &AtomicU32) -> bool {
         }
         if pid.compare_exchange(other, own, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return true;
+        }
+    }
+}
+
+/// This process.
+pub(crate) fn own_pid() -> u32 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::MyProcPid }.cast_unsigned()
+}
+
+/// Whether the server is a standby, or has not recovered yet.
+pub(crate) fn is_in_recovery() -> bool {
+    // SAFETY: asks the state of the server.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Whether this is the postmaster, which is about to load what is preloaded.
+pub(crate) fn is_preloading() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Has Postgres report settings that begin so and that nobody has defined. In _PG_init.
+pub(crate) fn reserve_prefix(prefix: &'static CStr) {
+    // SAFETY: a string that lives for ever.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
+/// The setting `session_replication_role` of this process.
+pub(crate) fn replication_role() -> i32 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::SessionReplicationRole }
+}
+
+/// Whether the triggers of an ordinary session don't fire: in the worker that applies a subscription, for instance.
+pub(crate) fn is_replica() -> bool {
+    replication_role() == pg_sys::SESSION_REPLICATION_ROLE_REPLICA.cast_signed()
+}
+
+/// Sends what this process has counted to the statistics, all of it or if it is time. Not in a transaction.
+pub(crate) fn report_statistics(all: bool) {
+    // SAFETY: as demanded of the caller.
+    unsafe { pg_sys::pgstat_report_stat(all) };
+}
+
+/// Has Postgres call `work` when this process ends, while the shared memory is still there.
+pub(crate) fn at_exit(work: fn()) {
+    // SAFETY: a guarded function of this library, which is never unloaded, and the address of another.
+    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(work as usize)) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, work: pg_sys::Datum) {
+    // SAFETY: what `at_exit` was given.
+    let work = unsafe { std::mem::transmute::<*const (), fn()>(work.value() as *const ()) };
+    work();
+}
+
+/// Connects a background worker to a database, or to none. With `bypass` even if nobody may connect any more.
+pub(crate) fn connect(database: Option<u32>, bypass: bool) {
+    // SAFETY: in a background worker that asked for a connection.
+    unsafe {
+        match database {
+            None => {
+                pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0)
+            }
+            Some(oid) => pg_sys::BackgroundWorkerInitializeConnectionByOid(
+                pg_sys::Oid::from(oid),
+                pg_sys::InvalidOid,
+                if bypass { pg_sys::BGWORKER_BYPASS_ALLOWCONN } else { 0 },
+            ),
         }
     }
 }

@@ -66,6 +66,12 @@ fn keeping_errno(work: impl FnOnce()) {
     }
 }
 
+/// Asks a process of ours to end.
+pub(crate) fn terminate(pid: u32) {
+    // SAFETY: sends a signal.
+    unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+}
+
 /// The process that asked this one to end, if it was not the postmaster; see [`handle_politely`].
 static ASKED_BY: AtomicI32 = AtomicI32::new(0);
 

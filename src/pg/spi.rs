@@ -1,5 +1,6 @@
 //! SQL that is run for a user, or as one.
 
+use aimq_core::timestamp::Timestamp;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -74,4 +75,10 @@ pub(crate) fn as_owner<T>(owner: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
         pg_sys::SetUserIdAndSecContext(user, context);
         done
     }
+}
+
+/// A `timestamptz` as an argument: also one that is infinite.
+pub(crate) fn timestamp<'a>(at: Timestamp) -> DatumWithOid<'a> {
+    // SAFETY: a timestamptz is this number (datatype/timestamp.h).
+    unsafe { DatumWithOid::new(at.0, pg_sys::TIMESTAMPTZOID) }
 }

@@ -5,16 +5,14 @@
 //! All of this but [`note`] and [`init`] runs after a commit or at the end of a savepoint: nothing raises or allocates.
 
 use std::cell::Cell;
-use std::ffi::c_void;
 
 use aimq_core::batch::Level;
 use aimq_core::shared::{News, State, Wake};
-use pgrx::pg_sys;
 
 use super::bell;
 use super::memory::own_oid;
 use super::source::get;
-use crate::pg::ffi;
+use crate::pg::transaction;
 use crate::settings::{self, Delivery};
 
 /// What a transaction may do that concerns the watcher.
@@ -65,14 +63,13 @@ thread_local! {
 }
 
 pub(super) fn init() {
-    // SAFETY: the callback is a function of this library, which is never unloaded.
-    unsafe { pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut()) };
+    transaction::after_locks(tell_what_is_untold);
 }
 
 /// Notes something that is to be told, at the level at which it is done, or further out.
 pub(crate) fn note(did: Did) {
     HAS_NOTED.set(true);
-    let now = ffi::nest_level();
+    let now = transaction::nest_level();
     change(|done| {
         let level = &mut done.0[did as usize];
         *level = Some(level.map_or(now, |before| before.min(now)));
@@ -116,16 +113,8 @@ pub(crate) fn committed() {
 }
 
 /// The transaction's locks are given back, and its changes of the catalogs are known to all.
-unsafe extern "C-unwind" fn on_release(
-    phase: pg_sys::ResourceReleasePhase::Type,
-    _is_commit: bool,
-    is_top_level: bool,
-    _argument: *mut c_void,
-) {
-    if is_top_level
-        && phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
-        && HAS_UNTOLD.replace(false)
-    {
+fn tell_what_is_untold() {
+    if HAS_UNTOLD.replace(false) {
         tell(UNTOLD.replace(Done::NOTHING));
     }
 }

@@ -24,7 +24,7 @@ use crate::catalog::pgmq;
 use crate::catalog::triggers::{TRIGGERS, attached};
 use crate::error::{Error, Notice};
 use crate::pg::text::{self, Text};
-use crate::pg::{ffi, process};
+use crate::pg::{ffi, process, transaction};
 use crate::shared::{self, Shared, bell, claims};
 
 /// How long a session sleeps between two looks where nobody can call it: at first, and at most. Each time half as
@@ -121,18 +121,14 @@ fn _check_wait(
         return Err(Error::TooFew { argument: "qty" }.into());
     }
     // A function that only looks may be called where nothing can be written.
-    // SAFETY: a plain variable of this backend.
-    if !what.contains("wait") && unsafe { pg_sys::XactReadOnly } {
-        // SAFETY: asks the state of the server.
-        let is_standby = unsafe { pg_sys::RecoveryInProgress() };
+    if !what.contains("wait") && transaction::is_read_only() {
+        let is_standby = process::is_in_recovery();
         return Err(Error::ReadOnly { what: what.to_owned(), is_standby }.into());
     }
     if is_waiting() {
         return Err(Error::WaitsAlready.into());
     }
-    // SAFETY: a plain variable of this backend.
-    let level = unsafe { pg_sys::XactIsoLevel }.cast_unsigned();
-    if level >= pg_sys::XACT_REPEATABLE_READ {
+    if transaction::has_old_snapshot() {
         return Err(Error::OldSnapshot { what: what.to_owned() }.into());
     }
     Ok(())
@@ -143,8 +139,7 @@ fn _check_wait(
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _check_commit(what: &str) -> Result<(), ErrorReport> {
-    // SAFETY: both read this backend's own state.
-    if unsafe { pg_sys::IsTransactionBlock() || pg_sys::IsSubTransaction() } {
+    if transaction::is_block() {
         return Err(Error::InTransaction { what: what.to_owned() }.into());
     }
     Ok(())
@@ -203,7 +198,7 @@ fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
         takes: u32::try_from(takes).unwrap_or(1),
         until: until.and_then(|time| Instant::now().checked_add(time)),
         since: ffi::now(),
-        level: ffi::nest_level(),
+        level: transaction::nest_level(),
         ticket: None,
         place: None,
         entries: 0,
@@ -249,8 +244,7 @@ fn enter(shared: Shared) -> Option<usize> {
         let ticket = *wait.ticket.get_or_insert_with(|| shared.waiters.ticket());
         let session = Session {
             database: shared::own_oid(),
-            // SAFETY: a plain variable.
-            pid: unsafe { pg_sys::MyProcPid }.cast_unsigned(),
+            pid: process::own_pid(),
             bell: ffi::own_latch(),
             // A session that can't read is called as well, but takes no turn from those that can.
             takes: if may_read { wait.takes } else { 0 },
@@ -306,8 +300,7 @@ fn _sleep() -> bool {
     sql = "CREATE PROCEDURE aimq._doze() LANGUAGE c AS '@MODULE_PATHNAME@', '@FUNCTION_NAME@';"
 )]
 fn _doze() {
-    // SAFETY: raises unless all active snapshots are of such calls; nothing here has a destructor.
-    unsafe { pg_sys::ForgetPortalSnapshots() };
+    transaction::forget_snapshots_of_calls();
     _sleep();
 }
 
@@ -419,14 +412,8 @@ pub(crate) fn committed() {
 /// Once in a session: should it end while it waits, its place is free.
 fn prepare_for_exit() {
     if !IS_PREPARED.replace(true) {
-        // SAFETY: a function of this library, which is never unloaded.
-        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+        process::at_exit(leave);
     }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
-    leave();
 }
 
 /// `aimq._has_place()`: whether one more session, of whatever database, can block without polling.

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::pg::ffi;
 use crate::pg::spi::{Spi, report};
 use crate::pg::text::{self, Text};
+use crate::pg::transaction;
 
 /// How many queues a session remembers before it starts again.
 const REMEMBERED: usize = 256;
@@ -80,8 +81,7 @@ fn any_visible(known: &Known, free: bool) -> spi::Result<bool> {
             let by: Option<pg_sys::TransactionId> = row.get(1)?;
             // A row that several have locked has no such number here, and may be taken for free or, with bad luck, for
             // locked; pgmq's functions make none.
-            // SAFETY: asks the array of processes.
-            if by.is_none_or(|by| unsafe { !pg_sys::TransactionIdIsInProgress(by) }) {
+            if by.is_none_or(|by| !transaction::is_in_progress(by)) {
                 return Ok(true);
             }
         }

@@ -6,7 +6,7 @@ use aimq_core::shared::{News, State};
 use super::state::Worker;
 use crate::notifier::queues;
 use crate::pg::process::{self, leave};
-use crate::pg::{ffi, signals};
+use crate::pg::{catalogs, ffi, signals};
 use crate::shared::bell;
 
 impl Worker {
@@ -19,7 +19,7 @@ impl Worker {
         }
         let oid = self.oid;
         let others = process::transaction(move || {
-            (!process::may_connect(oid)).then(|| queues::others_connected(asked_by))
+            (!catalogs::may_connect(oid)).then(|| queues::others_connected(asked_by))
         });
         !matches!(others, Ok(Some(1..)))
     }

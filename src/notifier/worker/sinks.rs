@@ -8,7 +8,7 @@
 //! it not end, the process ends.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::catalog::{home, triggers};
 use crate::pg::process::{self, Failure};
 use crate::pg::spi::{as_owner, report, with_snapshot};
 use crate::pg::text::{self, Text};
-use crate::pg::{ffi, timeouts};
+use crate::pg::{ffi, log, timeouts};
 use crate::settings;
 
 /// How many, and for how long, before the marks are taken again.
@@ -211,39 +211,19 @@ fn function_to_call(tables: Vec<pg_sys::Oid>) -> (pg_sys::Oid, pg_sys::Oid) {
 }
 
 thread_local! {
-    static FORMER: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
     static IS_LISTENING: Cell<bool> = const { Cell::new(false) };
     static HEARD: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Hears from now on what Supabase's function says when it fails: it catches its errors and warns. Once in a notifier.
 pub(super) fn init() {
-    // SAFETY: plain variables; the hook is a function of this library, which is never unloaded.
-    unsafe {
-        FORMER.set(pg_sys::emit_log_hook);
-        pg_sys::emit_log_hook = Some(on_log);
-    }
-}
-
-/// In the middle of Postgres' reporting of a message, so nothing here raises. Postgres does not log what is heard. We
-/// log it, less often.
-#[pg_guard]
-unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {
-    // SAFETY: Postgres hands over a message that lives for the call; the former hook is called as Postgres would.
-    unsafe {
-        if IS_LISTENING.get()
-            && (*data).elevel == pg_sys::WARNING as i32
-            && !(*data).message.is_null()
-        {
-            let message = CStr::from_ptr((*data).message);
-            if message.to_bytes().starts_with(b"ErrorSendingBroadcastMessage") {
-                HEARD.set(Some(message.to_string_lossy().into_owned()));
-                (*data).output_to_server = false;
-            }
+    log::listen(|warning| {
+        let is_ours =
+            IS_LISTENING.get() && warning.to_bytes().starts_with(b"ErrorSendingBroadcastMessage");
+        if is_ours {
+            HEARD.set(Some(warning.to_string_lossy().into_owned()));
         }
-        if let Some(former) = FORMER.get() {
-            #[allow(ffi_unwind_calls, reason = "this is the guard")]
-            pg_sys::ffi::pg_guard_ffi_boundary(|| former(data));
-        }
-    }
+        // Postgres does not log what is heard. We log it, less often.
+        is_ours
+    });
 }

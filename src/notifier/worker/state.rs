@@ -8,7 +8,6 @@ use aimq_core::clock::Moment;
 use aimq_core::notifier::{Duties, Notifier};
 use aimq_core::shared::{Database, News, Seat};
 use aimq_core::timestamp::Timestamp;
-use pgrx::pg_sys;
 
 use crate::notifier::queues::Queues;
 use crate::pg::ffi;
@@ -145,6 +144,5 @@ impl Worker {
 
 /// What the server has set of that with which no trigger fires.
 pub(super) fn switches() -> (bool, i32) {
-    // SAFETY: a plain variable.
-    (settings::enabled(), unsafe { pg_sys::SessionReplicationRole })
+    (settings::enabled(), process::replication_role())
 }
