@@ -429,13 +429,16 @@ fn know<'a>(
     let place = &mut known[at];
     if place.as_ref().is_none_or(|known| known.claim != claim) {
         let key = table.key(claim).into_boxed_slice();
+        // The watcher may have given it back meanwhile, and another queue got it.
+        if !table.is_still(claim) {
+            return None;
+        }
         let route = Route::from_key(&key)?;
         let (channel, options) = (channel_of(channels, route.channel), route.options());
         let is_later = event::ALL.contains(&route.event);
         // Those of a former notifier were announced by it.
         let counters = table.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
-        let (read_not_before, look_not_before) = (0, 0);
         *place = Some(Known {
             claim,
             key,
@@ -443,8 +446,8 @@ fn know<'a>(
             options,
             is_later,
             transactions,
-            read_not_before,
-            look_not_before,
+            read_not_before: 0,
+            look_not_before: 0,
         });
     }
     place.as_mut()

@@ -6,7 +6,7 @@
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
 
-use super::slot::{from_time, to_time};
+use super::times::{from_time, to_time};
 
 /// Which bucket a table is in.
 #[must_use]

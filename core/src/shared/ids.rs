@@ -19,6 +19,7 @@ const ID: u64 = (1 << ID_BITS) - 1;
 #[derive(Debug)]
 pub(super) struct Cells {
     newest: AtomicU64,
+    /// [`told`] by a producer that could not put all its ids into cells; 0 if none was.
     more: AtomicU32,
     some: [AtomicU64; CELLS],
 }
@@ -45,14 +46,20 @@ fn word(id: i64, generation: u32) -> Option<u64> {
     Some(u64::from(generation) << ID_BITS | id)
 }
 
+/// That there are more ids than cells, as it is noted.
+const fn told(generation: u32) -> u32 {
+    generation << 1 | 1
+}
+
 fn id_of(word: u64, generation: u32) -> Option<i64> {
     let is_ours = word & ID != 0 && word & !ID == u64::from(generation) << ID_BITS;
     is_ours.then(|| (word & ID).cast_signed())
 }
 
 impl Cells {
-    /// A producer whose transaction is visible says which messages it is about to mark.
-    pub(super) fn note(&self, generation: u32, ids: &Ids) {
+    /// A producer whose transaction is visible says which messages it is about to mark. `is_current` asks whether the
+    /// slot still is of its generation: then what stands there from another one is nobody's any more.
+    pub(super) fn note(&self, generation: u32, ids: &Ids, is_current: impl Fn() -> bool) {
         if let Some(newest) = word(ids.newest, generation) {
             let mut old = self.newest.load(Relaxed);
             // One of another generation is as none.
@@ -63,16 +70,28 @@ impl Cells {
                 }
             }
         }
+        let put = |cell: &AtomicU64, word: u64| {
+            let old = cell.load(SeqCst);
+            // Asked after the load: what a newer generation puts there later makes the exchange fail.
+            let is_empty = old == 0 || id_of(old, generation).is_none() && is_current();
+            is_empty && cell.compare_exchange(old, word, SeqCst, Relaxed).is_ok()
+        };
         let mut has_room = !ids.more;
-        let mut empty = self.some.iter();
+        let mut cells = self.some.iter();
         for id in &ids.some {
-            let put = word(*id, generation).is_some_and(|word| {
-                empty.any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok())
-            });
-            has_room &= put;
+            let word = word(*id, generation);
+            has_room &= word.is_some_and(|word| cells.any(|cell| put(cell, word)));
         }
-        if !has_room {
-            self.more.store(1, SeqCst);
+        if has_room {
+            return;
+        }
+        let told = told(generation);
+        let mut old = self.more.load(SeqCst);
+        while old != told && (old == 0 || is_current()) {
+            match self.more.compare_exchange(old, told, SeqCst, SeqCst) {
+                Ok(_) => break,
+                Err(found) => old = found,
+            }
         }
     }
 
@@ -81,10 +100,13 @@ impl Cells {
         id_of(self.newest.load(SeqCst), generation).unwrap_or(0)
     }
 
-    /// Takes the ids. For the notifier, after it took the mark.
+    /// Takes the ids. For the notifier, after it took the mark. By then the slot may be of another generation, whose ids
+    /// stay.
     pub(super) fn take(&self, generation: u32) -> Ids {
-        let more = self.more.swap(0, SeqCst) != 0;
-        let words = self.some.iter().map(|cell| cell.swap(0, SeqCst));
+        let more = self.more.compare_exchange(told(generation), 0, SeqCst, SeqCst).is_ok();
+        let is_ours = |word| id_of(word, generation).map(|_| 0);
+        let words =
+            self.some.iter().filter_map(|cell| cell.fetch_update(SeqCst, SeqCst, is_ours).ok());
         let mut some: Vec<_> = words.filter_map(|word| id_of(word, generation)).collect();
         some.sort_unstable();
         Ids { newest: self.newest(generation), some, more }

@@ -12,6 +12,7 @@ mod news;
 mod seat;
 mod slot;
 mod slot_ids;
+mod times;
 mod waiters;
 
 pub use bucket::Handed;

@@ -4,6 +4,7 @@ use std::hash::Hasher;
 
 use super::counters::{self, Counters};
 use super::ids;
+use super::times::{TIME, from_time, no_time, take_time, to_time};
 use crate::hash::Fnv;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -26,30 +27,6 @@ const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
 const fn generation(mark: u64) -> u32 {
     (mark >> COUNT_BITS) as u32
-}
-
-/// The earliest visibility time is in microseconds since 2000, which suffices until 2142. Above it are as
-/// many bits of the generation as there is room for: a time noted for the wrong queue would keep the
-/// right one's later times from waking anybody.
-const TIME_BITS: u32 = 52;
-const TIME: u64 = (1 << TIME_BITS) - 1;
-
-const fn no_time(generation: u32) -> u64 {
-    (generation as u64) << TIME_BITS
-}
-
-/// Backwards, so that the earliest time is the greatest number, and none is 0.
-pub(super) fn from_time(time: Timestamp) -> u64 {
-    TIME - u64::try_from(time.0).unwrap_or(0).min(TIME - 1)
-}
-
-/// What [`from_time`] made of a time, whatever stands above it.
-pub(super) fn to_time(word: u64) -> Timestamp {
-    match word & TIME {
-        0 => Timestamp::INFINITY,
-        TIME => Timestamp::NEG_INFINITY,
-        from => Timestamp((TIME - from).cast_signed()),
-    }
 }
 
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
@@ -144,6 +121,8 @@ impl Slot {
     }
 
     fn write(&self, database: u32, hash: u64, key: &[u8]) {
+        // The generation before the rest, as a reader has the rest before the generation.
+        fence(SeqCst);
         self.database.store(database, Relaxed);
         self.hash.store(hash, Relaxed);
         self.length.store(u32::try_from(key.len()).unwrap_or(0), Relaxed);
@@ -212,8 +191,7 @@ impl Table<'_> {
         let hash = hash_of(database, key);
         self.like(hash).find_map(|(at, slot)| {
             let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
-            // A slot that changes hands meanwhile gets another generation before another key.
-            (slot.is(database, hash, key) && self.is_current(claim)).then_some(claim)
+            (slot.is(database, hash, key) && self.is_still(claim)).then_some(claim)
         })
     }
 
@@ -298,6 +276,14 @@ impl Table<'_> {
         generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
     }
 
+    /// The same once something was read of it: a slot that changes hands gets another generation before another
+    /// database and key.
+    #[must_use]
+    pub fn is_still(&self, claim: Claim) -> bool {
+        fence(SeqCst);
+        self.is_current(claim)
+    }
+
     /// Marks `messages` that are visible, of one transaction that is visible too.
     pub fn mark(&self, claim: Claim, messages: u64) -> Marked {
         let slot = self.slot(claim);
@@ -380,18 +366,18 @@ impl Table<'_> {
         slot.messages.fetch_add(messages, Relaxed);
     }
 
-    // What follows is for the notifier of the slot's database alone: there is one at most.
+    // What follows is for the processes of the slot's database. The one that watches gives slots back, so the notifier
+    // beside it may find that a slot is another's by now, even another database's: it must not take what is noted there.
 
     /// The slots of a database.
     pub fn of(&self, database: u32) -> impl Iterator<Item = Claim> {
-        // A slot changes hands only by the notifier of its database, so this can't be torn.
-        let is_ready = move |slot: &Slot| {
-            slot.database.load(Relaxed) == database && slot.state.load(SeqCst) == READY
-        };
-        (0..)
-            .zip(self.ever_used())
-            .filter(move |(_, slot)| is_ready(slot))
-            .map(|(at, slot)| Claim { at, generation: generation(slot.mark.load(SeqCst)) })
+        (0..).zip(self.ever_used()).filter_map(move |(at, slot)| {
+            let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+            let is_its = slot.state.load(SeqCst) == READY
+                && slot.database.load(Relaxed) == database
+                && self.is_still(claim);
+            is_its.then_some(claim)
+        })
     }
 
     /// The route of a slot.
@@ -408,15 +394,14 @@ impl Table<'_> {
         self.slot(claim).mark.load(SeqCst) & COUNT != 0
     }
 
-    /// Takes what is marked, if anything.
+    /// Takes what is marked, if anything, and if the slot is still the same queue's.
     #[must_use]
     pub fn drain(&self, claim: Claim) -> Option<Drained> {
         let slot = self.slot(claim);
-        let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
-        if messages == 0 {
-            return None;
-        }
-        Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
+        let is_ours = |old| generation(old) == claim.generation && old & COUNT != 0;
+        let take = |old: u64| is_ours(old).then_some(old & !COUNT);
+        let old = slot.mark.fetch_update(SeqCst, SeqCst, take).ok()?;
+        Some(Drained { messages: old & COUNT, transactions: slot.transactions.load(Relaxed) })
     }
 
     /// From which visibility time on messages may have got another one; infinity if none has.
@@ -428,7 +413,7 @@ impl Table<'_> {
     /// The same; forgets it: the caller looks at the table afterwards.
     #[must_use]
     pub fn take_moved(&self, claim: Claim) -> Timestamp {
-        to_time(self.slot(claim).moved.swap(no_time(claim.generation), SeqCst))
+        take_time(&self.slot(claim).moved, claim.generation).map_or(Timestamp::INFINITY, to_time)
     }
 
     /// The earliest visibility time to come, if any.
@@ -440,7 +425,7 @@ impl Table<'_> {
 
     /// Forgets the earliest visibility time: the caller looks at the table afterwards.
     pub fn forget_earliest(&self, claim: Claim) {
-        self.slot(claim).earliest.store(no_time(claim.generation), SeqCst);
+        _ = take_time(&self.slot(claim).earliest, claim.generation);
     }
 
     /// Counts a notification that named the queue, and the transactions that shared it.

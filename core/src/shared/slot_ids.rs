@@ -7,7 +7,7 @@ impl Table<'_> {
     /// A producer whose transaction is visible says which messages it is about to mark.
     pub fn note_ids(&self, claim: Claim, ids: &Ids) {
         let (cells, generation) = self.ids(claim);
-        cells.note(generation, ids);
+        cells.note(generation, ids, || self.is_current(claim));
     }
 
     /// The newest message that a producer has told of, by its id. 0 if it is not known.

@@ -1,8 +1,11 @@
 //! Slots that are taken and given back while producers mark.
 
-use loom::thread::JoinHandle;
+use loom::thread::{JoinHandle, spawn};
 
-use super::world::{A, B, Host, World, check};
+use super::world::{A, B, Host, KEYS, OID, World, check};
+use crate::ids::Ids;
+use crate::shared::{Claim, Marked};
+use crate::timestamp::Timestamp;
 
 /// Either the notifier takes the mark over, or the producer notices and looks for a slot again.
 #[test]
@@ -81,4 +84,59 @@ fn two_producers_meet_a_new_queue() {
 #[test]
 fn two_delays_meet_a_new_queue() {
     meet_a_new_queue(|world, at| world.spawn_late_newcomer(A, at));
+}
+
+/// Another database, which has two messages at once in a slot that the watcher gives back.
+pub(super) const OTHER: u32 = 1_000;
+
+pub(super) fn give_to_another_database(world: &World, claim: Claim) -> JoinHandle<Claim> {
+    let world = world.clone();
+    spawn(move || {
+        let table = world.table();
+        table.release(claim);
+        let next = table.take(OTHER, KEYS[B]).unwrap();
+        assert_eq!(next.at, claim.at);
+        table.note_ids(next, &Ids::one(7));
+        assert_ne!(table.mark(next, 1), Marked::Stale);
+        next
+    })
+}
+
+/// The notifier has seen that the slot is marked, and drains it while the watcher beside it gives it back and another
+/// database's queue gets it: what that one has marked is not taken.
+#[test]
+fn a_slot_goes_to_another_database_while_it_is_drained() {
+    check(|| {
+        let world = World::with_slots(1, [A, A]);
+        let claim = world.claim(A);
+        let _ = world.table().mark(claim, 1);
+        let other = give_to_another_database(&world, claim);
+        if world.table().drain(claim).is_some() {
+            let ids = world.table().take_ids(claim);
+            assert!(ids.some.is_empty() && !ids.more, "another's: {ids:?}");
+        }
+        let next = other.join().unwrap();
+        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
+        let ids = world.table().take_ids(next);
+        assert!(ids.more || ids.some == [7], "lost: an id, {ids:?}");
+    });
+}
+
+/// The same while it looks which slots are its database's.
+#[test]
+fn a_slot_goes_to_another_database_while_slots_are_listed() {
+    check(|| {
+        let world = World::with_slots(1, [A, A]);
+        let claim = world.claim(A);
+        let other = give_to_another_database(&world, claim);
+        for claim in world.table().of(OID) {
+            let _ = world.table().drain(claim);
+            world.table().forget_earliest(claim);
+            let _ = world.table().take_moved(claim);
+        }
+        let next = other.join().unwrap();
+        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
+        // What is noted there later still counts.
+        assert_ne!(world.table().expect(next, Timestamp(1)), Marked::Stale);
+    });
 }

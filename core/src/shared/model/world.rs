@@ -12,12 +12,12 @@ use crate::shared::{Claim, Database, Marked, News, Slot, Stale, State, Table, Wa
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::timestamp::Timestamp;
 
-const OID: u32 = 1;
+pub(super) const OID: u32 = 1;
 
 /// Two queues on one channel.
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
-const KEYS: [&[u8]; 2] = [b"\x01\0\0\0c\0e\0a\0", b"\x01\0\0\0c\0e\0b\0"];
+pub(super) const KEYS: [&[u8]; 2] = [b"\x01\0\0\0c\0e\0a\0", b"\x01\0\0\0c\0e\0b\0"];
 const NAMES: [&str; 2] = ["a", "b"];
 
 /// Most mistakes of this kind show with two or three preemptions; LOOM_MAX_PREEMPTIONS for more.

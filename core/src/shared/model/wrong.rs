@@ -1,5 +1,6 @@
 //! Code that is wrong on purpose has to fail: otherwise the model would prove nothing.
 
+use super::slots::{OTHER, give_to_another_database};
 use super::world::{A, Host, World, check};
 use crate::sync::Ordering::SeqCst;
 use crate::timestamp::Timestamp;
@@ -139,5 +140,20 @@ fn door(turn: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'sta
         let drained = turn(&world, claim);
         producer.join().unwrap();
         assert!(drained || host.take_latch(), "lost: neither taken nor rung");
+    });
+}
+
+#[test]
+#[should_panic(expected = "lost: what another database has marked")]
+fn a_drain_that_does_not_ask_whose_the_slot_is() {
+    check(|| {
+        let world = World::with_slots(1, [A, A]);
+        let claim = world.claim(A);
+        let _ = world.table().mark(claim, 1);
+        let other = give_to_another_database(&world, claim);
+        let whose = world.table().of(OTHER).next().unwrap_or(claim);
+        let _ = world.table().drain(whose);
+        let next = other.join().unwrap();
+        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
     });
 }
