@@ -85,6 +85,11 @@ impl About {
         })
     }
 
+    /// Too little was measured for its figures to count.
+    pub(crate) fn is_a_look(&self) -> bool {
+        self.quick || self.rounds < 7
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         format!(

@@ -16,6 +16,7 @@ mod report;
 mod results;
 mod servers;
 mod shapes;
+mod table;
 mod verdict;
 mod worker;
 

@@ -83,8 +83,7 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     }
     let Bench { results, servers, .. } = bench;
     drop(servers);
-    report::print(&results);
-    verdict::print(&results);
+    print!("{}{}", report::text(&results), verdict::text(&results));
     let drawn = picture::draw(&results, &pictures)?;
     println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
     if !drawn.is_empty() {

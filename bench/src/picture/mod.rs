@@ -44,9 +44,7 @@ pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
 pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>) -> Result<()> {
     let file = results.unwrap_or_else(|| kept_results(major));
     let results = Results::read(&file).context("no results to draw; `make bench` makes some")?;
-    report::print(&results);
-    verdict::print(&results);
-    println!();
+    println!("{}{}", report::text(&results), verdict::text(&results));
     let to = to.unwrap_or_else(kept_pictures);
     let files = draw(&results, &to)?;
     ensure!(!files.is_empty(), "there is nothing to draw in {}", shown(&file));
