@@ -10,6 +10,7 @@ mod listeners;
 mod load;
 mod machine;
 mod measure;
+mod paths;
 mod picture;
 mod plan;
 mod report;

@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::setup::{self, Major, Profile};
-use aimq_lab::shell;
 use aimq_lab::stats::median;
+
+use crate::paths;
 
 /// What is measured against `none`. The second is what `aimq.enable_realtime` attaches.
 const SHAPES: [(&str, &str); 6] = [
@@ -124,11 +125,10 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
         }
         std::io::stdout().flush()?;
     }
-    let folder = shell::target().join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("shapes-pg{}.tsv", major.0));
+    std::fs::create_dir_all(paths::unkept())?;
+    let file = paths::unkept().join(format!("shapes-pg{}.tsv", major.0));
     std::fs::write(&file, raw)?;
-    println!("\nraw results: {}", file.display());
+    println!("\nraw results: {}", paths::shown(&file));
     Ok(())
 }
 

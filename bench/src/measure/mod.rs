@@ -17,14 +17,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use aimq_lab::setup::{self, Major, Profile};
-use aimq_lab::shell;
 use anyhow::Result;
 
 use crate::machine::About;
 use crate::plan::{Measure, Plan, Wishes};
 use crate::results::Results;
 use crate::servers::Servers;
-use crate::{picture, report, verdict};
+use crate::{paths, picture, report, verdict};
 
 /// What every measure works with.
 pub(crate) struct Bench {
@@ -50,10 +49,9 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     let stamp = about.date.replace([' ', ':'], "-").trim_end_matches("-UTC").to_owned();
     let name = format!("pg{}-{stamp}{}", major.0, if plan.quick { "-quick" } else { "" });
     let (file, pictures): (PathBuf, PathBuf) = if wishes.keep {
-        (picture::kept_results(major), picture::kept_pictures())
+        (paths::kept_results(major), paths::kept_pictures())
     } else {
-        let folder = shell::target().join("bench");
-        let file = wishes.to.clone().unwrap_or(folder.join(format!("{name}.json")));
+        let file = wishes.to.clone().unwrap_or(paths::unkept().join(format!("{name}.json")));
         (file.clone(), file.with_extension(""))
     };
     let mut bench =
@@ -87,13 +85,8 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     let drawn = picture::draw(&results, &pictures)?;
     println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
     if !drawn.is_empty() {
-        println!("pictures: {}", shown(&pictures));
+        println!("pictures: {}", paths::shown(&pictures));
     }
-    println!("raw results: {}", shown(&file));
+    println!("raw results: {}", paths::shown(&file));
     Ok(())
-}
-
-/// A file, from the checkout where it is in there.
-pub(crate) fn shown(file: &std::path::Path) -> String {
-    file.strip_prefix(shell::root()).unwrap_or(file).display().to_string()
 }

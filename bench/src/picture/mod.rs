@@ -8,14 +8,12 @@ mod svg;
 use std::path::{Path, PathBuf};
 
 use aimq_lab::setup::Major;
-use aimq_lab::shell;
 use anyhow::{Context, Result, ensure};
 
 use crate::contestants::Key;
 use crate::machine::About;
-use crate::measure::shown;
 use crate::results::Results;
-use crate::{report, verdict};
+use crate::{paths, report, verdict};
 
 /// Draws every picture that there are results for.
 pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
@@ -42,26 +40,16 @@ pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
 
 /// `aimq-bench pictures`: prints and draws what a run has kept.
 pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>) -> Result<()> {
-    let file = results.unwrap_or_else(|| kept_results(major));
+    let file = results.unwrap_or_else(|| paths::kept_results(major));
     let results = Results::read(&file).context("no results to draw; `make bench` makes some")?;
     println!("{}{}", report::text(&results), verdict::text(&results));
-    let to = to.unwrap_or_else(kept_pictures);
+    let to = to.unwrap_or_else(paths::kept_pictures);
     let files = draw(&results, &to)?;
-    ensure!(!files.is_empty(), "there is nothing to draw in {}", shown(&file));
+    ensure!(!files.is_empty(), "there is nothing to draw in {}", paths::shown(&file));
     for file in files {
-        println!("picture: {}", shown(&file));
+        println!("picture: {}", paths::shown(&file));
     }
     Ok(())
-}
-
-/// Where the results are that go into git.
-pub(crate) fn kept_results(major: Major) -> PathBuf {
-    shell::root().join(format!("bench/results/pg{}.json", major.0))
-}
-
-/// Where the README's pictures are.
-pub(crate) fn kept_pictures() -> PathBuf {
-    shell::root().join("docs/pictures")
 }
 
 /// The class that a contestant's marks have.
