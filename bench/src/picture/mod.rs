@@ -3,6 +3,7 @@
 mod bars;
 mod latency;
 mod lines;
+mod panel;
 mod svg;
 
 use std::path::{Path, PathBuf};
@@ -10,7 +11,6 @@ use std::path::{Path, PathBuf};
 use aimq_lab::setup::Major;
 use anyhow::{Context, Result, ensure};
 
-use crate::contestants::Key;
 use crate::machine::About;
 use crate::results::Results;
 use crate::{paths, report, verdict};
@@ -32,7 +32,7 @@ pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
         };
         std::fs::create_dir_all(to)?;
         let file = to.join(format!("{name}.svg"));
-        std::fs::write(&file, picture)?;
+        std::fs::write(&file, picture.draw(&footer(&results.about)))?;
         files.push(file);
     }
     Ok(files)
@@ -52,23 +52,12 @@ pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>
     Ok(())
 }
 
-/// The class that a contestant's marks have.
-fn colour(key: Key) -> &'static str {
-    match key {
-        Key::Notifier => "notifier",
-        Key::NotifierPlain => "plain",
-        Key::Transaction => "transaction",
-        Key::None | Key::NonePlain => "none",
-        _ => "rival",
-    }
-}
-
 /// The line below a picture.
 fn footer(about: &About) -> String {
-    let rounds = match about.rounds {
-        rounds if rounds >= 7 && !about.quick => format!("median of {rounds} interleaved rounds"),
-        1 => "a look, no measurement (1 round)".into(),
-        rounds => format!("a look, no measurement ({rounds} rounds)"),
+    let rounds = if about.is_a_look() {
+        format!("a look, no measurement ({})", report::rounds_of(about.rounds))
+    } else {
+        format!("median of {} interleaved rounds", about.rounds)
     };
     format!(
         "{rounds}; PostgreSQL {}, pgmq {}, aimq {}; {} cores, fsync on; {}; make bench",
