@@ -18,6 +18,8 @@ mod results;
 mod servers;
 mod shapes;
 mod table;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod worker;
 

@@ -81,7 +81,9 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
     }
     let Bench { results, servers, .. } = bench;
     drop(servers);
-    print!("{}{}", report::text(&results), verdict::text(&results));
+    let tables = report::text(&results) + &verdict::text(&results);
+    std::fs::write(file.with_extension("txt"), &tables)?;
+    print!("{tables}");
     let drawn = picture::draw(&results, &pictures)?;
     println!("\n{:.1} minutes; nothing is left running", begun.elapsed().as_secs_f64() / 60.0);
     if !drawn.is_empty() {

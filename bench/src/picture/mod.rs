@@ -15,27 +15,29 @@ use crate::machine::About;
 use crate::results::Results;
 use crate::{paths, report, verdict};
 
-/// Draws every picture that there are results for.
-pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
+/// Every picture that there are results for: its file's name, and what is in it.
+pub(crate) fn all(results: &Results) -> Vec<(&'static str, String)> {
     let pictures = [
-        ("throughput", bars::throughput(results)),
-        ("latency", latency::draw(results)),
-        ("lateness", latency::lateness(results)),
-        ("listeners", lines::listeners(results)),
-        ("interval", bars::interval(results)),
-        ("growth", lines::growth(results)),
+        ("throughput.svg", bars::throughput(results)),
+        ("latency.svg", latency::draw(results)),
+        ("lateness.svg", latency::lateness(results)),
+        ("listeners.svg", lines::listeners(results)),
+        ("interval.svg", bars::interval(results)),
+        ("growth.svg", lines::growth(results)),
     ];
-    let mut files = Vec::new();
-    for (name, picture) in pictures {
-        let Some(picture) = picture else {
-            continue;
-        };
-        std::fs::create_dir_all(to)?;
-        let file = to.join(format!("{name}.svg"));
-        std::fs::write(&file, picture.draw(&footer(&results.about)))?;
-        files.push(file);
-    }
-    Ok(files)
+    let footer = footer(&results.about);
+    pictures.into_iter().filter_map(|(name, it)| Some((name, it?.draw(&footer)))).collect()
+}
+
+/// Draws all of them into files.
+pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(to)?;
+    let write = |(name, picture): (&str, String)| {
+        let file = to.join(name);
+        std::fs::write(&file, picture)?;
+        Ok(file)
+    };
+    all(results).into_iter().map(write).collect()
 }
 
 /// `aimq-bench pictures`: prints and draws what a run has kept.
