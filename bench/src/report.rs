@@ -22,18 +22,10 @@ pub(crate) fn text(results: &Results) -> String {
         by_clients(results, false, "The same with synchronous_commit off"),
         by_listeners(results),
         processor(results),
-        latency(results, Background::Idle, "Wake-up, one message at a time on an idle queue"),
-        latency(
-            results,
-            Background::Steady,
-            "Wake-up under 16 producers at the same steady rate, one channel",
-        ),
-        latency(results, Background::SteadyApart, "The same, a channel of its own"),
-        latency(
-            results,
-            Background::Saturated,
-            "Wake-up under 16 producers as fast as they can, one channel",
-        ),
+        latency(results, Background::Idle),
+        latency(results, Background::Steady),
+        latency(results, Background::SteadyApart),
+        latency(results, Background::Saturated),
         wakeups(results),
         batches(results),
         growth(results),
@@ -145,11 +137,17 @@ fn processor(results: &Results) -> Option<Table> {
     grid(title, "", "listeners", figures, |ours, _| shown(middle(ours)))
 }
 
-fn latency(results: &Results, background: Background, title: &str) -> Option<Table> {
+fn latency(results: &Results, background: Background) -> Option<Table> {
     let ours = || results.latency.iter().filter(|it| it.background == background);
     let rate = ours().find_map(|it| it.rate).map(|rate| format!("; {} per second", number(rate)));
     let note = "ms from sending the statement to the listener's receipt; on the right its own time";
     let note = format!("{note}{}", rate.unwrap_or_default());
+    let title = match background {
+        Background::Idle => "Wake-up, one message at a time on an idle queue",
+        Background::Steady => "Wake-up under 16 producers at the same steady rate, one channel",
+        Background::SteadyApart => "The same, a channel of its own",
+        Background::Saturated => "Wake-up under 16 producers as fast as they can, one channel",
+    };
     let columns = ["", "samples", "p50", "p95", "p99", "max", "unheard", "own p50", "own p99"];
     let mut table = Table::new(title, note, &columns);
     for key in figures::contestants(ours().map(|it| it.contestant)) {
@@ -213,14 +211,11 @@ fn interval(results: &Results) -> Option<Table> {
         "aimq.notify_interval with 16 clients: commits per second, and what 200 listeners cost";
     let mut table = Table::new(title, "", &columns);
     let none = figures::interval(results, None, 200);
-    let mut enough = None;
-    for ms in distinct(ours().map(|it| it.notify_interval_ms)) {
+    let all = distinct(ours().map(|it| it.notify_interval_ms));
+    for ms in all.iter().copied() {
         let with = figures::interval(results, Some(ms), 200);
         let without = figures::interval(results, Some(ms), 0);
         let cost = figures::interval_cost(results, ms);
-        if cost.is_some_and(|cost| cost < 5.0) {
-            enough = enough.or(Some(ms));
-        }
         let listened = ours().filter(|it| (it.notify_interval_ms, it.run.listeners) == (ms, 200));
         table.row(
             &format!("{ms} ms"),
@@ -233,7 +228,8 @@ fn interval(results: &Results) -> Option<Table> {
             ],
         );
     }
-    table.below = match enough {
+    let is_enough = |ms: &u32| figures::interval_cost(results, *ms).is_some_and(|cost| cost < 5.0);
+    table.below = match all.into_iter().find(is_enough) {
         Some(ms) => format!("200 listeners cost less than 5 % from {ms} ms on"),
         None => "none of these brings the cost of 200 listeners under 5 %".into(),
     };

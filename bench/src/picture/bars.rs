@@ -2,12 +2,11 @@
 
 use crate::contestants::Key;
 use crate::figures::{self, distinct, middle, number, ratio, tps};
-use crate::picture::panel::{Mark, Marks, Panel, Picture, Row, Size};
+use crate::picture::panel::{Mark, Marks, Panel, Picture, Row};
 use crate::picture::svg::{Scale, WIDTH};
 use crate::results::Results;
 
-const SLIM: Size = Size { height: 21.0, text: 15.0, bar: 3.0, ticks: 15.0 };
-const WIDE: Size = Size { height: 30.0, text: 19.0, bar: 5.0, ticks: 16.0 };
+const SLIM: f64 = 21.0;
 const TOP: f64 = 84.0;
 
 /// A panel for each number of clients; the bars are shares of the queue's own speed, so that all panels
@@ -37,7 +36,7 @@ pub(crate) fn throughput(results: &Results) -> Option<Picture> {
         .map(|(at, clients)| {
             let (column, line) = ((at % 2) as f64, (at / 2) as f64);
             let x = 196.0 + column * (WIDTH - 40.0) / 2.0;
-            let top = TOP + 10.0 + line * (SLIM.height * keys.len() as f64 + 66.0);
+            let top = TOP + 10.0 + line * (SLIM * keys.len() as f64 + 66.0);
             let scale = Scale { values: (0.0, 1.0), pixels: (x, x + 180.0), logarithmic: false };
             Panel {
                 title: format!("{clients} client{}", if clients == 1 { "" } else { "s" }),
@@ -46,7 +45,7 @@ pub(crate) fn throughput(results: &Results) -> Option<Picture> {
                 goal: None,
                 marks: Marks::Rows {
                     top,
-                    size: SLIM,
+                    height: SLIM,
                     rows: keys.iter().map(|key| row(*key, clients)).collect(),
                 },
             }
@@ -95,7 +94,7 @@ pub(crate) fn interval(results: &Results) -> Option<Picture> {
                 .map(|value| (value, format!("{value:.0} %")))
                 .collect(),
             goal: Some((5.0, "5 %")),
-            marks: Marks::Rows { top: TOP, size: WIDE, rows: costs.iter().map(row).collect() },
+            marks: Marks::Rows { top: TOP, height: 30.0, rows: costs.iter().map(row).collect() },
         }],
         below: 56.0,
     })

@@ -5,12 +5,11 @@ use aimq_lab::stats::percentile;
 
 use crate::contestants::Key;
 use crate::figures::{self, latencies, number};
-use crate::picture::panel::{Mark, Marks, Panel, Picture, Row, Size};
+use crate::picture::panel::{Mark, Marks, Panel, Picture, Row};
 use crate::picture::svg::{Scale, WIDTH};
 use crate::results::{Background, Results};
 use crate::worker::Way;
 
-const SIZE: Size = Size { height: 24.0, text: 16.0, bar: 3.0, ticks: 15.0 };
 const NOTE: &str = "milliseconds, logarithmic; ● p50, ○ p99; the further to the left the better";
 /// Between a panel and what follows it.
 const BELOW: f64 = 50.0;
@@ -65,7 +64,7 @@ fn picture(title: &'static str, mut top: f64, parts: Vec<(String, Vec<Row>)>) ->
     let scale = Scale::over(&values, (220.0, WIDTH - 226.0));
     let panels = parts.into_iter().filter(|(_, rows)| !rows.is_empty()).map(|(title, rows)| {
         let ticks = scale.labelled(|tick| format!("{tick} ms"));
-        let marks = Marks::Rows { top, size: SIZE, rows };
+        let marks = Marks::Rows { top, height: 24.0, rows };
         let panel = Panel { title, scale, ticks, goal: None, marks };
         top = panel.bottom() + BELOW + 10.0;
         panel

@@ -13,8 +13,18 @@ fn values(lines: &[Line]) -> Vec<f64> {
     lines.iter().flat_map(|line| line.values.iter().flatten().copied()).collect()
 }
 
-fn ticks(scale: &Scale) -> Vec<(f64, String)> {
-    scale.labelled(|tick| number(tick).replace(".00", "").replace(".0", ""))
+/// A panel over these columns.
+fn panel(
+    title: &str,
+    (left, width): (f64, f64),
+    scale: Scale,
+    (columns, below): (&[u32], &'static str),
+    lines: Vec<Line>,
+) -> Panel {
+    let title = title.into();
+    let ticks = scale.labelled(|tick| number(tick).replace(".00", "").replace(".0", ""));
+    let marks = Marks::Lines { left, width, below, columns: columns.into(), lines };
+    Panel { title, scale, ticks, goal: None, marks }
 }
 
 /// Commits per second by the number of listening connections.
@@ -29,23 +39,13 @@ pub(crate) fn listeners(results: &Results) -> Option<Picture> {
     };
     let lines: Vec<Line> = keys.into_iter().map(line).collect();
     let scale = Scale::over(&values(&lines), (TOP + 340.0, TOP));
+    let columns = (&listeners[..], "listening connections");
+    let title = "commits per second, logarithmic";
     (listeners.len() > 1).then(|| Picture {
         title: "Commits per second of 16 clients, by number of listening connections",
         note: "each notification wakes every listening session of its database; \
                the higher the better",
-        panels: vec![Panel {
-            title: "commits per second, logarithmic".into(),
-            ticks: ticks(&scale),
-            scale,
-            goal: None,
-            marks: Marks::Lines {
-                left: 80.0,
-                width: 620.0,
-                below: "listening connections",
-                columns: listeners.iter().map(ToString::to_string).collect(),
-                lines,
-            },
-        }],
+        panels: vec![panel(title, (80.0, 620.0), scale, columns, lines)],
         below: BELOW,
     })
 }
@@ -73,25 +73,13 @@ pub(crate) fn growth(results: &Results) -> Option<Picture> {
     let most = values(&left).into_iter().chain(values(&right)).fold(1.0, f64::max);
     let to = if most > 1.0 { 1.2 } else { 1.0 };
     let scale = Scale { values: (0.0, to), pixels: (TOP + 240.0, TOP), logarithmic: false };
-    let panel = |title: &str, left, lines| Panel {
-        title: title.into(),
-        scale,
-        ticks: ticks(&scale),
-        goal: None,
-        marks: Marks::Lines {
-            left,
-            width: 270.0,
-            below: "queues",
-            columns: queues.iter().map(ToString::to_string).collect(),
-            lines,
-        },
-    };
+    let columns = (&queues[..], "queues");
     (!queues.is_empty()).then(|| Picture {
         title: "Speed of enqueues by number of realtime queues",
         note: "share of the speed of as many queues without a trigger; the higher the better",
         panels: vec![
-            panel("one of them in each transaction", 60.0, left),
-            panel("all of them in each transaction", 530.0, right),
+            panel("one of them in each transaction", (60.0, 270.0), scale, columns, left),
+            panel("all of them in each transaction", (530.0, 270.0), scale, columns, right),
         ],
         below: BELOW,
     })

@@ -31,8 +31,8 @@ pub(crate) fn all(results: &Results) -> Vec<(&'static str, String)> {
 
 /// Draws all of them into files.
 pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(to)?;
     let write = |(name, picture): (&str, String)| {
+        std::fs::create_dir_all(to)?;
         let file = to.join(name);
         std::fs::write(&file, picture)?;
         Ok(file)
@@ -61,12 +61,9 @@ fn footer(about: &About) -> String {
     } else {
         format!("median of {} interleaved rounds", about.rounds)
     };
+    let About { postgres, pgmq, aimq, cores, date, .. } = about;
+    let date = date.split(' ').next().unwrap_or_default();
     format!(
-        "{rounds}; PostgreSQL {}, pgmq {}, aimq {}; {} cores, fsync on; {}; make bench",
-        about.postgres,
-        about.pgmq,
-        about.aimq,
-        about.cores,
-        about.date.split(' ').next().unwrap_or_default()
+        "{rounds}; PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq}; {cores} cores, fsync on; {date}; make bench"
     )
 }

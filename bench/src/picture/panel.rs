@@ -26,18 +26,8 @@ pub(crate) struct Panel {
 }
 
 pub(crate) enum Marks {
-    Rows { top: f64, size: Size, rows: Vec<Row> },
-    Lines { left: f64, width: f64, below: &'static str, columns: Vec<String>, lines: Vec<Line> },
-}
-
-/// How high rows are and, from a row's top, where its text stands and its bar begins; and where the ticks' labels stand
-/// below the last row.
-#[derive(Clone, Copy)]
-pub(crate) struct Size {
-    pub(crate) height: f64,
-    pub(crate) text: f64,
-    pub(crate) bar: f64,
-    pub(crate) ticks: f64,
+    Rows { top: f64, height: f64, rows: Vec<Row> },
+    Lines { left: f64, width: f64, below: &'static str, columns: Vec<u32>, lines: Vec<Line> },
 }
 
 /// A name, and what is known of it.
@@ -96,14 +86,14 @@ fn weight(is_strong: bool) -> &'static str {
 impl Panel {
     pub(crate) fn bottom(&self) -> f64 {
         match &self.marks {
-            Marks::Rows { top, size, rows } => top + size.height * rows.len() as f64,
+            Marks::Rows { top, height, rows } => top + height * rows.len() as f64,
             Marks::Lines { .. } => self.scale.pixels.0,
         }
     }
 
     fn draw(&self, svg: &mut Svg) {
         match &self.marks {
-            Marks::Rows { top, size, rows } => self.draw_rows(svg, *top, *size, rows),
+            Marks::Rows { top, height, rows } => self.draw_rows(svg, *top, *height, rows),
             Marks::Lines { left, width, below, columns, lines } => {
                 self.draw_columns(svg, *left, *width, columns, below);
                 self.draw_lines(svg, *left, *width, columns.len(), lines);
@@ -111,7 +101,7 @@ impl Panel {
         }
     }
 
-    fn draw_rows(&self, svg: &mut Svg, top: f64, size: Size, rows: &[Row]) {
+    fn draw_rows(&self, svg: &mut Svg, top: f64, height: f64, rows: &[Row]) {
         let (left, bottom) = (self.scale.pixels.0, self.bottom());
         if !self.title.is_empty() {
             svg.text(left, top - 10.0, "panel", Anchor::Start, &self.title);
@@ -119,7 +109,7 @@ impl Panel {
         for (value, label) in &self.ticks {
             let x = self.scale.at(*value);
             svg.line((x, top), (x, bottom), if *value == 0.0 { "axis" } else { "grid" });
-            svg.text(x, bottom + size.ticks, "tick", Anchor::Middle, label);
+            svg.text(x, bottom + (height / 6.0 + 11.0).round(), "tick", Anchor::Middle, label);
         }
         let goal = self.goal.map(|(value, label)| (self.scale.at(value), label));
         if let Some((x, label)) = goal {
@@ -127,21 +117,22 @@ impl Panel {
             svg.text(x + 5.0, top - 6.0, "note", Anchor::Start, label);
         }
         for (at, Row { name, class, is_strong, mark }) in rows.iter().enumerate() {
-            let top = top + size.height * at as f64;
-            let (base, strong) = (top + size.text, weight(*is_strong));
+            let top = top + height * at as f64;
+            let (base, strong) = (top + (height / 2.0 + 4.0).round(), weight(*is_strong));
             let gap = if let Some(Mark::Bar { .. }) | None = mark { 8.0 } else { 10.0 };
             svg.text(left - gap, base, strong, Anchor::End, name);
             match mark {
                 Some(Mark::Bar { to, label }) => {
                     let end = self.scale.at(*to);
-                    svg.rect(left, top + size.bar, end - left, size.height - 2.0 * size.bar, class);
+                    let gap = (height / 6.0).floor();
+                    svg.rect(left, top + gap, end - left, height - 2.0 * gap, class);
                     // Clear of the line of what it is held against.
                     let from = goal.map_or(end, |(goal, _)| if end < goal { goal } else { end });
                     svg.text(from + 6.0, base, strong, Anchor::Start, label);
                 }
                 Some(Mark::Range { p50, p99, samples }) => {
                     let (from, to) = (self.scale.at(*p50), self.scale.at(*p99));
-                    let middle = top + size.height / 2.0;
+                    let middle = top + height / 2.0;
                     svg.line((from, middle), (to, middle), &format!("line {class}"));
                     svg.dot(to, middle, 4.5, "ground");
                     svg.dot(to, middle, 4.0, &format!("line thin {class}"));
@@ -156,7 +147,7 @@ impl Panel {
         }
     }
 
-    fn draw_columns(&self, svg: &mut Svg, x: f64, width: f64, columns: &[String], below: &str) {
+    fn draw_columns(&self, svg: &mut Svg, x: f64, width: f64, columns: &[u32], below: &str) {
         let (bottom, top) = self.scale.pixels;
         svg.text(x, top - 14.0, "panel", Anchor::Start, &self.title);
         for (value, label) in &self.ticks {
@@ -167,7 +158,7 @@ impl Panel {
         svg.line((x, bottom), (x + width, bottom), "axis");
         for (at, name) in columns.iter().enumerate() {
             let x = column(at, columns.len(), x, width);
-            svg.text(x, bottom + 17.0, "tick", Anchor::Middle, name);
+            svg.text(x, bottom + 17.0, "tick", Anchor::Middle, &name.to_string());
         }
         svg.text(x + width / 2.0, bottom + 36.0, "note", Anchor::Middle, below);
     }
