@@ -95,8 +95,8 @@ impl About {
         let Self { postgres, pgmq, aimq, aimq_commit, cores, cpu, memory_gb, kernel, date, .. } =
             self;
         format!(
-            "PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq} ({aimq_commit}); {cores} cores of {cpu}, \
-             {memory_gb} GB, {kernel}; {date}"
+            "PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq} ({aimq_commit}); \
+             {cores} cores of {cpu}, {memory_gb} GB, {kernel}; {date}"
         )
     }
 }

@@ -3,6 +3,7 @@
 //! and why so.
 
 mod callers;
+mod connections;
 mod contestants;
 mod cpu;
 mod figures;
@@ -21,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod wait;
 mod worker;
 
 use std::path::PathBuf;

@@ -9,16 +9,21 @@ mod interval;
 mod latency;
 mod lateness;
 mod polling;
+mod producers;
 mod reads;
 mod throughput;
 mod wakeups;
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use aimq_lab::progress::Spinner;
 use aimq_lab::setup::{self, Major, Profile};
 use anyhow::Result;
 
+use crate::contestants::Key;
 use crate::machine::About;
 use crate::plan::{Measure, Plan, Wishes};
 use crate::results::Results;
@@ -34,6 +39,39 @@ pub(crate) struct Bench {
 }
 
 type Run = fn(&mut Bench) -> Result<()>;
+
+/// One of the rounds of a measure.
+struct Round<'a> {
+    number: usize,
+    last: usize,
+    spinner: &'a Spinner,
+}
+
+impl Round<'_> {
+    /// Shows what is being measured right now.
+    fn say(&self, what: impl Display) {
+        self.spinner.say(&format!("round {} of {}: {what}", self.number, self.last));
+    }
+}
+
+impl Bench {
+    /// Does these rounds, each behind a checkpoint. Number 0 is for what only warms up.
+    fn rounds(
+        &mut self,
+        title: &str,
+        numbers: RangeInclusive<usize>,
+        mut each: impl FnMut(&mut Self, &Round<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let spinner = Spinner::new(title);
+        let last = *numbers.end();
+        for number in numbers {
+            self.servers.checkpoint()?;
+            each(self, &Round { number, last, spinner: &spinner })?;
+        }
+        spinner.end(true);
+        Ok(())
+    }
+}
 
 /// `aimq-bench run`.
 pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
@@ -73,11 +111,16 @@ pub(crate) fn run(major: Major, wishes: &Wishes) -> Result<()> {
         (Measure::Instructions, instructions::run),
     ];
     for (measure, run) in measures {
-        if bench.plan.wants(measure) {
-            run(&mut bench)?;
-            // What has been measured is not lost when a later one fails.
-            bench.results.write(&file)?;
+        if !bench.plan.wants(measure) {
+            continue;
         }
+        if measure.is_of_notifier() && !bench.servers.has(Key::Notifier) {
+            println!("  note: {measure:?} is not measured, because there is no notifier");
+        } else {
+            run(&mut bench)?;
+        }
+        // What has been measured is not lost when a later one fails.
+        bench.results.write(&file)?;
     }
     let Bench { results, servers, .. } = bench;
     drop(servers);

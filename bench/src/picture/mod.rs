@@ -64,6 +64,7 @@ fn footer(about: &About) -> String {
     let About { postgres, pgmq, aimq, cores, date, .. } = about;
     let date = date.split(' ').next().unwrap_or_default();
     format!(
-        "{rounds}; PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq}; {cores} cores, fsync on; {date}; make bench"
+        "{rounds}; PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq}; {cores} cores, fsync on; \
+         {date}; make bench"
     )
 }
