@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use aimq_lab::stats::{median, percentile};
+use aimq_lab::stats::percentile;
 
 use crate::callers::Call;
 use crate::contestants::Key;
 use crate::figures::{
-    self, Ratio, best_in_transaction, latencies, number, ratio, throughput, tps, wake_p50,
+    self, Ratio, best_in_transaction, latencies, middle, number, ratio, throughput, tps, wake_p50,
 };
 use crate::report;
 use crate::results::{Background, Blocked, Polling, Results};
@@ -90,14 +90,14 @@ fn of_pairs(what: impl Into<String>, wanted: Wanted, found: Option<Ratio>) -> Li
     Line { what: what.into(), wanted, found }
 }
 
-/// Of so many messages none may be lost. It was not measured if there were none.
-fn no_message(what: &str, lost: u64, of: u64, besides: &str) -> Line {
-    let found = (of > 0).then(|| Found {
-        value: lost as f64,
-        shown: lost.to_string(),
-        from: format!("{} messages{besides}", number(of as f64)),
-    });
+/// None may be lost; `from` is none if there was nothing to lose.
+fn no_message(what: &str, lost: u64, from: Option<String>) -> Line {
+    let found = from.map(|from| Found { value: lost as f64, shown: lost.to_string(), from });
     Line { what: what.into(), wanted: Wanted::None, found }
+}
+
+fn messages(sent: u64) -> Option<String> {
+    (sent > 0).then(|| format!("{} messages", number(sent as f64)))
 }
 
 /// A percentile in milliseconds.
@@ -182,7 +182,7 @@ fn clients_of(clients: u32) -> String {
 fn lost_by_workers(results: &Results) -> Line {
     let ours = || results.wakeups.iter().filter(|it| it.contestant.is_notifier());
     let (lost, sent) = (ours().map(|it| it.lost).sum(), ours().map(|it| it.sent).sum());
-    no_message("messages lost to a worker without polling", lost, sent, "")
+    no_message("messages lost to a worker without polling", lost, messages(sent))
 }
 
 /// Delayed messages that nobody finished, workers killed or not.
@@ -192,16 +192,14 @@ fn unfinished(results: &Results) -> Line {
     let killed: usize = ours().map(|it| it.killed).sum();
     let what = "delayed messages that no worker finished, without a poll";
     let sent = ours().map(|it| it.messages).sum();
-    no_message(what, left, sent, &format!(", {killed} workers killed"))
+    no_message(what, left, messages(sent).map(|all| format!("{all}, {killed} workers killed")))
 }
 
 /// The calls that block.
 fn blocking(results: &Results) -> Vec<Line> {
     let of = |way, of| figures::blocked(results, way, of);
-    let empty: Vec<f64> =
-        of(Call::Blocks, figures::empty_wake_ups).iter().map(|(_, it)| *it).collect();
-    let value = median(&empty);
-    let found = (!empty.is_empty()).then(|| Found {
+    let empty = of(Call::Blocks, figures::empty_wake_ups);
+    let found = middle(&empty).map(|value| Found {
         value,
         shown: format!("{value:.3}"),
         from: report::rounds_of(empty.len()),
@@ -243,13 +241,9 @@ fn unread(results: &Results) -> Line {
     let lost = blocked().map(|it| it.missed).sum::<u64>()
         + polling().map(|it| it.missed).sum::<u64>()
         + results.crowd.iter().map(|it| it.unread).sum::<u64>();
-    let found = (handed > 0 || !results.crowd.is_empty()).then(|| Found {
-        value: lost as f64,
-        shown: lost.to_string(),
-        from: "all messages to sessions that block".into(),
-    });
-    let what = "messages unread though sessions block for them".into();
-    Line { what, wanted: Wanted::None, found }
+    let is_measured = handed > 0 || !results.crowd.is_empty();
+    let from = is_measured.then(|| "all messages to sessions that block".into());
+    no_message("messages unread though sessions block for them", lost, from)
 }
 
 /// The messages whose way was followed, and of which nothing was heard within seconds.
@@ -257,7 +251,7 @@ fn unheard(results: &Results) -> Line {
     let ours = || results.latency.iter().filter(|it| it.contestant.is_notifier());
     let lost = ours().map(|it| it.missed).sum();
     let sent = ours().map(|it| it.statement_us.len() as u64).sum();
-    no_message("messages unheard of for 3 s, in all latency runs", lost, sent, "")
+    no_message("messages unheard of for 3 s, in all latency runs", lost, messages(sent))
 }
 
 /// The payloads' counts must add up to what was enqueued, in every run with a listener.
@@ -268,5 +262,5 @@ fn lost_in_payloads(results: &Results) -> Line {
     };
     let lost = runs().map(|it| it.messages.saturating_sub(it.counted)).sum();
     let sent = runs().map(|it| it.messages).sum();
-    no_message("messages that no payload told of, in all throughput runs", lost, sent, "")
+    no_message("messages that no payload told of, in all throughput runs", lost, messages(sent))
 }
