@@ -1,22 +1,19 @@
-//! Workers that block in a call, or read when they are notified: any number of sessions in one thread, so that
-//! they take no more of the machine than they must.
+//! Workers that block in a call, or read when they are notified.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use postgres::Client;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{AsyncMessage, Config, Connection, NoTls, Socket, Statement};
+use tokio_postgres::{Config, NoTls, Statement};
 
 use crate::contestants::Key;
-use crate::cpu;
+use crate::{connections, cpu, wait};
 
 /// How long all of them may take to connect, to begin a call, or to end it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,8 +80,7 @@ pub(crate) enum Said {
 
 /// A number of callers. They leave when dropped.
 pub(crate) struct Callers {
-    thread: Option<JoinHandle<Result<()>>>,
-    stop: Option<oneshot::Sender<()>>,
+    thread: connections::Thread,
     work: watch::Sender<bool>,
     said: mpsc::Receiver<Said>,
     clock: Instant,
@@ -103,11 +99,8 @@ impl Callers {
         queue: impl Fn(usize) -> String,
     ) -> Result<Self> {
         let database = call.contestant().database();
-        let mut config = Config::new();
-        config.host_path(cluster.folder()).user("postgres").dbname(&database);
-        config.application_name("caller");
+        let config = connections::config(cluster, &database, "caller");
         let (says, said) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
         let (work, works) = watch::channel(false);
         let clock = Instant::now();
         let connecting = Arc::new(Semaphore::new(CONNECTING));
@@ -124,18 +117,13 @@ impl Callers {
             })
             .collect();
         let server = cluster.connect(&database)?;
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-            runtime.block_on(async move {
-                for caller in callers {
-                    tokio::spawn(caller.run());
-                }
-                let _ = stopped.await;
-            });
+        let thread = connections::Thread::start(async move || {
+            for caller in callers {
+                tokio::spawn(caller.run());
+            }
             Ok(())
         });
-        let (thread, stop) = (Some(thread), Some(stop));
-        let mut callers = Self { thread, stop, work, said, clock, pids: vec![0; count], server };
+        let mut callers = Self { thread, work, said, clock, pids: vec![0; count], server };
         let deadline = Instant::now() + PATIENCE;
         for _ in 0..count {
             let first = callers.next(deadline)?;
@@ -166,20 +154,17 @@ impl Callers {
 
     /// Waits until so many block.
     fn wait_for_waiters(&mut self, count: usize) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
         let sql = if count == 0 {
             "SELECT count(pg_cancel_backend(pid)) FROM aimq.waiters"
         } else {
             "SELECT count(*) FROM aimq.waiters"
         };
-        loop {
-            let found = self.server.query_one(sql, &[])?.get::<_, i64>(0);
-            if usize::try_from(found)? == count {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{found} sessions block instead of {count}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut found = 0;
+        let reached = wait::until(PATIENCE, || {
+            found = self.server.query_one(sql, &[])?.get::<_, i64>(0);
+            Ok((usize::try_from(found)? == count).then_some(()))
+        })?;
+        reached.with_context(|| format!("{found} sessions block instead of {count}"))
     }
 
     /// What a message has to say of the moment when it is sent.
@@ -200,29 +185,21 @@ impl Callers {
     /// How often each session's process has gone to sleep so far.
     pub(crate) fn sleeps(&self) -> Result<Vec<u64>> {
         let sleeps = self.pids.iter().map(|pid| cpu::sleeps(*pid));
-        sleeps.collect::<Option<_>>().context("a caller's session has ended")
-    }
-
-    /// Ends the sessions: one that blocks would not see that its client is gone.
-    fn leave(&mut self) {
-        let ours = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-                     WHERE application_name = 'caller' AND datname = current_database()";
-        let deadline = Instant::now() + PATIENCE;
-        let _ = self.work.send(false);
-        let gone = |row: postgres::Row| row.get::<_, i64>(0) == 0;
-        while !self.server.query_one(ours, &[]).is_ok_and(gone) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        sleeps.collect::<Result<_>>().context("a caller's session has ended")
     }
 }
 
 impl Drop for Callers {
+    /// Ends the sessions: one that blocks would not see that its client is gone.
     fn drop(&mut self) {
-        self.leave();
+        let ours = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE application_name = 'caller' AND datname = current_database()";
+        let _ = self.work.send(false);
+        let gone = |row: postgres::Row| row.get::<_, i64>(0) == 0;
+        let _ = wait::until(PATIENCE, || {
+            Ok(self.server.query_one(ours, &[]).is_ok_and(gone).then_some(()))
+        });
+        let _ = self.thread.end();
     }
 }
 
@@ -249,7 +226,8 @@ impl Caller {
         let turn = self.connecting.acquire().await?;
         let (client, connection) = self.config.connect(NoTls).await?;
         let bell = Arc::new(Notify::new());
-        tokio::spawn(drive(connection, Arc::clone(&bell)));
+        let rung = Arc::clone(&bell);
+        tokio::spawn(connections::drive(connection, move |_| rung.notify_one()));
         let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
         let get = client.prepare(&self.call.statement()).await?;
         let archive = client.prepare("SELECT pgmq.archive($1, $2::bigint)").await?;
@@ -290,17 +268,5 @@ impl Caller {
         self.says.send(Said::Has { number: self.number, us })?;
         client.execute(archive, &[&self.queue, &row.get::<_, i64>(0)]).await?;
         Ok(self.says.send(Said::Done)?)
-    }
-}
-
-/// Keeps a connection going, and rings for each notification.
-async fn drive(
-    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    bell: Arc<Notify>,
-) {
-    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-        if let AsyncMessage::Notification(_) = message {
-            bell.notify_one();
-        }
     }
 }

@@ -6,9 +6,37 @@ use anyhow::{Context, Result};
 /// Ticks of a second in /proc: `USER_HZ`, which is 100 wherever Linux shows it.
 const TICKS: f64 = 100.0;
 
+/// Counts the processor time of a server from when it is made.
+pub(crate) struct Meter<'a> {
+    cluster: &'a Cluster,
+    before: f64,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn start(cluster: &'a Cluster) -> Result<Self> {
+        Ok(Self { cluster, before: seconds_of(cluster)? })
+    }
+
+    /// What it was so far.
+    pub(crate) fn so_far(&self) -> Result<Time> {
+        Ok(Time(seconds_of(self.cluster)? - self.before))
+    }
+}
+
+/// Seconds of a processor.
+#[derive(Clone, Copy)]
+pub(crate) struct Time(f64);
+
+impl Time {
+    /// In microseconds for each of so many messages, to a hundredth.
+    pub(crate) fn us_each(self, messages: f64) -> f64 {
+        (self.0 * 1e8 / messages.max(1.0)).round() / 100.0
+    }
+}
+
 /// The seconds that a server's processes have been on a processor, those that have ended included: they
 /// are in the postmaster's account of its children, to a hundredth of a second.
-pub(crate) fn of(cluster: &Cluster) -> Result<f64> {
+fn seconds_of(cluster: &Cluster) -> Result<f64> {
     let postmaster = cluster.postmaster().context("the server runs")?;
     let mut seconds = 0.0;
     for entry in std::fs::read_dir("/proc")?.flatten() {
@@ -46,16 +74,24 @@ pub(crate) fn children(cluster: &Cluster) -> usize {
 }
 
 /// How often a process has gone to sleep by itself: its voluntary switches of context.
-pub(crate) fn sleeps(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+pub(crate) fn sleeps(pid: u32) -> Result<u64> {
+    status(pid, "voluntary_ctxt_switches")
 }
 
-/// To the nanosecond.
-fn on_processor(pid: u32) -> Option<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
-    let nanoseconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-    Some(nanoseconds / 1e9)
+/// A number in /proc/PID/status.
+pub(crate) fn status(pid: u32, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = lines.next().and_then(|line| line.split_whitespace().next());
+    Ok(value.with_context(|| format!("no {name}"))?.parse()?)
+}
+
+/// The seconds that a process has been on a processor, to the nanosecond. Unlike the time on the wall, that does not
+/// count what the machine does besides.
+pub(crate) fn on_processor(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let nanoseconds: f64 = text.split_whitespace().next().unwrap_or_default().parse()?;
+    Ok(nanoseconds / 1e9)
 }
 
 struct Stat {

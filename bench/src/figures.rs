@@ -4,7 +4,7 @@ use aimq_lab::stats::{median, percentile};
 
 use crate::callers::Call;
 use crate::contestants::{ALL, Key};
-use crate::results::{Background, Blocked, Results};
+use crate::results::{Background, Blocked, Latency, Polling, Results};
 use crate::worker::Way;
 
 /// One figure for each round.
@@ -48,16 +48,16 @@ pub(crate) fn middle(rounds: &[(usize, f64)]) -> Option<f64> {
     (!values.is_empty()).then(|| median(&values))
 }
 
+/// `a` in ratio to `b`, in each round that both have.
+fn pairs(a: &[(usize, f64)], b: &[(usize, f64)]) -> Rounds {
+    let other = |round| b.iter().find(|(other, _)| *other == round);
+    a.iter().filter_map(|(round, a)| Some((*round, a / other(*round)?.1))).collect()
+}
+
 /// How many times `b` is `a`: pairs of the same round, their median.
 pub(crate) fn ratio(a: &[(usize, f64)], b: &[(usize, f64)]) -> Option<Ratio> {
-    let pairs: Vec<f64> = a
-        .iter()
-        .filter_map(|(round, a)| {
-            let (_, b) = b.iter().find(|(other, _)| other == round)?;
-            Some(a / b)
-        })
-        .collect();
-    (!pairs.is_empty()).then(|| Ratio { median: median(&pairs), pairs: pairs.len() })
+    let pairs = pairs(a, b);
+    Some(Ratio { median: middle(&pairs)?, pairs: pairs.len() })
 }
 
 /// Of those that notify in the transaction and lose nothing: the fastest in this cell.
@@ -67,32 +67,23 @@ pub(crate) fn best_in_transaction(results: &Results, clients: u32, listeners: u3
     rivals.max_by(|a, b| speed(a).total_cmp(&speed(b)))
 }
 
+fn followed(results: &Results, key: Key, background: Background) -> impl Iterator<Item = &Latency> {
+    results.latency.iter().filter(move |it| (it.contestant, it.background) == (key, background))
+}
+
 pub(crate) fn latencies(results: &Results, key: Key, background: Background) -> Latencies {
-    let mut all = Latencies { wake: Vec::new(), statement: Vec::new(), missed: 0 };
-    for sample in &results.latency {
-        if (sample.contestant, sample.background) == (key, background) {
-            all.wake.extend(sample.wake_us.iter().map(|us| f64::from(*us) / 1000.0));
-            all.statement.extend(sample.statement_us.iter().map(|us| f64::from(*us) / 1000.0));
-            all.missed += sample.missed;
-        }
+    let ours = || followed(results, key, background);
+    Latencies {
+        wake: sorted_ms(ours().flat_map(|it| &it.wake_us)),
+        statement: sorted_ms(ours().flat_map(|it| &it.statement_us)),
+        missed: ours().map(|it| it.missed).sum(),
     }
-    all.wake.sort_by(f64::total_cmp);
-    all.statement.sort_by(f64::total_cmp);
-    all
 }
 
 /// The p50 of each round, in milliseconds.
 pub(crate) fn wake_p50(results: &Results, key: Key, background: Background) -> Rounds {
-    let ours = results
-        .latency
-        .iter()
-        .filter(|it| (it.contestant, it.background) == (key, background) && !it.wake_us.is_empty());
-    ours.map(|it| {
-        let mut sorted: Vec<f64> = it.wake_us.iter().map(|us| f64::from(*us) / 1000.0).collect();
-        sorted.sort_by(f64::total_cmp);
-        (it.round, percentile(&sorted, 0.5))
-    })
-    .collect()
+    let ours = followed(results, key, background).filter(|it| !it.wake_us.is_empty());
+    ours.map(|it| (it.round, p50(&it.wake_us))).collect()
 }
 
 /// Commits per second to one of so many queues.
@@ -103,14 +94,8 @@ pub(crate) fn growth(results: &Results, key: Key, queues: u32) -> Rounds {
 
 /// What a message costs with aimq, in messages without a trigger, among so many queues.
 pub(crate) fn growth_cost(results: &Results, key: Key, queues: u32) -> Rounds {
-    let none = growth(results, Key::None, queues);
     let ours = growth(results, key, queues);
-    ours.iter()
-        .filter_map(|(round, tps)| {
-            let (_, none) = none.iter().find(|(other, _)| other == round)?;
-            Some((*round, none / tps))
-        })
-        .collect()
+    pairs(&growth(results, Key::None, queues), &ours)
 }
 
 /// Who stands for aimq in the growth measures.
@@ -129,6 +114,12 @@ pub(crate) fn interval(results: &Results, ms: Option<u32>, listeners: u32) -> Ro
     ours.map(|it| (it.run.round, it.run.tps)).collect()
 }
 
+/// What 200 listeners take of these, in % of those without listeners.
+pub(crate) fn interval_cost(results: &Results, ms: u32) -> Option<f64> {
+    let [with, without] = [200, 0].map(|listeners| interval(results, Some(ms), listeners));
+    ratio(&with, &without).map(|it| (1.0 - it.median) * 100.0)
+}
+
 /// Reads per second of so many messages each.
 pub(crate) fn reads(results: &Results, key: Key, size: u32) -> Rounds {
     let ours = results.reads.iter().filter(|it| (it.contestant, it.size) == (key, size));
@@ -138,15 +129,18 @@ pub(crate) fn reads(results: &Results, key: Key, size: u32) -> Rounds {
 /// How late messages were, in milliseconds, sorted.
 pub(crate) fn lateness(results: &Results, way: Way, killed: bool) -> Vec<f64> {
     let ours = results.lateness.iter().filter(|it| (it.way, it.killed > 0) == (way, killed));
-    let mut late: Vec<f64> =
-        ours.flat_map(|it| &it.late_us).map(|us| f64::from(*us) / 1000.0).collect();
-    late.sort_by(f64::total_cmp);
-    late
+    sorted_ms(ours.flat_map(|it| &it.late_us))
 }
 
 /// One figure of each round in which messages went to many idle sessions.
 pub(crate) fn blocked(results: &Results, way: Call, of: fn(&Blocked) -> f64) -> Rounds {
     let ours = results.blocked.iter().filter(|it| it.way == way);
+    ours.map(|it| (it.round, of(it))).collect()
+}
+
+/// One figure of each round in which workers waited.
+pub(crate) fn polling(results: &Results, way: Call, of: fn(&Polling) -> f64) -> Rounds {
+    let ours = results.polling.iter().filter(|it| it.way == way);
     ours.map(|it| (it.round, of(it))).collect()
 }
 
@@ -176,6 +170,11 @@ pub(crate) fn p50(us: &[u32]) -> f64 {
     percentile(&sorted_ms(us), 0.5)
 }
 
+/// p50, p95, p99 and the greatest, as the tables show them.
+pub(crate) fn percentiles(sorted: &[f64]) -> [String; 4] {
+    [0.5, 0.95, 0.99, 1.0].map(|part| number(percentile(sorted, part)))
+}
+
 /// The values that a list of samples has, sorted, each once.
 pub(crate) fn distinct<T: Ord + Copy>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.collect::<std::collections::BTreeSet<T>>().into_iter().collect()
@@ -191,21 +190,23 @@ pub(crate) fn contestants(found: impl Iterator<Item = Key>) -> Vec<Key> {
 pub(crate) fn number(value: f64) -> String {
     match value {
         v if v.is_nan() => "–".into(),
-        v if v >= 1000.0 => {
-            let whole = format!("{v:.0}");
-            let mut text = String::new();
-            for (at, digit) in whole.chars().enumerate() {
-                if at > 0 && (whole.len() - at).is_multiple_of(3) {
-                    text.push(',');
-                }
-                text.push(digit);
-            }
-            text
-        }
-        v if v >= 100.0 => format!("{v:.0}"),
+        v if v >= 100.0 => whole(v),
         v if v >= 10.0 => format!("{v:.1}"),
         v => format!("{v:.2}"),
     }
+}
+
+/// `12,345`, and nothing behind the point.
+pub(crate) fn whole(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn numbers_are_grouped() {
         assert_eq!(number(1_234_567.0), "1,234,567");
-        assert_eq!(number(999.6), "1000");
+        assert_eq!(number(999.6), "1,000");
         assert_eq!(number(12.34), "12.3");
         assert_eq!(number(0.987), "0.99");
     }

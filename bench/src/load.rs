@@ -1,13 +1,14 @@
 //! Producers: pgbench, as anybody can run it.
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::setup::Major;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::contestants::Key;
+use crate::{cpu, wait};
 
 /// What each transaction of the load does.
 pub(crate) const SCRIPT: &str = "SELECT pgmq.send('q', '{\"n\": 1}');\n";
@@ -23,19 +24,15 @@ pub(crate) struct Load {
 }
 
 /// A load that runs.
-pub(crate) struct Running {
+pub(crate) struct Running<'a> {
     pgbench: Child,
-}
-
-/// What pgbench said.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Done {
-    /// Without the time that it took to connect.
-    pub(crate) tps: f64,
+    cluster: &'a Cluster,
+    /// How many children the postmaster had before.
+    children: usize,
 }
 
 impl Load {
-    pub(crate) fn start(self, major: Major, cluster: &Cluster, key: Key) -> Result<Running> {
+    pub(crate) fn start(self, major: Major, cluster: &Cluster, key: Key) -> Result<Running<'_>> {
         let script = cluster.folder().join("send.sql");
         std::fs::write(&script, SCRIPT)?;
         let mut pgbench = Command::new(major.program("pgbench"));
@@ -52,27 +49,14 @@ impl Load {
         let commit = if self.synchronous_commit { "on" } else { "off" };
         pgbench.env("PGOPTIONS", format!("-c synchronous_commit={commit}")).env("LC_ALL", "C");
         pgbench.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(Running { pgbench: pgbench.spawn().context("pgbench")? })
+        let children = cpu::children(cluster);
+        Ok(Running { pgbench: pgbench.spawn().context("pgbench")?, cluster, children })
     }
 
-    pub(crate) fn run(self, major: Major, cluster: &Cluster, key: Key) -> Result<Done> {
-        self.start(major, cluster, key)?.wait()
-    }
-}
-
-impl Running {
-    /// Ends a load that has done what it was there for.
-    pub(crate) fn end(mut self) -> Result<()> {
-        if let Some(status) = self.pgbench.try_wait()? {
-            bail!("the load did not last: {status}");
-        }
-        self.pgbench.kill()?;
-        self.pgbench.wait()?;
-        Ok(())
-    }
-
-    pub(crate) fn wait(self) -> Result<Done> {
-        let said = self.pgbench.wait_with_output()?;
+    /// Returns the commits per second, without the time that it took to connect.
+    pub(crate) fn run(self, major: Major, cluster: &Cluster, key: Key) -> Result<f64> {
+        let Running { pgbench, children, .. } = self.start(major, cluster, key)?;
+        let said = pgbench.wait_with_output()?;
         let text = String::from_utf8_lossy(&said.stdout);
         ensure!(
             said.status.success(),
@@ -80,17 +64,27 @@ impl Running {
             said.status,
             String::from_utf8_lossy(&said.stderr)
         );
+        settle(cluster, children)?;
         let line = text.lines().find(|line| line.starts_with("tps = ")).context("no tps")?;
-        let tps = line.split_whitespace().nth(2).context("no tps")?.parse()?;
-        Ok(Done { tps })
+        Ok(line.split_whitespace().nth(2).context("no tps")?.parse()?)
+    }
+}
+
+impl Running<'_> {
+    /// Ends a load that has done what it was there for.
+    pub(crate) fn end(mut self) -> Result<()> {
+        if let Some(status) = self.pgbench.try_wait()? {
+            bail!("the load did not last: {status}");
+        }
+        self.pgbench.kill()?;
+        self.pgbench.wait()?;
+        settle(self.cluster, self.children)
     }
 }
 
 /// Waits until the sessions of a load are gone, so that their time is accounted and the next sample
-/// begins on a quiet server.
-pub(crate) fn settle(cluster: &Cluster, children: usize) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while crate::cpu::children(cluster) > children && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// begins on a quiet server. One that is still there then is not waited for.
+fn settle(cluster: &Cluster, children: usize) -> Result<()> {
+    let gone = || Ok((cpu::children(cluster) <= children).then_some(()));
+    wait::until(Duration::from_secs(5), gone).map(drop)
 }

@@ -85,19 +85,18 @@ impl About {
         })
     }
 
+    /// Too little was measured for its figures to count.
+    pub(crate) fn is_a_look(&self) -> bool {
+        self.quick || self.rounds < 7
+    }
+
     /// One line for people.
     pub(crate) fn line(&self) -> String {
+        let Self { postgres, pgmq, aimq, aimq_commit, cores, cpu, memory_gb, kernel, date, .. } =
+            self;
         format!(
-            "PostgreSQL {}, pgmq {}, aimq {} ({}); {} cores of {}, {} GB, {}; {}",
-            self.postgres,
-            self.pgmq,
-            self.aimq,
-            self.aimq_commit,
-            self.cores,
-            self.cpu,
-            self.memory_gb,
-            self.kernel,
-            self.date
+            "PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq} ({aimq_commit}); \
+             {cores} cores of {cpu}, {memory_gb} GB, {kernel}; {date}"
         )
     }
 }

@@ -3,6 +3,7 @@
 //! and why so.
 
 mod callers;
+mod connections;
 mod contestants;
 mod cpu;
 mod figures;
@@ -10,13 +11,18 @@ mod listeners;
 mod load;
 mod machine;
 mod measure;
+mod paths;
 mod picture;
 mod plan;
 mod report;
 mod results;
 mod servers;
 mod shapes;
+mod table;
+#[cfg(test)]
+mod tests;
 mod verdict;
+mod wait;
 mod worker;
 
 use std::path::PathBuf;

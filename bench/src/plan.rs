@@ -69,44 +69,90 @@ pub(crate) enum Measure {
     Instructions,
 }
 
+impl Measure {
+    /// Whether there is nothing to measure without a notifier.
+    pub(crate) fn is_of_notifier(self) -> bool {
+        matches!(self, Self::Interval | Self::Blocked | Self::Polling | Self::Crowd)
+    }
+}
+
 /// What is done in this run.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
+    /// Rounds with those alone whose ratio to no trigger is to be known to a hundredth.
+    pub(crate) more_rounds: usize,
+    /// Rounds of what takes long, or has no bound that hangs on it.
+    pub(crate) few_rounds: usize,
     only: Vec<Measure>,
     contestants: Vec<Key>,
     /// Settings of the servers beside those that every run has.
     pub(crate) settings: Vec<String>,
+    /// Seconds of one run of pgbench, which takes whole ones.
+    pub(crate) seconds: u32,
+    pub(crate) clients: &'static [u32],
+    /// Beside the main case, one listener, which the throughput covers.
+    pub(crate) listeners: &'static [u32],
+    pub(crate) batches: &'static [u32],
+    pub(crate) batch_time: Duration,
+    /// Over how many seconds delayed messages become visible.
+    pub(crate) lateness_seconds: u32,
+    /// One after another, to sessions that block or listen.
+    pub(crate) blocked_messages: u32,
+    /// How long workers are left idle, and how long they are kept busy.
+    pub(crate) polling_time: Duration,
+    /// Messages at random intervals to workers that poll or block.
+    pub(crate) polling_messages: u32,
+    /// Sessions that block, each for a queue of its own.
+    pub(crate) waiters: u32,
+    /// How long one contestant's latency is taken in one round.
+    pub(crate) latency_time: Duration,
+    /// Bursts with a quiet time after each, in one round.
+    pub(crate) episodes: u32,
+    pub(crate) queues: &'static [u32],
+    pub(crate) growth_time: Duration,
 }
 
 impl Plan {
     pub(crate) fn new(wishes: &Wishes) -> Self {
+        let quick = wishes.quick;
+        let rounds = wishes.rounds.unwrap_or(if quick { 1 } else { 7 }).max(1);
+        let either = |look: u32, whole: u32| if quick { look } else { whole };
+        let ms = |look, whole| Duration::from_millis(u64::from(either(look, whole)));
+        let list = |look, whole| -> &'static [u32] { if quick { look } else { whole } };
         Self {
-            quick: wishes.quick,
-            rounds: wishes.rounds.unwrap_or(if wishes.quick { 1 } else { 7 }).max(1),
+            quick,
+            rounds,
+            more_rounds: if quick { 0 } else { rounds },
+            few_rounds: rounds.min(3),
             only: wishes.only.clone(),
             contestants: wishes.contestants.clone(),
             settings: wishes.set.clone(),
+            seconds: either(1, 2),
+            clients: list(&[1, 16], &[1, 4, 16, 64]),
+            listeners: list(&[200], &[0, 20, 200]),
+            batches: list(&[1, 1000], &[1, 100, 1000, 10_000]),
+            batch_time: ms(250, 600),
+            lateness_seconds: either(1, 10),
+            blocked_messages: either(20, 100),
+            polling_time: ms(1000, 3000),
+            polling_messages: either(10, 60),
+            waiters: either(200, 1000),
+            latency_time: ms(1000, 2500),
+            episodes: either(3, 5),
+            queues: list(&[1, 100], &[1, 10, 100, 1000]),
+            growth_time: ms(700, 1500),
         }
     }
 
     pub(crate) fn wants(&self, measure: Measure) -> bool {
-        if self.only.is_empty() {
-            // A look has no time for what moves little from run to run.
-            let long = matches!(
-                measure,
-                Measure::Interval
-                    | Measure::Instructions
-                    | Measure::Reads
-                    | Measure::Lateness
-                    | Measure::Blocked
-                    | Measure::Polling
-                    | Measure::Crowd
-            );
-            return !(self.quick && long);
-        }
-        self.only.contains(&measure)
+        use Measure::{Instructions, Lateness, Reads};
+        // A look has no time for what moves little from run to run.
+        let is_long =
+            measure.is_of_notifier() || matches!(measure, Instructions | Lateness | Reads);
+        let by_default = self.only.is_empty() && !(self.quick && is_long);
+        by_default || self.only.contains(&measure)
     }
 
     pub(crate) fn wants_contestant(&self, key: Key) -> bool {
@@ -115,90 +161,5 @@ impl Plan {
         all || self.contestants.contains(&key)
             || key == Key::None
             || key == Key::NonePlain && self.contestants.contains(&Key::NotifierPlain)
-    }
-
-    /// Rounds with those alone whose ratio to no trigger is to be known to a hundredth.
-    pub(crate) fn more_rounds(&self) -> usize {
-        if self.quick { 0 } else { self.rounds }
-    }
-
-    /// Seconds of one run of pgbench, which takes whole ones.
-    pub(crate) fn seconds(&self) -> u32 {
-        if self.quick { 1 } else { 2 }
-    }
-
-    pub(crate) fn clients(&self) -> &'static [u32] {
-        if self.quick { &[1, 16] } else { &[1, 4, 16, 64] }
-    }
-
-    /// Beside the main case, one listener, which the throughput covers.
-    pub(crate) fn listeners(&self) -> &'static [u32] {
-        if self.quick { &[200] } else { &[0, 20, 200] }
-    }
-
-    pub(crate) fn batches(&self) -> &'static [u32] {
-        if self.quick { &[1, 1000] } else { &[1, 100, 1000, 10_000] }
-    }
-
-    pub(crate) fn batch_time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 250 } else { 600 })
-    }
-
-    /// Over how many seconds delayed messages become visible.
-    pub(crate) fn lateness_seconds(&self) -> u32 {
-        if self.quick { 1 } else { 10 }
-    }
-
-    /// Each of them takes a minute and more.
-    pub(crate) fn lateness_rounds(&self) -> usize {
-        self.rounds.min(3)
-    }
-
-    /// One after another, to sessions that block or listen.
-    pub(crate) fn blocked_messages(&self) -> u32 {
-        if self.quick { 20 } else { 100 }
-    }
-
-    /// How long workers are left idle, and how long they are kept busy.
-    pub(crate) fn polling_time(&self) -> Duration {
-        Duration::from_secs(if self.quick { 1 } else { 3 })
-    }
-
-    /// Messages at random intervals to workers that poll or block.
-    pub(crate) fn polling_messages(&self) -> u32 {
-        if self.quick { 10 } else { 60 }
-    }
-
-    /// Each of them takes half a minute.
-    pub(crate) fn polling_rounds(&self) -> usize {
-        self.rounds.min(3)
-    }
-
-    /// With messages to the queues that are waited for: no bound hangs on them.
-    pub(crate) fn crowd_rounds(&self) -> usize {
-        self.rounds.min(3)
-    }
-
-    /// Sessions that block, each for a queue of its own.
-    pub(crate) fn waiters(&self) -> usize {
-        if self.quick { 200 } else { 1000 }
-    }
-
-    /// How long one contestant's latency is taken in one round.
-    pub(crate) fn latency_time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 1000 } else { 2500 })
-    }
-
-    /// Bursts with a quiet time after each, in one round.
-    pub(crate) fn episodes(&self) -> u32 {
-        if self.quick { 3 } else { 5 }
-    }
-
-    pub(crate) fn queues(&self) -> &'static [u32] {
-        if self.quick { &[1, 100] } else { &[1, 10, 100, 1000] }
-    }
-
-    pub(crate) fn growth_time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 700 } else { 1500 })
     }
 }

@@ -12,33 +12,21 @@ use crate::worker::Way;
 
 /// Everything that a run has found.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Results {
     pub(crate) about: About,
-    #[serde(default)]
     pub(crate) throughput: Vec<Throughput>,
-    #[serde(default)]
     pub(crate) interval: Vec<Interval>,
-    #[serde(default)]
     pub(crate) batches: Vec<Batch>,
-    #[serde(default)]
     pub(crate) latency: Vec<Latency>,
-    #[serde(default)]
     pub(crate) wakeups: Vec<Wakeups>,
-    #[serde(default)]
     pub(crate) growth: Vec<Growth>,
-    #[serde(default)]
     pub(crate) wide: Vec<Wide>,
-    #[serde(default)]
     pub(crate) reads: Vec<Reads>,
-    #[serde(default)]
     pub(crate) lateness: Vec<Lateness>,
-    #[serde(default)]
     pub(crate) blocked: Vec<Blocked>,
-    #[serde(default)]
     pub(crate) polling: Vec<Polling>,
-    #[serde(default)]
     pub(crate) crowd: Vec<Crowd>,
-    #[serde(default)]
     pub(crate) instructions: Vec<Instructions>,
 }
 
@@ -219,7 +207,7 @@ pub(crate) struct Polling {
 pub(crate) struct Crowd {
     pub(crate) round: usize,
     /// Connections, in both cases.
-    pub(crate) sessions: usize,
+    pub(crate) sessions: u32,
     /// They block; else they are idle.
     pub(crate) is_blocked: bool,
     /// The messages are for their queues, at random; else for one that none of them wants.

@@ -1,15 +1,16 @@
 //! The servers of a run: one with aimq preloaded, one without, and the contestants' databases.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::progress::Spinner;
 use aimq_lab::setup::Major;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use postgres::Client;
 
 use crate::contestants::{self, Key};
 use crate::plan::Plan;
+use crate::wait;
 
 /// How long a background worker may take to come up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,6 +96,13 @@ impl Servers {
         self.of(key).connect(&key.database())
     }
 
+    /// The same where the contestant's queues are to be empty.
+    pub(crate) fn enter(&self, key: Key) -> Result<Client> {
+        let mut client = self.connect(key)?;
+        truncate(&mut client)?;
+        Ok(client)
+    }
+
     pub(crate) fn has(&self, key: Key) -> bool {
         self.contestants.contains(&key)
     }
@@ -152,20 +160,17 @@ fn has_notifier(cluster: &Cluster) -> Result<bool> {
     Ok(!found.is_empty())
 }
 
+/// How many messages are in the load's queue (`q`), or in its archive (`a`).
+pub(crate) fn count(client: &mut Client, table: &str) -> Result<u64> {
+    let sql = format!("SELECT count(*) FROM pgmq.{table}_{}", contestants::QUEUE);
+    Ok(client.query_one(&sql, &[])?.get::<_, i64>(0).unsigned_abs())
+}
+
 /// Waits until a database's notifier runs.
 pub(crate) fn wait_for_notifier(cluster: &Cluster, database: &str) -> Result<()> {
     let mut client = cluster.connect(database)?;
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let found = client.query(
-            "SELECT FROM pg_stat_activity
-              WHERE backend_type = 'aimq notifier' AND datname = current_database()",
-            &[],
-        )?;
-        if !found.is_empty() {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    bail!("no notifier came up in {database} within {} s", PATIENCE.as_secs())
+    let ours = "SELECT FROM pg_stat_activity
+                 WHERE backend_type = 'aimq notifier' AND datname = current_database()";
+    let found = wait::until(PATIENCE, || Ok(client.query_opt(ours, &[])?))?;
+    found.map(drop).with_context(|| format!("no notifier in {database} within {PATIENCE:?}"))
 }

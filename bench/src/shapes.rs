@@ -4,12 +4,14 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use anyhow::{Context, Result};
-
 use aimq_lab::cluster::Cluster;
+use aimq_lab::progress::Spinner;
 use aimq_lab::setup::{self, Major, Profile};
-use aimq_lab::shell;
 use aimq_lab::stats::median;
+use anyhow::Result;
+
+use crate::table::Table;
+use crate::{cpu, paths};
 
 /// What is measured against `none`. The second is what `aimq.enable_realtime` attaches.
 const SHAPES: [(&str, &str); 6] = [
@@ -82,20 +84,19 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
          CREATE FUNCTION shape_when(cstring, cstring, cstring, timestamptz) RETURNS boolean LANGUAGE c AS '$libdir/aimq';",
     )?;
     let mut raw = String::from("load\tpair\tshape\tseconds\tpeak_kb\n");
-    println!(
-        "Ratio of the speed to the same queue with no trigger, PostgreSQL {}; median of the pairs.\n",
-        major.0
+    let mut table = Table::new(
+        format!("Speed with other shapes of the trigger, PostgreSQL {}", major.0),
+        "times the same queue with no trigger; median of the pairs",
+        &["", "pairs"],
     );
-    print!("{:24}{:>6}", "", "pairs");
-    for (name, _) in &SHAPES[1..] {
-        print!("{name:>18}");
-    }
-    println!();
+    table.columns.extend(SHAPES[1..].iter().map(|(name, _)| (*name).into()));
+    let spinner = Spinner::new("other shapes of the trigger");
     for load in LOADS.iter().filter(|load| !quick || load.messages <= 1000) {
         let pairs = if quick { 2 } else { load.pairs };
         let mut seconds = vec![Vec::new(); SHAPES.len()];
         let mut peaks = vec![0; SHAPES.len()];
         for pair in 0..=pairs {
+            spinner.say(&format!("{}: pair {pair} of {pairs}", load.name));
             for turn in 0..SHAPES.len() {
                 // A different order in each pair, so that none always runs behind the same other.
                 let shape = (turn + pair) % SHAPES.len();
@@ -108,27 +109,24 @@ pub(crate) fn run(major: Major, quick: bool) -> Result<()> {
                 writeln!(raw, "{}\t{pair}\t{}\t{time:.6}\t{peak}", load.name, SHAPES[shape].0)?;
             }
         }
-        print!("{:24}{pairs:>6}", load.name);
-        for shape in &seconds[1..] {
+        let ratios = seconds[1..].iter().map(|shape| {
             let ratios: Vec<f64> =
                 seconds[0].iter().zip(shape).map(|(none, it)| none / it).collect();
-            print!("{:>18.3}", median(&ratios));
-        }
-        println!();
+            format!("{:.3}", median(&ratios))
+        });
+        table.row(load.name, std::iter::once(pairs.to_string()).chain(ratios));
         if load.messages == 1_000_000 {
-            print!("{:30}", "  peak memory over none, MB");
-            for peak in &peaks[1..] {
-                print!("{:>18.1}", (*peak as f64 - peaks[0] as f64) / 1024.0);
-            }
-            println!();
+            let over = |peak: &u64| format!("{:.1}", (*peak as f64 - peaks[0] as f64) / 1024.0);
+            let cells = std::iter::once(String::new()).chain(peaks[1..].iter().map(over));
+            table.row("  peak memory over none, MB", cells);
         }
-        std::io::stdout().flush()?;
     }
-    let folder = shell::target().join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join(format!("shapes-pg{}.tsv", major.0));
+    spinner.end(true);
+    print!("{table}");
+    std::fs::create_dir_all(paths::unkept())?;
+    let file = paths::unkept().join(format!("shapes-pg{}.tsv", major.0));
     std::fs::write(&file, raw)?;
-    println!("\nraw results: {}", file.display());
+    println!("\nraw results: {}", paths::shown(&file));
     Ok(())
 }
 
@@ -143,17 +141,18 @@ fn sample(cluster: &Cluster, load: &Load, attach: &str) -> Result<(f64, u64)> {
     client.batch_execute(attach)?;
     let mut client = cluster.connect("postgres")?;
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    let pid = pid.cast_unsigned();
     let begun;
     let Load { messages, message, repeats, .. } = load;
     if *messages == 100_000 {
         let text = format!("2026-01-01 00:00:00+00\t{message}\n").repeat(100_000);
         client.batch_execute("SELECT count(*) FROM pgmq.q_b")?;
-        begun = processor_time(pid)?;
+        begun = cpu::on_processor(pid)?;
         let mut copy = client.copy_in("COPY pgmq.q_b (vt, message) FROM STDIN")?;
         copy.write_all(text.as_bytes())?;
         copy.finish()?;
     } else if *messages == 1_000_000 {
-        begun = processor_time(pid)?;
+        begun = cpu::on_processor(pid)?;
         client.batch_execute(&format!(
             "INSERT INTO pgmq.q_b (vt, message)
              SELECT now(), '{message}' FROM generate_series(1, {messages})"
@@ -165,25 +164,10 @@ fn sample(cluster: &Cluster, load: &Load, attach: &str) -> Result<(f64, u64)> {
              PREPARE s AS SELECT count(*) FROM (SELECT pgmq.send_batch('b', m) FROM m) s;
              EXECUTE s"
         ))?;
-        begun = processor_time(pid)?;
+        begun = cpu::on_processor(pid)?;
         for _ in 0..*repeats {
             client.batch_execute("EXECUTE s")?;
         }
     }
-    Ok((processor_time(pid)? - begun, peak_memory(pid)?))
-}
-
-/// The seconds that a process has been on a processor, to the nanosecond: unlike the time on the
-/// wall, that does not count what the machine does besides.
-fn processor_time(pid: i32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    let nanoseconds: f64 = stat.split_whitespace().next().unwrap_or_default().parse()?;
-    Ok(nanoseconds / 1e9)
-}
-
-/// The peak of a process's private and shared memory in kB, as the kernel counts it.
-fn peak_memory(pid: i32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
-    Ok(line.split_whitespace().nth(1).unwrap_or("0").parse()?)
+    Ok((cpu::on_processor(pid)? - begun, cpu::status(pid, "VmHWM")?))
 }

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use aimq_lab::progress::Spinner;
 use anyhow::Result;
 
 use crate::contestants::{Key, QUEUE};
 use crate::listeners::Listeners;
 use crate::measure::Bench;
 use crate::results::Batch;
-use crate::servers::truncate;
 
 /// Who takes longer than this for one batch is seen once, not in every round: pgmq's own trigger updates
 /// one row for each message, and walks through all that row's versions of the transaction.
@@ -17,16 +15,11 @@ const TOO_SLOW: Duration = Duration::from_secs(3);
 
 /// All contestants, one producer, one listener.
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let spinner = Spinner::new("rows per second of send_batch");
-    for round in 1..=bench.plan.rounds {
-        for size in bench.plan.batches() {
+    bench.rounds("rows per second of send_batch", 1..=bench.plan.rounds, |bench, round| {
+        for size in bench.plan.batches {
             bench.servers.checkpoint()?;
-            for key in bench.servers.in_turn(round, Key::preloaded) {
-                spinner.say(&format!(
-                    "round {round} of {}: batches of {size}: {}",
-                    bench.plan.rounds,
-                    key.title()
-                ));
+            for key in bench.servers.in_turn(round.number, Key::preloaded) {
+                round.say(format_args!("batches of {size}: {}", key.title()));
                 let too_slow = |it: &Batch| {
                     (it.contestant, it.size) == (key, *size)
                         && f64::from(*size) / it.rows_per_second > TOO_SLOW.as_secs_f64()
@@ -35,28 +28,22 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
                     continue;
                 }
                 let rows_per_second = sample(bench, key, *size)?;
-                bench.results.batches.push(Batch {
-                    contestant: key,
-                    round,
-                    size: *size,
-                    rows_per_second,
-                });
+                let (contestant, round, size) = (key, round.number, *size);
+                bench.results.batches.push(Batch { contestant, round, size, rows_per_second });
             }
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 fn sample(bench: &Bench, key: Key, size: u32) -> Result<f64> {
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     client.batch_execute(&format!(
         "CREATE TEMP TABLE m AS
          SELECT array_agg('{{\"n\": 1}}'::jsonb) AS m FROM generate_series(1, {size})"
     ))?;
     let channel = key.channel(QUEUE);
-    let _listener = Listeners::start(bench.servers.of(key), &key.database(), &[channel], 1)?;
+    let _listener = Listeners::start(bench.servers.of(key), &key.database(), &channel, 1)?;
     let send = client.prepare("SELECT count(*) FROM m, pgmq.send_batch('q', m.m)")?;
     // A large batch warms itself up.
     for _ in 0..if size < 10_000 { 5 } else { 0 } {
@@ -64,7 +51,7 @@ fn sample(bench: &Bench, key: Key, size: u32) -> Result<f64> {
     }
     let begun = Instant::now();
     let mut batches = 0;
-    while begun.elapsed() < bench.plan.batch_time() {
+    while begun.elapsed() < bench.plan.batch_time {
         client.execute(&send, &[])?;
         batches += 1;
     }

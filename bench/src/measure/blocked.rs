@@ -10,12 +10,11 @@
 
 use std::time::{Duration, Instant};
 
-use aimq_lab::progress::Spinner;
 use anyhow::Result;
 
 use crate::callers::{Call, Callers, Said};
-use crate::contestants::{Key, QUEUE};
-use crate::cpu;
+use crate::contestants::QUEUE;
+use crate::cpu::Meter;
 use crate::measure::Bench;
 use crate::results::Blocked;
 use crate::servers::truncate;
@@ -27,31 +26,22 @@ const QUIET: std::ops::Range<u64> = 10..20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    if !bench.servers.has(Key::Notifier) {
-        println!("  note: no notifier, so no measure of sessions that block");
-        return Ok(());
-    }
-    let spinner = Spinner::new("200 sessions that block, or listen");
-    let rounds = bench.plan.rounds;
-    for round in 1..=rounds {
-        bench.servers.checkpoint()?;
+    bench.rounds("200 sessions that block, or listen", 1..=bench.plan.rounds, |bench, round| {
         let mut ways = [Call::Blocks, Call::Listens];
-        ways.rotate_left(round % 2);
+        ways.rotate_left(round.number % 2);
         for way in ways {
-            spinner.say(&format!("round {round} of {rounds}: {}", way.title()));
-            let sample = sample(bench, way, round)?;
+            round.say(way.title());
+            let sample = sample(bench, way, round.number)?;
             bench.results.blocked.push(sample);
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 fn sample(bench: &Bench, way: Call, round: usize) -> Result<Blocked> {
     let key = way.contestant();
     let cluster = bench.servers.of(key);
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     let send = client.prepare("SELECT pgmq.send($1, ($2::text)::jsonb)")?;
     let mut callers = Callers::start(cluster, way, SESSIONS, |_| QUEUE.into())?;
     callers.call(way)?;
@@ -71,8 +61,8 @@ fn sample(bench: &Bench, way: Call, round: usize) -> Result<Blocked> {
     let mut random = fastrand::Rng::with_seed(round as u64);
     let mut seen = callers.sleeps()?;
     let mut last = One::default();
-    let before = cpu::of(cluster)?;
-    for _ in 0..bench.plan.blocked_messages() {
+    let cpu = Meter::start(cluster)?;
+    for _ in 0..bench.plan.blocked_messages {
         client.execute(&send, &[&QUEUE, &callers.message()])?;
         let one = follow(&callers, Duration::from_millis(random.u64(QUIET)))?;
         if one.missed() {
@@ -92,8 +82,7 @@ fn sample(bench: &Bench, way: Call, round: usize) -> Result<Blocked> {
         found.handed_us.extend(&one.handed_us);
         last = one;
     }
-    let cpu = cpu::of(cluster)? - before;
-    found.cpu_us = (cpu * 1e8 / found.sent.max(1) as f64).round() / 100.0;
+    found.cpu_us = cpu.so_far()?.us_each(found.sent as f64);
     Ok(found)
 }
 

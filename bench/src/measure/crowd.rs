@@ -11,16 +11,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::callers::{Call, Callers, Said};
 use crate::contestants::Key;
-use crate::cpu;
-use crate::load::{self, Load};
-use crate::measure::{Bench, growth};
+use crate::cpu::Meter;
+use crate::load::Load;
+use crate::measure::{Bench, producers};
 use crate::results::Crowd;
 use crate::servers::{self, PRELOADED, SETTINGS, truncate};
 
 /// Their queues are w1, w2, …
 const PREFIX: &str = "w";
-/// Producers for their queues, which know all of them beforehand.
-const PRODUCERS: usize = 4;
 /// What has not been read by then never will be.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,20 +30,16 @@ struct Place {
     callers: Callers,
     producers: Vec<Client>,
     client: Client,
-    sessions: usize,
+    sessions: u32,
     is_blocked: bool,
     cluster: Cluster,
 }
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    if !bench.servers.has(Key::Notifier) {
-        println!("  note: no notifier, so no measure of many sessions that block");
-        return Ok(());
-    }
     let spinner = Spinner::new("many sessions that block, each for its queue");
     let mut place = Place::enter(bench, &spinner)?;
     place.warm_up()?;
-    let rounds = bench.plan.rounds + bench.plan.more_rounds();
+    let rounds = bench.plan.rounds + bench.plan.more_rounds;
     // Round 0 warms up the producers and is thrown away.
     for round in 0..=rounds {
         place.client.batch_execute("CHECKPOINT")?;
@@ -61,7 +55,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
             }
             bench.results.crowd.push(elsewhere);
             // What comes close to a bound is measured more often than what has none.
-            if round <= bench.plan.crowd_rounds() {
+            if round <= bench.plan.few_rounds {
                 let theirs = place.theirs(bench, round)?;
                 bench.results.crowd.push(theirs);
             }
@@ -74,8 +68,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
 
 impl Place {
     fn enter(bench: &Bench, spinner: &Spinner) -> Result<Self> {
-        let sessions = bench.plan.waiters();
-        make_room(sessions as u64 + 100)?;
+        let sessions = bench.plan.waiters;
+        make_room(u64::from(sessions) + 100)?;
         spinner.say("start a server");
         let wished: Vec<&str> = bench.plan.settings.iter().map(String::as_str).collect();
         let settings = [&SETTINGS[..], &PRELOADED, &ROOM, &wished].concat();
@@ -83,24 +77,13 @@ impl Place {
         let key = Key::Notifier;
         servers::make(&cluster, key, true)?;
         let mut client = cluster.connect(&key.database())?;
-        for from in (1..=sessions).step_by(100) {
-            spinner.say(&format!("make the queues, from {from} of {sessions}"));
-            // Not all in one transaction: each queue takes a dozen locks.
-            let to = sessions.min(from + 99);
-            client.batch_execute(&format!(
-                "SELECT aimq.create_queue('{PREFIX}' || n) FROM generate_series({from}, {to}) AS n"
-            ))?;
-        }
+        spinner.say("make the queues");
+        producers::make(&mut client, "aimq.create_queue", PREFIX, sessions)?;
         spinner.say("connect the producers and the sessions");
-        let callers = Callers::start(&cluster, Call::Blocks, sessions, |number| {
+        let callers = Callers::start(&cluster, Call::Blocks, sessions as usize, |number| {
             format!("{PREFIX}{}", number + 1)
         })?;
-        let mut producers = Vec::new();
-        for _ in 0..PRODUCERS {
-            let mut producer = cluster.connect(&key.database())?;
-            producer.execute(&growth::each(PREFIX), &[&i32::try_from(sessions)?])?;
-            producers.push(producer);
-        }
+        let producers = producers::enter(&cluster, &key.database(), PREFIX, sessions)?;
         let mut place = Self { callers, producers, client, sessions, is_blocked: false, cluster };
         place.clear()?;
         Ok(place)
@@ -109,10 +92,10 @@ impl Place {
     /// A message to each session, all at once: what it does first, planning, is not to be measured.
     fn warm_up(&mut self) -> Result<()> {
         self.change_to(true)?;
-        let each = growth::each(PREFIX);
-        self.producers[0].execute(&each, &[&i32::try_from(self.sessions)?])?;
-        let finished = self.finished(self.sessions as u64)?;
-        ensure!(finished == self.sessions as u64, "only {finished} sessions read their message");
+        self.producers[0].execute(&producers::each(PREFIX, self.sessions), &[])?;
+        let sent = u64::from(self.sessions);
+        let finished = self.finished(sent)?;
+        ensure!(finished == sent, "only {finished} sessions read their message");
         Ok(())
     }
 
@@ -130,31 +113,26 @@ impl Place {
     /// One run of pgbench, to a queue that none of them wants.
     fn elsewhere(&mut self, bench: &Bench, round: usize) -> Result<Crowd> {
         truncate(&mut self.client)?;
-        let seconds = bench.plan.seconds();
+        let seconds = bench.plan.seconds;
         let load = Load { clients: 16, seconds, rate: None, synchronous_commit: true };
-        let children = cpu::children(&self.cluster);
-        let before = cpu::of(&self.cluster)?;
-        let tps = load.run(bench.major, &self.cluster, Key::Notifier)?.tps;
-        load::settle(&self.cluster, children);
-        let cpu = cpu::of(&self.cluster)? - before;
-        let sent = tps * f64::from(seconds);
-        Ok(self.found(round, false, tps, cpu / sent))
+        let cpu = Meter::start(&self.cluster)?;
+        let tps = load.run(bench.major, &self.cluster, Key::Notifier)?;
+        let cpu_us = cpu.so_far()?.us_each(tps * f64::from(seconds));
+        Ok(self.found(round, false, tps, cpu_us))
     }
 
     /// Messages to their queues, which the sessions that block read and archive.
     fn theirs(&mut self, bench: &Bench, round: usize) -> Result<Crowd> {
-        let queues = u32::try_from(self.sessions)?;
-        let time = bench.plan.growth_time();
-        let before = cpu::of(&self.cluster)?;
-        let producers = &mut self.producers;
+        let (queues, time) = (self.sessions, bench.plan.growth_time);
+        let cpu = Meter::start(&self.cluster)?;
         let (sent, seconds) =
-            growth::send_at_random(producers, PREFIX, queues, round as u64, time)?;
+            producers::send_at_random(&mut self.producers, PREFIX, queues, round, time)?;
         let unread = if self.is_blocked { sent - self.finished(sent)? } else { 0 };
-        let cpu = cpu::of(&self.cluster)? - before;
+        let cpu_us = cpu.so_far()?.us_each(sent as f64);
         if !self.is_blocked || unread > 0 {
             self.clear()?;
         }
-        let found = self.found(round, true, sent as f64 / seconds, cpu / sent.max(1) as f64);
+        let found = self.found(round, true, sent as f64 / seconds, cpu_us);
         Ok(Crowd { unread, ..found })
     }
 
@@ -182,14 +160,14 @@ impl Place {
         ))?)
     }
 
-    fn found(&self, round: usize, is_theirs: bool, tps: f64, cpu: f64) -> Crowd {
+    fn found(&self, round: usize, is_theirs: bool, tps: f64, cpu_us: f64) -> Crowd {
         Crowd {
             round,
             sessions: self.sessions,
             is_blocked: self.is_blocked,
             is_theirs,
             tps: (tps * 10.0).round() / 10.0,
-            cpu_us: (cpu * 1e8).round() / 100.0,
+            cpu_us,
             unread: 0,
         }
     }

@@ -3,18 +3,18 @@
 //! difference is taken, which leaves out how a session begins and ends.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::progress::Spinner;
 use aimq_lab::shell;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::contestants::{Key, QUEUE};
 use crate::listeners::Listeners;
 use crate::measure::Bench;
 use crate::results::Instructions;
-use crate::servers;
+use crate::{servers, wait};
 
 /// Messages in a transaction, and how many transactions the shorter and the longer session have.
 const SESSIONS: [(u32, u32, u32); 2] = [(1, 100, 500), (1000, 2, 8)];
@@ -43,7 +43,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     for key in CONTESTANTS.into_iter().filter(|key| bench.servers.has(*key)) {
         spinner.say(key.title());
         servers::make(&cluster, key, bench.servers.has(Key::Notifier))?;
-        let _listener = Listeners::start(&cluster, &key.database(), &[key.channel(QUEUE)], 1)?;
+        let _listener = Listeners::start(&cluster, &key.database(), &key.channel(QUEUE), 1)?;
         for (batch, few, many) in SESSIONS {
             spinner.say(&format!("{}: {batch} in a transaction", key.title()));
             // The first fills the shared caches.
@@ -77,17 +77,11 @@ fn session(cluster: &Cluster, key: Key, batch: u32, transactions: u32) -> Result
     }
     drop(client);
     let file = cluster.folder().join(format!("callgrind.{pid}"));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    let totals = wait::until(Duration::from_secs(60), || {
         // Written when the session has ended; the totals come last.
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         let totals = text.lines().rev().find_map(|line| line.strip_prefix("totals: "));
-        if let Some(totals) = totals {
-            return totals.trim().parse().context("callgrind's totals");
-        }
-        if Instant::now() > deadline {
-            bail!("callgrind left nothing about the session");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        Ok(totals.map(|totals| totals.trim().parse()).transpose()?)
+    });
+    totals?.context("callgrind left nothing about the session")
 }

@@ -8,25 +8,21 @@ use aimq_lab::progress::Spinner;
 use anyhow::Result;
 
 use crate::contestants::{APART, Key, PROBE};
-use crate::cpu;
 use crate::listeners::Listeners;
-use crate::load::{self, Load};
+use crate::load::Load;
 use crate::measure::Bench;
 use crate::results::{Background, Latency};
-use crate::servers::truncate;
 
 /// How long pgbench's clients take to connect and find their pace.
 const WARM_UP: Duration = Duration::from_millis(700);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let spinner = Spinner::new("wake-up latency");
-    let rate = steady_rate(bench, &spinner)?;
-    for round in 1..=bench.plan.rounds {
-        bench.servers.checkpoint()?;
+    let rate = steady_rate(bench)?;
+    let quick = bench.plan.quick;
+    bench.rounds("wake-up latency", 1..=bench.plan.rounds, |bench, round| {
         for background in
             [Background::Idle, Background::Steady, Background::SteadyApart, Background::Saturated]
         {
-            let quick = bench.plan.quick;
             if quick && background == Background::SteadyApart {
                 continue;
             }
@@ -35,32 +31,26 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
                 everybody && !(quick && background == Background::Steady)
                     || key.is_aimq() && key.preloaded()
             };
-            for key in bench.servers.in_turn(round, |key| key.wakes() && main(key)) {
-                spinner.say(&format!(
-                    "round {round} of {}: {background:?}: {}",
-                    bench.plan.rounds,
-                    key.title()
-                ));
-                let sample = sample(bench, key, round, background, rate)?;
+            for key in bench.servers.in_turn(round.number, |key| key.wakes() && main(key)) {
+                round.say(format_args!("{background:?}: {}", key.title()));
+                let sample = sample(bench, key, round.number, background, rate)?;
                 bench.results.latency.push(sample);
             }
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Six tenths of what the slowest contestant can do with 16 clients: the same for all.
-fn steady_rate(bench: &Bench, spinner: &Spinner) -> Result<f64> {
+fn steady_rate(bench: &Bench) -> Result<f64> {
+    let spinner = Spinner::new("what rate everybody can keep up with");
     let mut slowest = f64::INFINITY;
     for key in &bench.servers.contestants {
-        spinner.say(&format!("what rate can everybody keep up with: {}", key.title()));
+        spinner.say(key.title());
         let load = Load { clients: 16, seconds: 1, rate: None, synchronous_commit: true };
-        let cluster = bench.servers.of(*key);
-        let children = cpu::children(cluster);
-        slowest = slowest.min(load.run(bench.major, cluster, *key)?.tps);
-        load::settle(cluster, children);
+        slowest = slowest.min(load.run(bench.major, bench.servers.of(*key), *key)?);
     }
+    spinner.end(true);
     Ok((slowest * 0.6).round())
 }
 
@@ -72,14 +62,12 @@ fn sample(
     rate: f64,
 ) -> Result<Latency> {
     let cluster = bench.servers.of(key);
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     let queue = if background == Background::SteadyApart { APART } else { PROBE };
     let channel = key.channel(queue);
-    let mut listeners = Listeners::start(cluster, &key.database(), &[channel], 1)?;
+    let mut listeners = Listeners::start(cluster, &key.database(), &channel, 1)?;
     let rate = (background != Background::Saturated).then_some(rate);
-    let children = cpu::children(cluster);
-    let time = bench.plan.latency_time();
+    let time = bench.plan.latency_time;
     let load = if background == Background::Idle {
         None
     } else {
@@ -126,7 +114,6 @@ fn sample(
     }
     if let Some(load) = load {
         load.end()?;
-        load::settle(cluster, children);
     }
     Ok(found)
 }

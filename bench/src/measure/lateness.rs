@@ -7,14 +7,13 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aimq_lab::progress::Spinner;
 use anyhow::{Context, Result, ensure};
 
 use crate::contestants::{Key, QUEUE};
-use crate::cpu;
+use crate::cpu::Meter;
 use crate::measure::Bench;
 use crate::results::Lateness;
-use crate::servers::truncate;
+use crate::servers::count;
 use crate::worker::Way;
 
 /// Messages for each second.
@@ -24,24 +23,17 @@ const WORKERS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let spinner = Spinner::new("lateness of delayed messages");
     let ways = [Way::Notifier, Way::ReadWithPoll, Way::PollEachSecond];
-    let rounds = bench.plan.lateness_rounds();
-    for round in 1..=rounds {
-        bench.servers.checkpoint()?;
+    bench.rounds("lateness of delayed messages", 1..=bench.plan.few_rounds, |bench, round| {
         for killed in [0, WORKERS / 3] {
-            for way in ways {
-                if !bench.servers.has(way.contestant()) {
-                    continue;
-                }
-                spinner.say(&format!("round {round} of {rounds}: {way:?}, {killed} killed"));
-                let sample = sample(bench, way, round, killed)?;
+            for way in ways.into_iter().filter(|way| bench.servers.has(way.contestant())) {
+                round.say(format_args!("{way:?}, {killed} killed"));
+                let sample = sample(bench, way, round.number, killed)?;
                 bench.results.lateness.push(sample);
             }
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What a worker says.
@@ -105,8 +97,7 @@ impl Drop for Worker {
 fn sample(bench: &Bench, way: Way, round: usize, killed: usize) -> Result<Lateness> {
     let key: Key = way.contestant();
     let cluster = bench.servers.of(key);
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     client.batch_execute(&format!("TRUNCATE pgmq.a_{QUEUE}"))?;
     let (sender, said) = mpsc::channel();
     let mut workers = (0..WORKERS)
@@ -117,7 +108,7 @@ fn sample(bench: &Bench, way: Way, round: usize, killed: usize) -> Result<Latene
         let first = said.recv_timeout(PATIENCE).context("a worker that begins")?;
         ensure!(matches!(first, Said::Ready), "a worker that says it is ready");
     }
-    let seconds = bench.plan.lateness_seconds();
+    let seconds = bench.plan.lateness_seconds;
     let messages = RATE * seconds;
     // None becomes visible before all are committed.
     client.execute(
@@ -126,8 +117,7 @@ fn sample(bench: &Bench, way: Way, round: usize, killed: usize) -> Result<Latene
                    FROM generate_series(1, $3)) m",
         &[&QUEUE, &f64::from(seconds), &messages.cast_signed()],
     )?;
-    let before = cpu::of(cluster)?;
-    let finished = format!("SELECT count(*) FROM pgmq.a_{QUEUE}");
+    let cpu = Meter::start(cluster)?;
     let mut found = Lateness {
         way,
         round,
@@ -151,7 +141,7 @@ fn sample(bench: &Bench, way: Way, round: usize, killed: usize) -> Result<Latene
         }
         if asked.elapsed() > Duration::from_millis(200) {
             asked = Instant::now();
-            found.finished = client.query_one(&finished, &[])?.get::<_, i64>(0).unsigned_abs();
+            found.finished = count(&mut client, "a")?;
         }
     }
     drop(workers);
@@ -159,7 +149,6 @@ fn sample(bench: &Bench, way: Way, round: usize, killed: usize) -> Result<Latene
         Said::Late(us) => Some(us),
         _ => None,
     }));
-    let cpu = cpu::of(cluster)? - before;
-    found.cpu_us = (cpu * 1e8 / found.messages as f64).round() / 100.0;
+    found.cpu_us = cpu.so_far()?.us_each(found.messages as f64);
     Ok(found)
 }

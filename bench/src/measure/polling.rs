@@ -8,16 +8,14 @@
 
 use std::time::{Duration, Instant};
 
-use aimq_lab::progress::Spinner;
 use anyhow::Result;
 use postgres::{Client, Statement};
 
 use crate::callers::{Call, Callers, Said};
-use crate::contestants::{Key, QUEUE};
-use crate::cpu;
+use crate::contestants::QUEUE;
+use crate::cpu::Meter;
 use crate::measure::Bench;
 use crate::results::Polling;
-use crate::servers::truncate;
 
 const WORKERS: usize = 16;
 /// Between two single messages, in milliseconds: around the interval of `read_with_poll`, so that they meet it
@@ -31,24 +29,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    if !bench.servers.has(Key::Notifier) {
-        println!("  note: no notifier, so no measure of blocking calls beside polling");
-        return Ok(());
-    }
-    let spinner = Spinner::new("blocking calls beside polling");
-    let rounds = bench.plan.polling_rounds();
-    for round in 1..=rounds {
-        bench.servers.checkpoint()?;
+    bench.rounds("blocking calls beside polling", 1..=bench.plan.few_rounds, |bench, round| {
         let mut ways = [Call::Blocks, Call::Polls];
-        ways.rotate_left(round % 2);
+        ways.rotate_left(round.number % 2);
         for way in ways {
-            spinner.say(&format!("round {round} of {rounds}: {}", way.title()));
-            let sample = sample(bench, way, round)?;
+            round.say(way.title());
+            let sample = sample(bench, way, round.number)?;
             bench.results.polling.push(sample);
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The session that sends, and the sessions that read.
@@ -64,23 +54,24 @@ struct Place {
 
 fn sample(bench: &Bench, way: Call, round: usize) -> Result<Polling> {
     let cluster = bench.servers.of(way.contestant());
-    let time = bench.plan.polling_time();
+    let time = bench.plan.polling_time;
     let mut place = Place::enter(bench, way)?;
 
-    let (begun, before) = (Instant::now(), cpu::of(cluster)?);
+    let (begun, cpu) = (Instant::now(), Meter::start(cluster)?);
     std::thread::sleep(time);
-    let idle = (cpu::of(cluster)? - before) / begun.elapsed().as_secs_f64();
+    // Microseconds for each millisecond are milliseconds for each second.
+    let idle_ms = cpu.so_far()?.us_each(begun.elapsed().as_secs_f64() * 1000.0);
 
     // The same gaps for both.
     let mut random = fastrand::Rng::with_seed(round as u64);
-    for _ in 0..bench.plan.polling_messages() {
+    for _ in 0..bench.plan.polling_messages {
         std::thread::sleep(Duration::from_millis(random.u64(GAP)));
         place.send()?;
         place.wait()?;
     }
     let single_us = std::mem::take(&mut place.handed_us);
 
-    let before = cpu::of(cluster)?;
+    let cpu = Meter::start(cluster)?;
     let begun = Instant::now();
     let mut messages = 0;
     // By the clock: a machine that can't keep up takes no longer, and the rate says so.
@@ -92,17 +83,17 @@ fn sample(bench: &Bench, way: Call, round: usize) -> Result<Polling> {
     }
     let rate = f64::from(messages) / begun.elapsed().as_secs_f64();
     place.wait()?;
-    let cpu = cpu::of(cluster)? - before;
+    let cpu_us = cpu.so_far()?.us_each(f64::from(messages));
     place.wait_for_archives()?;
     Ok(Polling {
         way,
         round,
         workers: WORKERS,
-        idle_ms: (idle * 1e5).round() / 100.0,
+        idle_ms,
         single_us,
         steady_us: std::mem::take(&mut place.handed_us),
         rate: rate.round(),
-        cpu_us: (cpu * 1e8 / f64::from(messages)).round() / 100.0,
+        cpu_us,
         missed: place.sent - place.handed,
         unarchived: place.handed - place.done,
     })
@@ -111,8 +102,7 @@ fn sample(bench: &Bench, way: Call, round: usize) -> Result<Polling> {
 impl Place {
     fn enter(bench: &Bench, way: Call) -> Result<Self> {
         let key = way.contestant();
-        let mut client = bench.servers.connect(key)?;
-        truncate(&mut client)?;
+        let mut client = bench.servers.enter(key)?;
         let send = client.prepare("SELECT pgmq.send($1, ($2::text)::jsonb)")?;
         let mut callers = Callers::start(bench.servers.of(key), way, WORKERS, |_| QUEUE.into())?;
         callers.call(way)?;

@@ -3,13 +3,11 @@
 
 use std::time::Instant;
 
-use aimq_lab::progress::Spinner;
 use anyhow::Result;
 
 use crate::contestants::{Key, QUEUE};
 use crate::measure::Bench;
 use crate::results::Reads;
-use crate::servers::truncate;
 
 /// Messages in a read, and how many reads.
 const SIZES: [(u32, u32); 2] = [(1, 1500), (100, 150)];
@@ -18,28 +16,22 @@ const SIZES: [(u32, u32); 2] = [(1, 1500), (100, 150)];
 const PAIRS: usize = 3;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let spinner = Spinner::new("what reads cost");
-    let rounds = bench.plan.rounds * PAIRS;
-    for round in 1..=rounds {
-        if round % PAIRS == 1 {
-            bench.servers.checkpoint()?;
-        }
+    bench.rounds("what reads cost", 1..=bench.plan.rounds * PAIRS, |bench, round| {
         for (size, reads) in SIZES {
             let ours = |key: Key| key.preloaded() && (key.is_aimq() || key == Key::None);
-            for key in bench.servers.in_turn(round, ours) {
-                spinner.say(&format!("round {round} of {rounds}: {size}: {}", key.title()));
+            for key in bench.servers.in_turn(round.number, ours) {
+                round.say(format_args!("{size}: {}", key.title()));
                 let reads_per_second = sample(bench, key, size, reads)?;
-                bench.results.reads.push(Reads { contestant: key, round, size, reads_per_second });
+                let (contestant, round) = (key, round.number);
+                bench.results.reads.push(Reads { contestant, round, size, reads_per_second });
             }
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 fn sample(bench: &Bench, key: Key, size: u32, reads: u32) -> Result<f64> {
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     let warm_up = reads / 10;
     client.batch_execute(&format!(
         "SET synchronous_commit = off;

@@ -5,37 +5,32 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use aimq_lab::progress::Spinner;
 use anyhow::{Context, Result};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 
 use crate::contestants::{Key, QUEUE};
 use crate::measure::Bench;
+use crate::measure::producers::{self, PRODUCERS};
 use crate::results::Wakeups;
-use crate::servers::truncate;
+use crate::servers::count;
 
-/// Producers that send at the same time.
-const PRODUCERS: usize = 4;
 /// How long after a burst a wake-up may still come: far more than any interval.
 const GRACE: Duration = Duration::from_millis(400);
 
 pub(crate) fn run(bench: &mut Bench) -> Result<()> {
-    let spinner = Spinner::new("wake-ups lost");
-    for round in 1..=bench.plan.rounds {
-        for key in bench.servers.in_turn(round, Key::wakes) {
-            spinner.say(&format!("round {round} of {}: {}", bench.plan.rounds, key.title()));
-            let sample = sample(bench, key, round).with_context(|| key.title())?;
+    bench.rounds("wake-ups lost", 1..=bench.plan.rounds, |bench, round| {
+        for key in bench.servers.in_turn(round.number, Key::wakes) {
+            round.say(key.title());
+            let sample = sample(bench, key, round.number).with_context(|| key.title())?;
             bench.results.wakeups.push(sample);
         }
-    }
-    spinner.end(true);
-    Ok(())
+        Ok(())
+    })
 }
 
 fn sample(bench: &Bench, key: Key, round: usize) -> Result<Wakeups> {
-    let mut client = bench.servers.connect(key)?;
-    truncate(&mut client)?;
+    let mut client = bench.servers.enter(key)?;
     let mut producers =
         (0..PRODUCERS).map(|_| bench.servers.connect(key)).collect::<Result<Vec<_>>>()?;
     let mut worker = bench.servers.connect(key)?;
@@ -49,19 +44,18 @@ fn sample(bench: &Bench, key: Key, round: usize) -> Result<Wakeups> {
         sent: 0,
         lost: 0,
         bursts_with_loss: 0,
-        bursts: bench.plan.episodes(),
+        bursts: bench.plan.episodes,
         wake_ups: 0,
     };
-    let left = format!("SELECT count(*) FROM pgmq.q_{QUEUE}");
     std::thread::scope(|scope| {
         let working = scope.spawn(|| work(&mut worker, &stop, &wake_ups));
         let mut load = || -> Result<()> {
-            for burst in 0..bench.plan.episodes() {
+            for burst in 0..bench.plan.episodes {
                 let seed = round as u64 * 1000 + u64::from(burst) * 10;
-                found.sent += burst_of(&mut producers, seed)?;
+                found.sent += producers::send_at_once(&mut producers, seed, send)?;
                 std::thread::sleep(GRACE);
-                let lost: i64 = client.query_one(&left, &[])?.get(0);
-                found.lost += lost.unsigned_abs();
+                let lost = count(&mut client, "q")?;
+                found.lost += lost;
                 found.bursts_with_loss += u32::from(lost > 0);
                 // The next burst is on its own.
                 client.execute("SELECT pgmq.purge_queue($1)", &[&QUEUE])?;
@@ -78,22 +72,8 @@ fn sample(bench: &Bench, key: Key, round: usize) -> Result<Wakeups> {
     Ok(found)
 }
 
-/// All producers at the same time; returns how many messages they sent.
-fn burst_of(producers: &mut [Client], seed: u64) -> Result<u64> {
-    std::thread::scope(|scope| {
-        let sending: Vec<_> = producers
-            .iter_mut()
-            .zip(seed..)
-            .map(|(producer, seed)| scope.spawn(move || send(producer, seed)))
-            .collect();
-        let sent = sending.into_iter().map(|it| it.join().ok().context("a producer")?);
-        sent.sum()
-    })
-}
-
 /// Sends up to 30 messages with random gaps: some at once, some milliseconds apart.
-fn send(producer: &mut Client, seed: u64) -> Result<u64> {
-    let mut random = fastrand::Rng::with_seed(seed);
+fn send(producer: &mut Client, mut random: fastrand::Rng) -> Result<u64> {
     let messages = random.u64(1..=30);
     for _ in 0..messages {
         producer.execute("SELECT pgmq.send('q', '{\"n\": 1}')", &[])?;

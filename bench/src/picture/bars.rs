@@ -2,118 +2,100 @@
 
 use crate::contestants::Key;
 use crate::figures::{self, distinct, middle, number, ratio, tps};
-use crate::picture::svg::{Anchor, Scale, Svg};
-use crate::picture::{colour, footer};
+use crate::picture::panel::{Mark, Marks, Panel, Picture, Row};
+use crate::picture::svg::{Scale, WIDTH};
 use crate::results::Results;
 
-const WIDTH: f64 = 980.0;
-const ROW: f64 = 21.0;
+const SLIM: f64 = 21.0;
+const TOP: f64 = 84.0;
 
 /// A panel for each number of clients; the bars are shares of the queue's own speed, so that all panels
 /// have one scale.
-pub(crate) fn throughput(results: &Results) -> Option<String> {
+pub(crate) fn throughput(results: &Results) -> Option<Picture> {
     let ours = || results.throughput.iter().filter(|it| it.listeners == 1 && it.synchronous_commit);
-    let clients = distinct(ours().map(|it| it.clients));
     let keys = figures::contestants(ours().map(|it| it.contestant));
     let keys: Vec<Key> = keys.into_iter().filter(|key| *key != Key::NonePlain).collect();
-    if clients.is_empty() {
-        return None;
-    }
-    let mut svg = Svg::new(
-        WIDTH,
-        "Commits per second of pgmq.send, by number of clients",
-        "share of the speed of the same queue without a trigger; one listener; the longer the better; * loses wake-ups",
-    );
-    let (left, top) = (196.0, 84.0);
-    let panel_width = 150.0 + 120.0;
-    let height = ROW * keys.len() as f64;
-    let mut bottom = top;
-    for (at, clients) in clients.iter().enumerate() {
-        let (column, line) = ((at % 2) as f64, (at / 2) as f64);
-        let x = left + column * (WIDTH - 40.0) / 2.0;
-        let y = top + line * (height + 66.0);
-        let scale =
-            Scale { values: (0.0, 1.0), pixels: (x, x + panel_width - 90.0), logarithmic: false };
-        let plural = if *clients == 1 { "" } else { "s" };
-        svg.text(x, y, "panel", Anchor::Start, &format!("{clients} client{plural}"));
-        let first = y + 10.0;
-        for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-            let x = scale.at(share);
-            let class = if share == 0.0 { "axis" } else { "grid" };
-            svg.line((x, first), (x, first + height), class);
-            svg.text(x, first + height + 15.0, "tick", Anchor::Middle, &format!("{share}"));
-        }
-        for (row, key) in keys.iter().enumerate() {
-            let y = first + row as f64 * ROW;
-            let found = tps(results, *key, *clients, 1);
-            let baseline = tps(results, key.baseline(), *clients, 1);
-            let class = if key.is_notifier() { "strong" } else { "" };
-            let star = if *key == Key::Pgmq250 { " *" } else { "" };
-            svg.text(x - 8.0, y + 15.0, class, Anchor::End, &format!("{}{star}", key.title()));
-            if let (Some(tps), Some(share)) = (middle(&found), ratio(&found, &baseline)) {
-                let end = scale.at(share.median);
-                svg.rect(x, y + 3.0, end - x, ROW - 6.0, colour(*key));
-                let label = if key.wakes() {
-                    format!("{:.2}  ({}/s)", share.median, number(tps.round()))
-                } else {
-                    format!("{}/s", number(tps.round()))
-                };
-                svg.text(end.max(x) + 6.0, y + 15.0, class, Anchor::Start, &label);
+    let row = |key: Key, clients: u32| {
+        let found = tps(results, key, clients, 1);
+        let share = ratio(&found, &tps(results, key.baseline(), clients, 1));
+        let mark = middle(&found).zip(share).map(|(tps, share)| {
+            let tps = number(tps.round());
+            let label = format!("{:.2}  ({tps}/s)", share.median);
+            Mark::Bar {
+                to: share.median,
+                label: if key.wakes() { label } else { format!("{tps}/s") },
             }
-        }
-        bottom = first + height + 20.0;
-    }
-    Some(svg.finish(bottom + 36.0, &footer(&results.about)))
+        });
+        let mut row = Row::of(key, mark);
+        row.name += if key == Key::Pgmq250 { " *" } else { "" };
+        row
+    };
+    let panels: Vec<Panel> = distinct(ours().map(|it| it.clients))
+        .into_iter()
+        .enumerate()
+        .map(|(at, clients)| {
+            let (column, line) = ((at % 2) as f64, (at / 2) as f64);
+            let x = 196.0 + column * (WIDTH - 40.0) / 2.0;
+            let top = TOP + 10.0 + line * (SLIM * keys.len() as f64 + 66.0);
+            let scale = Scale { values: (0.0, 1.0), pixels: (x, x + 180.0), logarithmic: false };
+            Panel {
+                title: format!("{clients} client{}", if clients == 1 { "" } else { "s" }),
+                ticks: scale.labelled(|share| format!("{share}")),
+                scale,
+                goal: None,
+                marks: Marks::Rows {
+                    top,
+                    height: SLIM,
+                    rows: keys.iter().map(|key| row(*key, clients)).collect(),
+                },
+            }
+        })
+        .collect();
+    (!panels.is_empty()).then_some(Picture {
+        title: "Commits per second of pgmq.send, by number of clients",
+        note: "share of the speed of the same queue without a trigger; one listener; \
+               the longer the better; * loses wake-ups",
+        panels,
+        below: 56.0,
+    })
 }
 
 /// What 200 listeners take of the notifier's throughput, by the interval.
-pub(crate) fn interval(results: &Results) -> Option<String> {
+pub(crate) fn interval(results: &Results) -> Option<Picture> {
     let ours = results.interval.iter().filter(|it| it.run.contestant == Key::Notifier);
-    let intervals = distinct(ours.map(|it| it.notify_interval_ms));
-    if intervals.is_empty() {
-        return None;
-    }
-    let mut svg = Svg::new(
-        WIDTH,
-        "What 200 listeners cost the producers, by aimq.notify_interval",
-        "commits per second lost to 200 listeners, in % of those with none; notifier, 16 clients; the shorter the better",
-    );
-    let (x, top) = (110.0, 84.0);
-    let costs: Vec<Option<f64>> = intervals
-        .iter()
-        .map(|ms| {
-            let with = figures::interval(results, Some(*ms), 200);
-            let without = figures::interval(results, Some(*ms), 0);
-            ratio(&with, &without).map(|it| (1.0 - it.median) * 100.0)
-        })
+    let costs: Vec<(u32, Option<f64>)> = distinct(ours.map(|it| it.notify_interval_ms))
+        .into_iter()
+        .map(|ms| (ms, figures::interval_cost(results, ms)))
         .collect();
-    let most = costs.iter().flatten().fold(10.0_f64, |a, b| a.max(*b));
+    let most = costs.iter().filter_map(|(_, cost)| *cost).fold(10.0_f64, f64::max);
     let step = [2.0, 5.0, 10.0, 20.0].into_iter().find(|step| most / step <= 7.0).unwrap_or(25.0);
-    let most = (most / step).ceil() * step;
-    let scale = Scale { values: (0.0, most), pixels: (x, WIDTH - 180.0), logarithmic: false };
-    let height = 30.0 * intervals.len() as f64;
-    for tick in 0..=(most / step) as u32 {
-        let value = step * f64::from(tick);
-        let x = scale.at(value);
-        svg.line((x, top), (x, top + height), if tick == 0 { "axis" } else { "grid" });
-        svg.text(x, top + height + 16.0, "tick", Anchor::Middle, &format!("{value:.0} %"));
-    }
-    let goal = scale.at(5.0);
-    svg.line((goal, top - 4.0), (goal, top + height), "mark");
-    svg.text(goal + 5.0, top - 6.0, "note", Anchor::Start, "5 %");
-    for (row, (ms, cost)) in intervals.iter().zip(costs).enumerate() {
-        let y = top + 30.0 * row as f64;
-        svg.text(x - 8.0, y + 19.0, "", Anchor::End, &format!("{ms} ms"));
-        let Some(cost) = cost else {
-            continue;
-        };
-        let end = scale.at(cost);
-        svg.rect(x, y + 5.0, end - x, 20.0, "notifier");
+    let steps = (most / step).ceil();
+    let row = |(ms, cost): &(u32, Option<f64>)| {
         let tps = middle(&figures::interval(results, Some(*ms), 200)).unwrap_or(f64::NAN);
-        let label = format!("{cost:.1} %  ({}/s)", number(tps.round()));
-        // Clear of the line at 5 %.
-        let from = if end < goal { goal } else { end };
-        svg.text(from + 6.0, y + 19.0, "", Anchor::Start, &label);
-    }
-    Some(svg.finish(top + height + 56.0, &footer(&results.about)))
+        let mark = cost.map(|cost| {
+            let label = format!("{cost:.1} %  ({}/s)", number(tps.round()));
+            Mark::Bar { to: cost, label }
+        });
+        Row { name: format!("{ms} ms"), class: "notifier", is_strong: false, mark }
+    };
+    (!costs.is_empty()).then(|| Picture {
+        title: "What 200 listeners cost the producers, by aimq.notify_interval",
+        note: "commits per second lost to 200 listeners, in % of those with none; \
+               notifier, 16 clients; the shorter the better",
+        panels: vec![Panel {
+            title: String::new(),
+            scale: Scale {
+                values: (0.0, steps * step),
+                pixels: (110.0, WIDTH - 180.0),
+                logarithmic: false,
+            },
+            ticks: (0..=steps as u32)
+                .map(|tick| step * f64::from(tick))
+                .map(|value| (value, format!("{value:.0} %")))
+                .collect(),
+            goal: Some((5.0, "5 %")),
+            marks: Marks::Rows { top: TOP, height: 30.0, rows: costs.iter().map(row).collect() },
+        }],
+        below: 56.0,
+    })
 }

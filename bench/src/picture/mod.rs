@@ -3,93 +3,68 @@
 mod bars;
 mod latency;
 mod lines;
+mod panel;
 mod svg;
 
 use std::path::{Path, PathBuf};
 
 use aimq_lab::setup::Major;
-use aimq_lab::shell;
 use anyhow::{Context, Result, ensure};
 
-use crate::contestants::Key;
 use crate::machine::About;
-use crate::measure::shown;
 use crate::results::Results;
-use crate::{report, verdict};
+use crate::{paths, report, verdict};
 
-/// Draws every picture that there are results for.
-pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
+/// Every picture that there are results for: its file's name, and what is in it.
+pub(crate) fn all(results: &Results) -> Vec<(&'static str, String)> {
     let pictures = [
-        ("throughput", bars::throughput(results)),
-        ("latency", latency::draw(results)),
-        ("lateness", latency::lateness(results)),
-        ("listeners", lines::listeners(results)),
-        ("interval", bars::interval(results)),
-        ("growth", lines::growth(results)),
+        ("throughput.svg", bars::throughput(results)),
+        ("latency.svg", latency::draw(results)),
+        ("lateness.svg", latency::lateness(results)),
+        ("listeners.svg", lines::listeners(results)),
+        ("interval.svg", bars::interval(results)),
+        ("growth.svg", lines::growth(results)),
     ];
-    let mut files = Vec::new();
-    for (name, picture) in pictures {
-        let Some(picture) = picture else {
-            continue;
-        };
+    let footer = footer(&results.about);
+    pictures.into_iter().filter_map(|(name, it)| Some((name, it?.draw(&footer)))).collect()
+}
+
+/// Draws all of them into files.
+pub(crate) fn draw(results: &Results, to: &Path) -> Result<Vec<PathBuf>> {
+    let write = |(name, picture): (&str, String)| {
         std::fs::create_dir_all(to)?;
-        let file = to.join(format!("{name}.svg"));
+        let file = to.join(name);
         std::fs::write(&file, picture)?;
-        files.push(file);
-    }
-    Ok(files)
+        Ok(file)
+    };
+    all(results).into_iter().map(write).collect()
 }
 
 /// `aimq-bench pictures`: prints and draws what a run has kept.
 pub(crate) fn redraw(major: Major, results: Option<PathBuf>, to: Option<PathBuf>) -> Result<()> {
-    let file = results.unwrap_or_else(|| kept_results(major));
+    let file = results.unwrap_or_else(|| paths::kept_results(major));
     let results = Results::read(&file).context("no results to draw; `make bench` makes some")?;
-    report::print(&results);
-    verdict::print(&results);
-    println!();
-    let to = to.unwrap_or_else(kept_pictures);
+    println!("{}{}", report::text(&results), verdict::text(&results));
+    let to = to.unwrap_or_else(paths::kept_pictures);
     let files = draw(&results, &to)?;
-    ensure!(!files.is_empty(), "there is nothing to draw in {}", shown(&file));
+    ensure!(!files.is_empty(), "there is nothing to draw in {}", paths::shown(&file));
     for file in files {
-        println!("picture: {}", shown(&file));
+        println!("picture: {}", paths::shown(&file));
     }
     Ok(())
 }
 
-/// Where the results are that go into git.
-pub(crate) fn kept_results(major: Major) -> PathBuf {
-    shell::root().join(format!("bench/results/pg{}.json", major.0))
-}
-
-/// Where the README's pictures are.
-pub(crate) fn kept_pictures() -> PathBuf {
-    shell::root().join("docs/pictures")
-}
-
-/// The class that a contestant's marks have.
-fn colour(key: Key) -> &'static str {
-    match key {
-        Key::Notifier => "notifier",
-        Key::NotifierPlain => "plain",
-        Key::Transaction => "transaction",
-        Key::None | Key::NonePlain => "none",
-        _ => "rival",
-    }
-}
-
 /// The line below a picture.
 fn footer(about: &About) -> String {
-    let rounds = match about.rounds {
-        rounds if rounds >= 7 && !about.quick => format!("median of {rounds} interleaved rounds"),
-        1 => "a look, no measurement (1 round)".into(),
-        rounds => format!("a look, no measurement ({rounds} rounds)"),
+    let rounds = if about.is_a_look() {
+        format!("a look, no measurement ({})", report::rounds_of(about.rounds))
+    } else {
+        format!("median of {} interleaved rounds", about.rounds)
     };
+    let About { postgres, pgmq, aimq, cores, date, .. } = about;
+    let date = date.split(' ').next().unwrap_or_default();
     format!(
-        "{rounds}; PostgreSQL {}, pgmq {}, aimq {}; {} cores, fsync on; {}; make bench",
-        about.postgres,
-        about.pgmq,
-        about.aimq,
-        about.cores,
-        about.date.split(' ').next().unwrap_or_default()
+        "{rounds}; PostgreSQL {postgres}, pgmq {pgmq}, aimq {aimq}; {cores} cores, fsync on; \
+         {date}; make bench"
     )
 }

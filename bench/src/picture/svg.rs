@@ -3,6 +3,9 @@
 
 use std::fmt::Write as _;
 
+/// Of every picture.
+pub(crate) const WIDTH: f64 = 980.0;
+
 /// Colours and type.
 const STYLE: &str = "
   text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif; font-size: 12px; fill: #1f2328 }
@@ -47,15 +50,14 @@ pub(crate) enum Anchor {
 
 /// A picture that is being drawn. Units are CSS pixels.
 pub(crate) struct Svg {
-    width: f64,
     title: String,
     body: String,
 }
 
 impl Svg {
     /// The note stands below the title.
-    pub(crate) fn new(width: f64, title: &str, note: &str) -> Self {
-        let mut svg = Self { width, title: title.into(), body: String::new() };
+    pub(crate) fn new(title: &str, note: &str) -> Self {
+        let mut svg = Self { title: title.into(), body: String::new() };
         svg.text(24.0, 34.0, "title", Anchor::Start, title);
         svg.text(24.0, 54.0, "note", Anchor::Start, note);
         svg
@@ -106,14 +108,14 @@ impl Svg {
     /// The whole file, with a footer at the bottom.
     pub(crate) fn finish(mut self, height: f64, footer: &str) -> String {
         self.text(24.0, height - 14.0, "note", Anchor::Start, footer);
-        let Self { width, title, body } = self;
+        let Self { title, body } = self;
         let title = escape(&title);
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-             width=\"{width}\" height=\"{height}\" role=\"img\">\n<title>{title}</title>\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+             width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n<title>{title}</title>\n\
              <style>{STYLE}\n</style>\n<rect x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"8\" \
              class=\"ground\"/>\n{body}</svg>\n",
-            width - 1.0,
+            WIDTH - 1.0,
             height - 1.0
         )
     }
@@ -153,8 +155,16 @@ impl Scale {
         Self { values: (from, to.unwrap_or(from * 10.0)), pixels, logarithmic: true }
     }
 
-    /// 1, 2, 5, 10 and so on; tens alone where there would be too many.
-    pub(crate) fn ticks(&self) -> Vec<f64> {
+    /// Its ticks, each with a label.
+    pub(crate) fn labelled(&self, label: impl Fn(f64) -> String) -> Vec<(f64, String)> {
+        self.ticks().into_iter().map(|tick| (tick, label(tick))).collect()
+    }
+
+    /// Quarters; on a logarithmic scale 1, 2, 5, 10 and so on, or tens alone where there would be too many.
+    fn ticks(&self) -> Vec<f64> {
+        if !self.logarithmic {
+            return (0..=4).map(|part| self.values.1 / 4.0 * f64::from(part)).collect();
+        }
         let inside = |step: &f64| (self.values.0..=self.values.1).contains(step);
         let all: Vec<f64> = steps().into_iter().filter(inside).collect();
         if all.len() <= 9 {
