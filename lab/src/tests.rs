@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use crate::pgrx;
 
@@ -31,7 +32,17 @@ fn settings(major: Major) -> Vec<&'static str> {
 }
 
 /// The kinds of tests; docs/design/testing.md says which is for what.
-const KINDS: [&str; 4] = ["unit", "client", "pgrx", "commands"];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Pure Rust, with the model of the marks.
+    Unit,
+    /// A real server as its clients see it.
+    Client,
+    /// In the server, by pgrx' harness.
+    Pgrx,
+    /// The README's `make` commands.
+    Commands,
+}
 
 /// Tests that passed and failed.
 #[derive(Clone, Debug, Default)]
@@ -50,12 +61,8 @@ impl Count {
     }
 }
 
-pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
-    let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|word| word == kind);
-    if let Some(other) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
-        bail!("there is no kind of tests {other:?}: choose from {}", KINDS.join(", "));
-    }
-    let majors = if majors.is_empty() { &ALL_MAJORS[..] } else { majors };
+pub(crate) fn run(kinds: &[Kind], majors: &[Major]) -> Result<()> {
+    let wanted = |kind| kinds.is_empty() || kinds.contains(&kind);
     let begun = Instant::now();
     let mut total = Count::default();
     let mut rows = Vec::new();
@@ -70,7 +77,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
     debs::pgbouncer()?;
     drivers::python()?;
 
-    if wanted("unit") {
+    if wanted(Kind::Unit) {
         let mut core = setup::cargo_command()?;
         core.args(["test", "-p", "aimq-core", "-p", "aimq-bench", "-p", "aimq-hunt"]);
         core.arg("--no-fail-fast");
@@ -83,13 +90,13 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         let title = "every interleaving of the marks (loom)";
         note(title.into(), cargo_test(title, &mut model)?);
     }
-    if wanted("client") {
+    if wanted(Kind::Client) {
         for (title, count) in client_tests(majors)? {
             note(title, count);
         }
     }
 
-    if wanted("pgrx") {
+    if wanted(Kind::Pgrx) {
         // Of one major: the control plane, which they are about, is the same on all. After the client tests, because
         // the harness installs a build of its own over theirs.
         let major = chosen(majors);
@@ -97,7 +104,7 @@ pub(crate) fn run(kinds: &[String], majors: &[Major]) -> Result<()> {
         note(title.clone(), harness_tests(major, &title)?);
     }
 
-    if wanted("commands") {
+    if wanted(Kind::Commands) {
         // All of one major, so that its release is built once.
         note("the README's commands".into(), commands(chosen(majors))?);
     }
