@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::packages::install_packages;
 use crate::progress::step;
-use crate::setup::packages;
 use crate::shell::{self, root, target};
 
 /// What the examples and the tests' own Python programs import, pinned.
@@ -100,7 +100,7 @@ pub fn node() -> Result<()> {
 fn node_itself(why: &str) -> Result<()> {
     let lacks = |program: &str| shell::output(Command::new(program).arg("--version")).is_err();
     if lacks("node") || lacks("npm") {
-        packages(&["nodejs", "npm"], why)?;
+        install_packages(&["nodejs", "npm"], why)?;
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ pub fn live_page() -> PathBuf {
 pub fn browser() -> Result<()> {
     let why = "the test of the live page";
     if !Path::new("/usr/bin/chromium").exists() {
-        packages(&["chromium"], why)?;
+        install_packages(&["chromium"], why)?;
     }
     node_itself(why)?;
     let (from, folder) = (root().join("examples/live"), live_page());

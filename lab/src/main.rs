@@ -1,11 +1,12 @@
 //! The program behind the Makefile: `make demo`, `make test`, `make install`, `make lint` and what they need.
 
 mod demo;
+mod lint;
 mod pgrx;
 mod tests;
 
-use aimq_lab::cluster;
 use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major};
+use aimq_lab::{cluster, own};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
@@ -85,7 +86,7 @@ fn run() -> Result<()> {
         Command::Demo { pg } => demo::run(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::DemoWorker(orders) => demo::worker(&orders),
         Command::Test { kinds, majors } => tests::run(&kinds, majors.all()),
-        Command::Install { pg_config } => setup::install_into(&pg_config),
-        Command::Lint => tests::lint(),
+        Command::Install { pg_config } => own::install_into(&pg_config),
+        Command::Lint => lint::run(),
     }
 }

@@ -5,14 +5,14 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use aimq_lab::setup::{self, Major};
-use aimq_lab::shell;
+use aimq_lab::setup::Major;
+use aimq_lab::{shell, tools};
 
 /// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of:
 /// there a `sudo` of ours stands in front of the PATH. It makes its server in `folder`, and stops it when its tests are
 /// over.
 pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
-    let mut tests = setup::cargo_command()?;
+    let mut tests = tools::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features", "--pgdata"]);
     tests.arg(folder);
     tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
@@ -22,7 +22,7 @@ pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
         std::os::unix::fs::chown(folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         let bin = shell::target().join("lab/bin");
         stand_in_sudo(&bin)?;
-        tests.env("PATH", setup::path(&[bin])?).env("USER", "root").args(["--runas", "nobody"]);
+        tests.env("PATH", tools::path(&[bin])?).env("USER", "root").args(["--runas", "nobody"]);
     } else if std::env::var_os("USER").is_none() {
         tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
     }

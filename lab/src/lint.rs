@@ -1,0 +1,42 @@
+//! `make lint`: what is checked without running anything.
+
+use std::process::Command;
+
+use aimq_lab::progress::step;
+use aimq_lab::setup;
+use aimq_lab::tools::{self, cargo_command};
+use anyhow::Result;
+
+/// `make lint`.
+pub(crate) fn run() -> Result<()> {
+    setup::prepare(setup::DEFAULT_MAJOR)?;
+    let feature = setup::DEFAULT_MAJOR.feature();
+    let cargo = |arguments: &[&str]| -> Result<Command> {
+        let mut command = cargo_command()?;
+        command.args(arguments);
+        command.env("PGRX_PG_CONFIG_PATH", setup::DEFAULT_MAJOR.program("pg_config"));
+        Ok(command)
+    };
+    // The flags that cargo-pgrx builds with: else every crate would be compiled once more. Behind the command's name,
+    // since clippy's passes on only what is there.
+    let all = ["--config", tools::PGRX_RUSTFLAGS, "--workspace", "--no-default-features"];
+    step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
+    step(
+        "clippy",
+        cargo(&["clippy"])?.args(all).arg("--all-targets").args([
+            "--features",
+            &format!("{feature},pg_test,bench_shapes"),
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    step(
+        "rustdoc",
+        cargo(&["doc"])?
+            .args(all)
+            .args(["--features", &feature, "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
+    )?;
+    Ok(())
+}
