@@ -4,7 +4,7 @@ BENCH = sh lab/run.sh aimq-bench
 HUNT = sh lab/run.sh aimq-hunt
 MAJOR = $(if $(PG),--pg $(PG))
 
-.PHONY: help demo test hunt bench install lint
+.PHONY: help demo test hunt bench install env lint
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES
 
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"
+
+env: ## Print what cargo-pgrx needs to work by hand: eval "$(make env PG=17)"
+	@$(LAB) env $(MAJOR)
 
 lint: ## Check formatting, clippy and documentation; warnings are errors
 	@$(LAB) lint

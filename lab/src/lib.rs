@@ -10,5 +10,6 @@ pub mod pgbouncer;
 pub mod progress;
 pub mod setup;
 pub mod shell;
+pub mod stand_ins;
 pub mod stats;
 pub mod tools;

@@ -14,7 +14,7 @@ pub(crate) fn run() -> Result<()> {
     let cargo = |arguments: &[&str]| -> Result<Command> {
         let mut command = cargo_command()?;
         command.args(arguments);
-        command.env("PGRX_PG_CONFIG_PATH", setup::DEFAULT_MAJOR.program("pg_config"));
+        command.env("PGRX_PG_CONFIG_PATH", tools::pg_config(setup::DEFAULT_MAJOR)?);
         Ok(command)
     };
     // The flags that cargo-pgrx builds with: else every crate would be compiled once more. Behind the command's name,

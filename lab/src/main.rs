@@ -1,5 +1,6 @@
 //! The program behind the Makefile: `make demo`, `make test`, `make install`, `make lint` and what they need.
 
+mod by_hand;
 mod demo;
 mod lint;
 mod pgrx;
@@ -44,6 +45,12 @@ enum Command {
         /// The program pg_config of that PostgreSQL.
         pg_config: String,
     },
+    /// Prints what a shell must export so that cargo-pgrx works by hand on a server of ours.
+    Env {
+        /// The major version of PostgreSQL, 14 to 18.
+        #[arg(long, value_name = "MAJOR", value_parser = Major::parse)]
+        pg: Option<Major>,
+    },
     /// Checks formatting, clippy and documentation; warnings are errors.
     Lint,
 }
@@ -87,6 +94,7 @@ fn run() -> Result<()> {
         Command::DemoWorker(orders) => demo::worker(&orders),
         Command::Test { kinds, majors } => tests::run(&kinds, majors.all()),
         Command::Install { pg_config } => own::install_into(&pg_config),
+        Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::Lint => lint::run(),
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::packages::{install_packages, install_packages_to_build};
 use crate::progress::step;
 use crate::shell::{self, target};
-use crate::tools::{cargo_command, cargo_pgrx, crate_folder};
+use crate::tools::{self, cargo_command, cargo_pgrx, crate_folder};
 
 /// A supported major version of PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> 
     let mut command = cargo_command()?;
     command.args(["pgrx", "install", "--no-default-features", "--features"]);
     command.arg([&[major.feature().as_str()], features].concat().join(" "));
-    let pg_config = major.program("pg_config");
+    let pg_config = tools::pg_config(major)?;
     // The first says where the files go, the second whose headers are used.
     command.arg("--pg-config").arg(&pg_config).env("PGRX_PG_CONFIG_PATH", &pg_config);
     if profile == Profile::Release {

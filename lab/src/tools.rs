@@ -9,11 +9,16 @@ use anyhow::{Context, Result};
 use crate::progress::step;
 use crate::setup::{ALL_MAJORS, Major};
 use crate::shell::{self, target};
+use crate::stand_ins;
 
 const PGRX_VERSION: &str = "0.18.1";
 
 /// How cargo-pgrx has the SQL entities kept in the library (its cargo.rs). Overridden by RUSTFLAGS.
 pub const PGRX_RUSTFLAGS: &str = "target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]";
+
+/// What of the user's would take the place of these flags.
+pub const LINKER_FLAGS: [&str; 3] =
+    ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"];
 
 fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
@@ -25,7 +30,7 @@ pub fn cargo_command() -> Result<Command> {
     let mut command = Command::new(cargo());
     command.current_dir(shell::root()).env("PATH", path(&[])?).env("PGRX_HOME", pgrx_home());
     command.env("CARGO_TARGET_DIR", target());
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS"] {
+    for name in LINKER_FLAGS {
         command.env_remove(name);
     }
     Ok(command)
@@ -40,7 +45,8 @@ pub fn path(first: &[PathBuf]) -> Result<OsString> {
     )?)
 }
 
-fn pgrx_home() -> PathBuf {
+/// Where cargo-pgrx has its list of PostgreSQLs, and what it runs by hand.
+pub fn pgrx_home() -> PathBuf {
     target().join("pgrx")
 }
 
@@ -48,8 +54,8 @@ fn pgrx_home() -> PathBuf {
 pub(crate) fn cargo_pgrx() -> Result<()> {
     build_cargo_pgrx()?;
     let majors = ALL_MAJORS.iter().filter(|major| major.program("pg_config").exists());
-    let all: Vec<_> = majors.map(|major| (*major, major.program("pg_config"))).collect();
-    write_pgrx_config(&pgrx_home(), &all)
+    let all = majors.map(|major| Ok((*major, pg_config(*major)?)));
+    write_pgrx_config(&pgrx_home(), &all.collect::<Result<Vec<_>>>()?)
 }
 
 /// cargo-pgrx takes headers and programs from this list. Written by us: `cargo pgrx init` would run
@@ -104,4 +110,13 @@ pub(crate) fn crate_folder(name: &str) -> Result<PathBuf> {
         .and_then(|package| package["manifest_path"].as_str())
         .with_context(|| format!("Cargo.lock has no crate {name}"))?;
     Ok(Path::new(manifest).parent().context("a manifest has a folder")?.into())
+}
+
+/// The pg_config that cargo-pgrx is given. For root it is a stand-in, because `cargo pgrx run` calls initdb and pg_ctl as
+/// whoever calls it: it names a folder of programs, each of which runs the real one as somebody else.
+pub fn pg_config(major: Major) -> Result<PathBuf> {
+    if !shell::is_root() {
+        return Ok(major.program("pg_config"));
+    }
+    stand_ins::programs(major)
 }
