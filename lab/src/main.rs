@@ -39,6 +39,15 @@ enum Command {
         kinds: Vec<tests::Kind>,
         #[command(flatten)]
         majors: Majors,
+        /// The program pg_config of a PostgreSQL of yours. The tests run on it, and install a debug build of aimq
+        /// into it.
+        #[arg(long, conflicts_with = "named")]
+        pg_config: Option<String>,
+    },
+    /// Installs the pgmq that aimq is tested with into a PostgreSQL of yours that has none.
+    Pgmq {
+        /// The program pg_config of that PostgreSQL.
+        pg_config: String,
     },
     /// Builds a release of aimq and installs it into a PostgreSQL of yours.
     Install {
@@ -92,7 +101,11 @@ fn run() -> Result<()> {
         }
         Command::Demo { pg } => demo::run(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::DemoWorker(orders) => demo::worker(&orders),
-        Command::Test { kinds, majors } => tests::run(&kinds, majors.all()),
+        Command::Test { kinds, pg_config: Some(pg_config), .. } => {
+            tests::run(&kinds, &[own::test_on(&pg_config)?.major])
+        }
+        Command::Test { kinds, majors, .. } => tests::run(&kinds, majors.all()),
+        Command::Pgmq { pg_config } => own::install_pgmq_into(&pg_config),
         Command::Install { pg_config } => own::install_into(&pg_config),
         Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::Lint => lint::run(),

@@ -1,11 +1,12 @@
 //! Everything that must be there before a server with aimq can run: system packages, PostgreSQL,
 //! pgmq, cargo-pgrx, aimq itself. Each step is skipped when it has been done.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::own::{self, Own};
 use crate::packages::{install_packages, install_packages_to_build};
 use crate::progress::step;
 use crate::shell::{self, target};
@@ -70,14 +71,25 @@ impl Major {
         target().join("pg").join(self.0.to_string())
     }
 
+    /// The user's own PostgreSQL, if that is tested in the place of ours.
+    fn own(self) -> Option<&'static Own> {
+        own::tested().filter(|own| own.major == self)
+    }
+
     /// One of this PostgreSQL's own programs.
     pub fn program(self, name: &str) -> PathBuf {
-        self.home().join("bin").join(name)
+        match self.own() {
+            Some(own) => own.program(name).expect("a pg_config that was asked before"),
+            None => self.home().join("bin").join(name),
+        }
     }
 
     /// Where extensions' control files and SQL are.
     pub fn extensions(self) -> PathBuf {
-        self.home().join("share/extension")
+        match self.own() {
+            Some(own) => own.extensions().expect("a pg_config that was asked before"),
+            None => self.home().join("share/extension"),
+        }
     }
 
     /// What cargo calls it.
@@ -94,9 +106,13 @@ pub fn ready(major: Major, profile: Profile) -> Result<()> {
 
 /// Makes everything ready but aimq itself.
 pub fn prepare(major: Major) -> Result<()> {
-    unpack(major)?;
-    system_packages(major)?;
-    pgmq(major)?;
+    if let Some(own) = major.own() {
+        own.prepare()?;
+    } else {
+        unpack(major)?;
+        system_packages(major)?;
+        pgmq(major)?;
+    }
     cargo_pgrx()
 }
 
@@ -168,21 +184,27 @@ fn system_packages(major: Major) -> Result<()> {
     install_packages_to_build(&mut missing)
 }
 
-/// pgmq's own SQL and control file, from the crate that carries them.
+/// pgmq, where it is missing.
 fn pgmq(major: Major) -> Result<()> {
-    let control = major.extensions().join("pgmq.control");
-    let script = major.extensions().join(format!("pgmq--{PGMQ_VERSION}.sql"));
-    if control.exists() && script.exists() {
+    let extensions = major.extensions();
+    let script = extensions.join(format!("pgmq--{PGMQ_VERSION}.sql"));
+    if extensions.join("pgmq.control").exists() && script.exists() {
         return Ok(());
     }
+    write_pgmq(&extensions)
+}
+
+/// pgmq's own SQL and control file, from the crate that carries them.
+pub(crate) fn write_pgmq(extensions: &Path) -> Result<()> {
     let folder = crate_folder("pgmq")?.join("src/install/embedded");
     let text = std::fs::read_to_string(folder.join("pgmq.control"))?;
     ensure!(
         text.contains(&format!("default_version = '{PGMQ_VERSION}'")),
         "the crate pgmq no longer carries pgmq {PGMQ_VERSION}"
     );
-    std::fs::write(&control, text)?;
-    std::fs::copy(folder.join("sql/pgmq.sql"), &script)?;
+    std::fs::write(extensions.join("pgmq.control"), text)?;
+    let script = extensions.join(format!("pgmq--{PGMQ_VERSION}.sql"));
+    std::fs::copy(folder.join("sql/pgmq.sql"), script)?;
     Ok(())
 }
 
@@ -200,8 +222,9 @@ pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> 
     step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
 }
 
-/// A stand-in for a pgmq that is too old for aimq: it has the name, the version and nothing else.
-pub fn old_pgmq_stand_in(major: Major) -> Result<()> {
+/// Stand-ins for other versions of pgmq: one that is too old for aimq, of which there is the name, the version and nothing
+/// else; and one that is newer. Only for a PostgreSQL of ours.
+pub fn pgmq_stand_ins(major: Major) -> Result<()> {
     let script = major.extensions().join("pgmq--1.5.2.sql");
     std::fs::write(
         script,

@@ -1,6 +1,7 @@
 //! `make test`: every test on every major, with a count at the end.
 
 mod count;
+mod lacks;
 mod rounds;
 
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use aimq_lab::progress::step;
 use aimq_lab::setup::{self, DEFAULT_MAJOR, Major};
 use aimq_lab::tools::cargo_command;
-use aimq_lab::{debs, drivers, shell};
+use aimq_lab::{drivers, own, shell};
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
@@ -39,12 +40,11 @@ pub(crate) fn run(kinds: &[Kind], majors: &[Major]) -> Result<()> {
         total.add(&count);
         rows.push((what, count));
     };
-    for major in majors {
-        setup::prepare(*major)?;
+    let own = own::tested();
+    // Pure Rust needs no server.
+    if [Kind::Client, Kind::Pgrx, Kind::Commands].into_iter().any(wanted) {
+        majors.iter().try_for_each(|major| setup::prepare(*major))?;
     }
-    debs::partman(majors)?;
-    debs::pgbouncer()?;
-    drivers::python()?;
 
     if wanted(Kind::Unit) {
         let mut core = cargo_command()?;
@@ -60,6 +60,7 @@ pub(crate) fn run(kinds: &[Kind], majors: &[Major]) -> Result<()> {
         note(title.into(), cargo_test(title, &mut model)?);
     }
     if wanted(Kind::Client) {
+        drivers::python()?;
         for (title, count) in client_tests(majors)? {
             note(title, count);
         }
@@ -74,22 +75,52 @@ pub(crate) fn run(kinds: &[Kind], majors: &[Major]) -> Result<()> {
     }
 
     if wanted(Kind::Commands) {
-        // All of one major, so that its release is built once.
-        note("the README's commands".into(), commands(chosen(majors))?);
+        let title = "the README's commands";
+        note(
+            title.into(),
+            match own {
+                // All of one major, so that its release is built once.
+                None => commands(chosen(majors))?,
+                Some(_) => Count::left_out(title, "they are about the PostgreSQLs below target/"),
+            },
+        );
     }
 
     println!();
     for (what, count) in rows {
-        println!("  {what:40} {:>5} passed {:>5} failed", count.passed, count.failed);
+        println!(
+            "  {what:40} {:>5} passed {:>5} failed{}",
+            count.passed,
+            count.failed,
+            out(&count)
+        );
     }
     println!("\n  {:.0} s\n", begun.elapsed().as_secs_f64());
-    println!("{} passed, {} failed", total.passed, total.failed);
+    println!("{} passed, {} failed{}", total.passed, total.failed, out(&total));
+    for why in total.reasons() {
+        println!("\n{why}");
+    }
     for failure in &total.failures {
         println!("\n{failure}");
+    }
+    if let Some(own) = own {
+        println!(
+            "\nA debug build of aimq is now in {}. For a release: make install PG_CONFIG={}",
+            own.version,
+            own.major.program("pg_config").display()
+        );
     }
     ensure!(total.failed == 0, "{} tests failed", total.failed);
     ensure!(total.passed > 0, "no test ran");
     Ok(())
+}
+
+/// How many were left out, if any were: `make test PG_CONFIG=…` says so beside each count.
+fn out(count: &Count) -> String {
+    match count.left_out.len() {
+        0 => String::new(),
+        some => format!(", {some} LEFT OUT"),
+    }
 }
 
 /// The default major where that is among them.
@@ -118,7 +149,7 @@ fn commands(major: Major) -> Result<Count> {
         let mut make = Command::new("make");
         make.current_dir(shell::root()).args(arguments);
         // What this `make test` was told is not for them.
-        for name in ["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PG", "KIND", "TEST"] {
+        for name in ["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PG", "PG_CONFIG", "KIND", "TEST"] {
             make.env_remove(name);
         }
         let mut problems = Vec::new();

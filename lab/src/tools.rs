@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::own;
 use crate::progress::step;
 use crate::setup::{ALL_MAJORS, Major};
 use crate::shell::{self, target};
@@ -33,6 +34,9 @@ pub fn cargo_command() -> Result<Command> {
     for name in LINKER_FLAGS {
         command.env_remove(name);
     }
+    if let Some(own) = own::tested() {
+        command.env(own::VARIABLE, own.program("pg_config")?);
+    }
     Ok(command)
 }
 
@@ -47,13 +51,15 @@ pub fn path(first: &[PathBuf]) -> Result<OsString> {
 
 /// Where cargo-pgrx has its list of PostgreSQLs, and what it runs by hand.
 pub fn pgrx_home() -> PathBuf {
-    target().join("pgrx")
+    target().join(if own::tested().is_some() { "pgrx-own" } else { "pgrx" })
 }
 
-/// cargo-pgrx, and its list of the PostgreSQLs under target/.
+/// cargo-pgrx, and its list of the PostgreSQLs under target/, or of the one that is tested.
 pub(crate) fn cargo_pgrx() -> Result<()> {
     build_cargo_pgrx()?;
-    let majors = ALL_MAJORS.iter().filter(|major| major.program("pg_config").exists());
+    let tested = own::tested().map(|own| [own.major]);
+    let majors = tested.as_ref().map_or(&ALL_MAJORS[..], |own| own);
+    let majors = majors.iter().filter(|major| major.program("pg_config").exists());
     let all = majors.map(|major| Ok((*major, pg_config(*major)?)));
     write_pgrx_config(&pgrx_home(), &all.collect::<Result<Vec<_>>>()?)
 }
@@ -115,7 +121,7 @@ pub(crate) fn crate_folder(name: &str) -> Result<PathBuf> {
 /// The pg_config that cargo-pgrx is given. For root it is a stand-in, because `cargo pgrx run` calls initdb and pg_ctl as
 /// whoever calls it: it names a folder of programs, each of which runs the real one as somebody else.
 pub fn pg_config(major: Major) -> Result<PathBuf> {
-    if !shell::is_root() {
+    if !shell::is_root() || own::tested().is_some() {
         return Ok(major.program("pg_config"));
     }
     stand_ins::programs(major)

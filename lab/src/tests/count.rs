@@ -12,14 +12,43 @@ pub(crate) struct Count {
     pub(crate) failed: u64,
     /// The names of those that failed, and what they said first.
     pub(crate) failures: Vec<String>,
+    /// Those that did not run, and why.
+    pub(crate) left_out: Vec<(String, String)>,
 }
 
 impl Count {
+    /// That of something that did not run.
+    pub(crate) fn left_out(what: &str, why: &str) -> Self {
+        Self { left_out: vec![(what.to_owned(), why.to_owned())], ..Self::default() }
+    }
+
+    /// Each reason for leaving something out, with what was left out.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (what, why) in &self.left_out {
+            match reasons.iter_mut().find(|(known, _)| known == why) {
+                Some((_, tests)) if tests.contains(&&**what) => {}
+                Some((_, tests)) => tests.push(what),
+                None => reasons.push((why, vec![what])),
+            }
+        }
+        let text = |(why, tests): (&str, Vec<&str>)| {
+            tests.iter().fold(format!("LEFT OUT: {why}"), |text, test| text + "\n  " + test)
+        };
+        reasons.into_iter().map(text).collect()
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.failures.extend_from_slice(&other.failures);
+        self.left_out.extend_from_slice(&other.left_out);
     }
+}
+
+/// The name that a test must have in its own, if only some are wanted.
+pub(crate) fn named() -> Option<String> {
+    std::env::var("TEST").ok().filter(|name| !name.is_empty())
 }
 
 /// Runs tests, shows those that failed, and counts. A build that fails is an error.
@@ -47,7 +76,7 @@ pub(crate) fn cargo_test(title: &str, command: &mut Command) -> Result<Count> {
     }
     count.failures = failures(title, &said);
     // A name is that of a test in one of the rounds; that it is in one at all, is seen at the end.
-    let has_name = std::env::var_os("TEST").is_some();
+    let has_name = named().is_some();
     ensure!(count.passed + count.failed > 0 || has_name, "{title}: no test ran");
     Ok(count)
 }

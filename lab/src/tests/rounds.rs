@@ -1,13 +1,14 @@
 //! The client tests: which of them share a server, and which servers.
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::drivers;
 use aimq_lab::progress::{log_of, step};
 use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major, Profile};
 use aimq_lab::tools::cargo_command;
+use aimq_lab::{debs, drivers, own};
 use anyhow::{Context, Result};
 
-use super::count::{Count, cargo_test};
+use super::count::{Count, cargo_test, named};
+use super::lacks::{self, Lack};
 
 /// What the tests need of the server: prepared transactions, and a NOTIFY queue that can be filled
 /// where its size can be set (PostgreSQL 17 and later).
@@ -46,12 +47,20 @@ const LANES: usize = 3;
 pub(crate) fn client_tests(majors: &[Major]) -> Result<Vec<(String, Count)>> {
     for major in majors {
         setup::install(*major, Profile::Debug, &[])?;
-        setup::old_pgmq_stand_in(*major)?;
     }
-    if majors.contains(&DEFAULT_MAJOR) {
-        drivers::node()?;
-        drivers::browser()?;
-    }
+    let lacks = match own::tested() {
+        Some(own) => lacks::of(own)?,
+        None => {
+            majors.iter().try_for_each(|major| setup::pgmq_stand_ins(*major))?;
+            debs::partman(majors)?;
+            debs::pgbouncer()?;
+            if majors.contains(&DEFAULT_MAJOR) {
+                drivers::node()?;
+                drivers::browser()?;
+            }
+            Vec::new()
+        }
+    };
     let mut build = cargo_command()?;
     build.args(["test", "-p", "aimq-client-tests", "--no-run"]);
     step("build the client tests", &mut build)?;
@@ -71,7 +80,7 @@ pub(crate) fn client_tests(majors: &[Major]) -> Result<Vec<(String, Count)>> {
                     loop {
                         let next = queue.lock().expect("not poisoned").next();
                         let Some((at, round)) = next else { return Ok(()) };
-                        let count = round.run()?;
+                        let count = round.run(&lacks)?;
                         counts.lock().expect("not poisoned").push((at, count));
                     }
                 })
@@ -170,15 +179,27 @@ const LONG_TESTS: [&str; 7] =
 const LAST_TESTS: [&str; 4] = ["storms", "pooler", "adoption", "listeners"];
 
 impl Round {
-    fn run(&self) -> Result<Count> {
+    fn run(&self, lacks: &[Lack]) -> Result<Count> {
         let Self { major, title, .. } = self;
+        let mut left_out: Vec<(String, String)> = Vec::new();
+        for lack in lacks {
+            let mut more = lack.tests(&self.files)?;
+            // One may lack several things.
+            more.retain(|(test, _)| !left_out.iter().any(|(known, _)| known == test));
+            left_out.extend(more);
+        }
+        let can_run = |file: &&&str| !lacks.iter().any(|lack| lack.files.contains(*file));
+        let files: Vec<_> = self.files.iter().filter(can_run).collect();
+        if files.is_empty() {
+            return Ok(Count { left_out, ..Count::default() });
+        }
         let cluster = Cluster::start(*major, &self.settings)?;
         cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
         cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
         let bin = major.program("psql").parent().context("a program has a folder")?.to_owned();
         let mut tests = cargo_command()?;
         tests.args(["test", "-p", "aimq-client-tests", "--no-fail-fast"]);
-        for name in &self.files {
+        for name in files {
             tests.args(["--test", name]);
         }
         tests
@@ -194,8 +215,11 @@ impl Round {
         if *major != DEFAULT_MAJOR {
             tests.args(["--skip", "package_"]);
         }
-        tests.args(std::env::var_os("TEST"));
-        let count = cargo_test(title, &mut tests)?;
+        for prefix in lacks.iter().filter_map(|lack| lack.prefix) {
+            tests.args(["--skip", prefix]);
+        }
+        tests.args(named());
+        let count = Count { left_out, ..cargo_test(title, &mut tests)? };
         if count.failed > 0 {
             let kept = log_of(&format!("{title}, the server"));
             std::fs::copy(cluster.log(), &kept)?;
