@@ -33,5 +33,5 @@ pgmq: ## Install the pgmq that aimq is tested with: make pgmq PG_CONFIG=/path/to
 env: ## Print what cargo-pgrx needs to work by hand: eval "$(make env PG=17)"
 	@$(LAB) env $(MAJOR)
 
-lint: ## Check formatting, clippy and documentation; warnings are errors
+lint: ## Check spelling, formatting, clippy and documentation; warnings are errors
 	@$(LAB) lint

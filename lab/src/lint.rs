@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use aimq_lab::progress::step;
-use aimq_lab::setup;
 use aimq_lab::tools::{self, cargo_command};
+use aimq_lab::{drivers, setup, shell};
 use anyhow::Result;
 
 /// `make lint`.
@@ -20,6 +20,13 @@ pub(crate) fn run() -> Result<()> {
     // The flags that cargo-pgrx builds with: else every crate would be compiled once more. Behind the command's name,
     // since clippy's passes on only what is there.
     let all = ["--config", tools::PGRX_RUSTFLAGS, "--workspace", "--no-default-features"];
+    let linters = drivers::linters()?;
+    let linter = |name: &str, arguments: &[&str]| {
+        let mut command = Command::new(linters.join(name));
+        step(name, command.current_dir(shell::root()).args(arguments))
+    };
+    linter("typos", &[])?;
+    linter("taplo", &["fmt", "--check"])?;
     step("cargo fmt", &mut cargo(&["fmt", "--all", "--check"])?)?;
     step(
         "clippy",

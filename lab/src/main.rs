@@ -60,7 +60,7 @@ enum Command {
         #[arg(long, value_name = "MAJOR", value_parser = Major::parse)]
         pg: Option<Major>,
     },
-    /// Checks formatting, clippy and documentation; warnings are errors.
+    /// Checks spelling, formatting, clippy and documentation; warnings are errors.
     Lint,
 }
 
