@@ -7,7 +7,7 @@ MAJOR = $(if $(PG),--pg $(PG))
 # Only where the command names it: who has a PG_CONFIG in the environment may not mean to have it written into.
 OWN = $(if $(findstring command line,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
 
-.PHONY: help demo test hunt bench install pgmq env lint
+.PHONY: help demo test hunt bench install pgmq env lint deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,3 +35,6 @@ env: ## Print what cargo-pgrx needs to work by hand: eval "$(make env PG=17)"
 
 lint: ## Check spelling, formatting, clippy and documentation; warnings are errors
 	@$(LAB) lint
+
+deny: ## Check the licences and sources of the crates that aimq depends on
+	@$(LAB) deny

@@ -47,3 +47,13 @@ pub(crate) fn run() -> Result<()> {
     )?;
     Ok(())
 }
+
+/// `make deny`: the licences and sources of the crates that this project depends on. Not a part of `make lint`, because
+/// cargo-deny takes more than a minute to build.
+pub(crate) fn deny() -> Result<()> {
+    tools::build_cargo_tool("cargo-deny", DENY_VERSION)?;
+    step("cargo deny", cargo_command()?.args(["deny", "check", "bans", "licenses", "sources"]))?;
+    Ok(())
+}
+
+const DENY_VERSION: &str = "0.20.2";

@@ -62,6 +62,8 @@ enum Command {
     },
     /// Checks spelling, formatting, clippy and documentation; warnings are errors.
     Lint,
+    /// Checks the licences and sources of the crates that aimq depends on.
+    Deny,
 }
 
 /// On which PostgreSQL.
@@ -109,5 +111,6 @@ fn run() -> Result<()> {
         Command::Install { pg_config } => own::install_into(&pg_config),
         Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::Lint => lint::run(),
+        Command::Deny => lint::deny(),
     }
 }

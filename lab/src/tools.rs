@@ -81,19 +81,25 @@ pub(crate) fn write_pgrx_config(folder: &Path, postgres: &[(Major, PathBuf)]) ->
 }
 
 pub(crate) fn build_cargo_pgrx() -> Result<()> {
+    build_cargo_tool("cargo-pgrx", PGRX_VERSION)
+}
+
+/// Builds a subcommand of cargo's below target/, where it is not there yet.
+pub fn build_cargo_tool(name: &str, version: &str) -> Result<()> {
     let tools = target().join("tools");
     let mut installed = cargo_command()?;
-    let version = shell::output(installed.args(["pgrx", "--version"])).unwrap_or_default();
-    if !version.contains(PGRX_VERSION) || !tools.join("bin/cargo-pgrx").exists() {
+    installed.args([name.trim_start_matches("cargo-"), "--version"]);
+    let found = shell::output(&mut installed).unwrap_or_default();
+    if !found.contains(version) || !tools.join("bin").join(name).exists() {
         step(
-            &format!("build cargo-pgrx {PGRX_VERSION} (once, some minutes)"),
+            &format!("build {name} {version} (once, some minutes)"),
             cargo_command()?
                 // Its own target folder would be thrown away; ours would mix two lock files.
                 .env_remove("CARGO_TARGET_DIR")
                 // Nobody debugs it.
                 .env("CARGO_PROFILE_DEV_DEBUG", "false")
-                .args(["install", "cargo-pgrx", "--locked", "--debug", "--force"])
-                .args(["--version", &format!("={PGRX_VERSION}"), "--root"])
+                .args(["install", name, "--locked", "--debug", "--force"])
+                .args(["--version", &format!("={version}"), "--root"])
                 .arg(&tools),
         )?;
     }
