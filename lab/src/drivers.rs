@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::packages::install_packages;
+use crate::packages::{ensure_pip, install_packages};
 use crate::progress::step;
 use crate::shell::{self, root, target};
 
@@ -52,6 +52,7 @@ fn install_wheels(folder: &Path, groups: &[(&[&str], &[&str])]) -> Result<()> {
     if std::fs::read_to_string(&done).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
+    ensure_pip("wheels are downloaded with pip")?;
     let _ = std::fs::remove_dir_all(folder);
     for (packages, options) in groups {
         let mut pip = Command::new("python3");

@@ -49,6 +49,14 @@ fn has_libclang() -> bool {
     })
 }
 
+/// Installs pip, where it is missing.
+pub(crate) fn ensure_pip(why: &str) -> Result<()> {
+    if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
+        install_packages(&["python3-pip"], why)?;
+    }
+    Ok(())
+}
+
 /// Installs system packages where we may. Otherwise it says the one line that does.
 pub(crate) fn install_packages(names: &[&str], why: &str) -> Result<()> {
     let list = names.join(" ");

