@@ -4,7 +4,10 @@ BENCH = sh lab/run.sh aimq-bench
 HUNT = sh lab/run.sh aimq-hunt
 MAJOR = $(if $(PG),--pg $(PG))
 
-.PHONY: help demo test hunt bench install lint
+# Only where the command names it: who has a PG_CONFIG in the environment may not mean to have it written into.
+OWN = $(if $(findstring command line,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
+
+.PHONY: help demo test hunt bench install pgmq env lint deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -12,8 +15,8 @@ help: ## Show this list
 demo: ## See a worker being woken, on a throw-away server (PG=17)
 	@$(LAB) demo $(MAJOR)
 
-test: ## Run every test on PostgreSQL 14 to 18 (PG=17, KIND=unit|client|pgrx|commands, TEST=name)
-	@$(LAB) test $(KIND) $(MAJOR)
+test: ## Run every test on PostgreSQL 14 to 18 (PG=17 or PG_CONFIG=…, KIND=unit|client|pgrx|commands, TEST=name)
+	@$(LAB) test $(KIND) $(MAJOR) $(OWN)
 
 hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)
 	@$(HUNT) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
@@ -24,5 +27,14 @@ bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"
 
-lint: ## Check formatting, clippy and documentation; warnings are errors
+pgmq: ## Install the pgmq that aimq is tested with: make pgmq PG_CONFIG=/path/to/pg_config
+	@$(LAB) pgmq "$(PG_CONFIG)"
+
+env: ## Print what cargo-pgrx needs to work by hand: eval "$(make env PG=17)"
+	@$(LAB) env $(MAJOR)
+
+lint: ## Check spelling, formatting, clippy and documentation; warnings are errors
 	@$(LAB) lint
+
+deny: ## Check the licences and sources of the crates that aimq depends on
+	@$(LAB) deny

@@ -38,7 +38,7 @@ pub fn partman(majors: &[Major]) -> Result<()> {
 pub fn pgbouncer() -> Result<(PathBuf, PathBuf)> {
     let why = "the tests of blocking calls through a pooler";
     let program = debs().join("usr/sbin/pgbouncer");
-    let libraries = debs().join("usr/lib/x86_64-linux-gnu");
+    let libraries = debs().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
     if !program.exists() {
         unpack_debs(&["pgbouncer"], why)?;
     }

@@ -19,7 +19,7 @@ use aimq_lab::setup::{self, Major, Profile};
 use report::Side;
 use worker::{Event, Micros, now};
 
-pub(crate) use worker::run as worker;
+pub(crate) use worker::{Orders, run as worker};
 
 const QUEUE: &str = "emails";
 /// Jobs whose way is shown one by one.

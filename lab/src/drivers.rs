@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::packages::{ensure_pip, install_packages};
 use crate::progress::step;
-use crate::setup::packages;
 use crate::shell::{self, root, target};
 
 /// What the examples and the tests' own Python programs import, pinned.
@@ -30,19 +30,34 @@ pub fn python_packages() -> PathBuf {
 
 /// The Python packages.
 pub fn python() -> Result<()> {
-    let folder = python_packages();
-    let (done, wanted) =
-        (folder.join(".installed"), [&PYTHON[..], &PYTHON_ALONE].concat().join("\n"));
+    let alone: &[&str] = &["--no-deps", "--ignore-requires-python"];
+    install_wheels(&python_packages(), &[(&PYTHON, &[]), (&PYTHON_ALONE, alone)])
+}
+
+/// Programs that `make lint` runs, pinned. They are written in Rust: PyPI has them built, and to build them here takes
+/// minutes.
+const LINTERS: [&str; 2] = ["typos==1.52.0", "taplo==0.9.3"];
+
+/// Installs these programs, and returns the folder in which they are.
+pub fn linters() -> Result<PathBuf> {
+    let folder = target().join("lint");
+    install_wheels(&folder, &[(&LINTERS, &[])])?;
+    Ok(folder.join("bin"))
+}
+
+/// Installs groups of packages into a folder, each with options of pip's.
+fn install_wheels(folder: &Path, groups: &[(&[&str], &[&str])]) -> Result<()> {
+    let names: Vec<_> = groups.iter().flat_map(|(packages, _)| *packages).copied().collect();
+    let (done, wanted) = (folder.join(".installed"), names.join("\n"));
     if std::fs::read_to_string(&done).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
-    let _ = std::fs::remove_dir_all(&folder);
-    for (packages, options) in
-        [(&PYTHON[..], &[][..]), (&PYTHON_ALONE, &["--no-deps", "--ignore-requires-python"])]
-    {
+    ensure_pip("wheels are downloaded with pip")?;
+    let _ = std::fs::remove_dir_all(folder);
+    for (packages, options) in groups {
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "install", "-q", "--no-cache-dir", "--disable-pip-version-check"]);
-        pip.arg("--only-binary=:all:").args(options).args(packages).arg("--target").arg(&folder);
+        pip.arg("--only-binary=:all:").args(*options).args(*packages).arg("--target").arg(folder);
         step(&format!("download {}", packages.join(", ")), &mut pip)?;
     }
     Ok(std::fs::write(done, wanted)?)
@@ -100,7 +115,7 @@ pub fn node() -> Result<()> {
 fn node_itself(why: &str) -> Result<()> {
     let lacks = |program: &str| shell::output(Command::new(program).arg("--version")).is_err();
     if lacks("node") || lacks("npm") {
-        packages(&["nodejs", "npm"], why)?;
+        install_packages(&["nodejs", "npm"], why)?;
     }
     Ok(())
 }
@@ -115,7 +130,7 @@ pub fn live_page() -> PathBuf {
 pub fn browser() -> Result<()> {
     let why = "the test of the live page";
     if !Path::new("/usr/bin/chromium").exists() {
-        packages(&["chromium"], why)?;
+        install_packages(&["chromium"], why)?;
     }
     node_itself(why)?;
     let (from, folder) = (root().join("examples/live"), live_page());

@@ -4,8 +4,12 @@
 pub mod cluster;
 pub mod debs;
 pub mod drivers;
+pub mod own;
+mod packages;
 pub mod pgbouncer;
 pub mod progress;
 pub mod setup;
 pub mod shell;
+pub mod stand_ins;
 pub mod stats;
+pub mod tools;

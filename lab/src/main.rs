@@ -1,22 +1,84 @@
-//! `make demo`, `make test`, `make install` and `make lint` are this program.
+//! The program behind the Makefile: `make demo`, `make test`, `make install`, `make lint` and what they need.
 
+mod by_hand;
 mod demo;
+mod lint;
 mod pgrx;
 mod tests;
 
-use aimq_lab::{cluster, setup};
-use anyhow::{Result, bail};
+use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major};
+use aimq_lab::{cluster, own};
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
 
-const USAGE: &str = "\
-Usage: lab COMMAND
+/// Sets up throw-away PostgreSQL servers with aimq in them, and shows and tests it there.
+#[derive(Parser)]
+#[command(name = "aimq-lab")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
 
-  setup [--pg MAJOR]...      make everything ready: PostgreSQL, pgmq, aimq
-  demo [--pg MAJOR]          show a worker being woken
-  test [KIND]... [--pg MAJOR]...  run the tests: unit, client, pgrx, commands; on all
-                             majors or those named
-  install PG_CONFIG          build a release of aimq and install it into a PostgreSQL of yours
-  lint                       formatting, clippy, documentation
-";
+#[derive(Subcommand)]
+enum Command {
+    /// Makes everything ready: PostgreSQL, pgmq, aimq.
+    Setup(Majors),
+    /// Shows a worker being woken.
+    Demo {
+        /// The major version of PostgreSQL, 14 to 18.
+        #[arg(long, value_name = "MAJOR", value_parser = Major::parse)]
+        pg: Option<Major>,
+    },
+    /// The demo's worker. Not to be called by hand.
+    #[command(hide = true)]
+    DemoWorker(demo::Orders),
+    /// Runs the tests, all kinds of them where none is named.
+    Test {
+        /// The kinds of tests; docs/design/testing.md says what each is for.
+        #[arg(value_enum, value_name = "KIND")]
+        kinds: Vec<tests::Kind>,
+        #[command(flatten)]
+        majors: Majors,
+        /// The program pg_config of a PostgreSQL of yours. The tests run on it, and install a debug build of aimq
+        /// into it.
+        #[arg(long, conflicts_with = "named")]
+        pg_config: Option<String>,
+    },
+    /// Installs the pgmq that aimq is tested with into a PostgreSQL of yours that has none.
+    Pgmq {
+        /// The program pg_config of that PostgreSQL.
+        pg_config: String,
+    },
+    /// Builds a release of aimq and installs it into a PostgreSQL of yours.
+    Install {
+        /// The program pg_config of that PostgreSQL.
+        pg_config: String,
+    },
+    /// Prints what a shell must export so that cargo-pgrx works by hand on a server of ours.
+    Env {
+        /// The major version of PostgreSQL, 14 to 18.
+        #[arg(long, value_name = "MAJOR", value_parser = Major::parse)]
+        pg: Option<Major>,
+    },
+    /// Checks spelling, formatting, clippy and documentation; warnings are errors.
+    Lint,
+    /// Checks the licences and sources of the crates that aimq depends on.
+    Deny,
+}
+
+/// On which PostgreSQL.
+#[derive(Args)]
+struct Majors {
+    /// A major version of PostgreSQL, 14 to 18; all of them where none is named.
+    #[arg(long = "pg", value_name = "MAJOR", value_parser = Major::parse)]
+    named: Vec<Major>,
+}
+
+impl Majors {
+    fn all(&self) -> &[Major] {
+        if self.named.is_empty() { &ALL_MAJORS } else { &self.named }
+    }
+}
 
 fn main() -> std::process::ExitCode {
     match run() {
@@ -29,30 +91,26 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let command = arguments.next().unwrap_or_default();
-    let mut majors = Vec::new();
-    let mut words = Vec::new();
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--pg" => majors.push(setup::Major::parse(&arguments.next().unwrap_or_default())?),
-            _ => words.push(argument),
-        }
-    }
-    let one = || majors.first().copied().unwrap_or(setup::DEFAULT_MAJOR);
-    if command != "demo-worker" {
+    let command = Arguments::parse().command;
+    // The demo's worker has no servers of its own. It ends when the demo ends it.
+    if !matches!(command, Command::DemoWorker(_)) {
         cluster::clean_up_on_signals()?;
     }
-    match command.as_str() {
-        "setup" => {
-            let majors = if majors.is_empty() { setup::ALL_MAJORS.to_vec() } else { majors };
-            majors.iter().try_for_each(|major| setup::ready(*major, setup::Profile::Release))
+    match command {
+        Command::Setup(majors) => {
+            let ready = |major: &Major| setup::ready(*major, setup::Profile::Release);
+            majors.all().iter().try_for_each(ready)
         }
-        "demo" => demo::run(one()),
-        "demo-worker" => demo::worker(&words),
-        "test" => tests::run(&words, &majors),
-        "install" => setup::install_into(words.first().map_or("", String::as_str)),
-        "lint" => tests::lint(),
-        _ => bail!("{USAGE}"),
+        Command::Demo { pg } => demo::run(pg.unwrap_or(DEFAULT_MAJOR)),
+        Command::DemoWorker(orders) => demo::worker(&orders),
+        Command::Test { kinds, pg_config: Some(pg_config), .. } => {
+            tests::run(&kinds, &[own::test_on(&pg_config)?.major])
+        }
+        Command::Test { kinds, majors, .. } => tests::run(&kinds, majors.all()),
+        Command::Pgmq { pg_config } => own::install_pgmq_into(&pg_config),
+        Command::Install { pg_config } => own::install_into(&pg_config),
+        Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
+        Command::Lint => lint::run(),
+        Command::Deny => lint::deny(),
     }
 }

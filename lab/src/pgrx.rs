@@ -5,46 +5,29 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use aimq_lab::setup::{self, Major};
-use aimq_lab::shell;
+use aimq_lab::setup::Major;
+use aimq_lab::{shell, stand_ins, tools};
 
 /// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of:
 /// there a `sudo` of ours stands in front of the PATH. It makes its server in `folder`, and stops it when its tests are
 /// over.
 pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
-    let mut tests = setup::cargo_command()?;
+    let mut tests = tools::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features", "--pgdata"]);
     tests.arg(folder);
     tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
     // As where aimq is installed: otherwise pgrx would be compiled again, here and then there.
-    tests.env("PGRX_PG_CONFIG_PATH", major.program("pg_config"));
+    tests.env("PGRX_PG_CONFIG_PATH", tools::pg_config(major)?);
     if shell::is_root() {
         std::os::unix::fs::chown(folder, Some(shell::NOBODY), Some(shell::NOBODY))?;
         let bin = shell::target().join("lab/bin");
-        stand_in_sudo(&bin)?;
-        tests.env("PATH", setup::path(&[bin])?).env("USER", "root").args(["--runas", "nobody"]);
+        stand_ins::sudo(&bin)?;
+        tests
+            .env("PATH", tools::path(&[bin])?)
+            .env("USER", "root")
+            .args(["--runas", stand_ins::RUN_AS]);
     } else if std::env::var_os("USER").is_none() {
         tests.env("USER", shell::output(Command::new("id").arg("-un"))?.trim());
     }
     Ok(tests)
-}
-
-/// `sudo -u nobody …` and `sudo …`, as the harness calls it.
-fn stand_in_sudo(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(folder)?;
-    let file = folder.join("sudo");
-    let keep_reading = shell::KEEP_READING.join(" ");
-    let text = format!(
-        "#!/bin/sh\n\
-         # Stands in for sudo where pgrx' test harness calls it as root.\n\
-         if [ \"$1\" = -u ]; then\n\
-         \tshift 2\n\
-         \texec setpriv --reuid=65534 --regid=65534 {keep_reading} env \"$@\"\n\
-         fi\n\
-         exec env \"$@\"\n"
-    );
-    std::fs::write(&file, text)?;
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
 }

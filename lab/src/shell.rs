@@ -49,6 +49,22 @@ pub fn unprivileged(program: &Path) -> Command {
     command
 }
 
+/// A path for a POSIX shell.
+pub fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// Writes a script that can be run. It is left alone where it is there: somebody may run it.
+pub fn write_program(file: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(file.parent().context("a program has a folder")?)?;
+    if std::fs::read_to_string(file).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    std::fs::write(file, text)?;
+    Ok(std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))?)
+}
+
 /// Runs a command and returns what it printed; an error carries what it said.
 pub fn output(command: &mut Command) -> Result<String> {
     let said = command.output().with_context(|| format!("cannot run {command:?}"))?;

@@ -1,9 +1,11 @@
 //! The demo's worker: listen, then read until the queue is empty, then wait.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, NoTls};
 use serde::{Deserialize, Serialize};
@@ -32,8 +34,18 @@ fn tell(event: &Event) -> Result<()> {
     Ok(out.flush()?)
 }
 
-pub(crate) fn run(words: &[String]) -> Result<()> {
-    let [mode, queue, socket] = words else { anyhow::bail!("MODE QUEUE SOCKET-FOLDER") };
+/// What the demo tells its worker.
+#[derive(Args)]
+pub(crate) struct Orders {
+    /// `realtime` for a worker that listens; any other word for one that polls.
+    mode: String,
+    queue: String,
+    /// The folder with the server's socket.
+    socket: PathBuf,
+}
+
+pub(crate) fn run(orders: &Orders) -> Result<()> {
+    let Orders { mode, queue, socket } = orders;
     let mut config = Client::configure();
     config.host_path(socket).user("postgres").dbname("postgres").application_name("worker");
     let mut client = config.connect(NoTls)?;

@@ -341,7 +341,7 @@ fn it_waits_within_other_code() {
 
 /// A stand-in for an update of pgmq, which drops the type that pgmq.read returns, as the one from 1.9 to 1.10 does.
 #[test]
-fn an_update_of_pgmq_leaves_aimq_alone() {
+fn stand_in_an_update_of_pgmq_leaves_aimq_alone() {
     let (_database, mut client, _listener) = started(&["a"]);
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     run(&mut client, "ALTER EXTENSION pgmq UPDATE TO '1.99.0'");

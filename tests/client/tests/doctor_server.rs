@@ -99,7 +99,7 @@ fn a_standby_is_found() {
 
 /// Before 17 there is no notifier then, and from 17 on there is one when there is something to do.
 #[test]
-fn a_server_that_has_not_preloaded_aimq_is_found() {
+fn contrib_a_server_that_has_not_preloaded_aimq_is_found() {
     let _alone = alone();
     let cluster = bare(&["wal_level=minimal", "max_wal_senders=0"]);
     let (mut client, heard) = connect_hearing(&cluster, "postgres");

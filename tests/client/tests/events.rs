@@ -203,7 +203,7 @@ fn events_are_changed_in_place() {
 }
 
 #[test]
-fn a_partitioned_queue_tells_too() {
+fn partman_a_partitioned_queue_tells_too() {
     let database = Database::new();
     let mut client = database.connect();
     run(&mut client, "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman");

@@ -162,7 +162,7 @@ fn with_partitions() -> Database {
 }
 
 #[test]
-fn gap_attached_partition() {
+fn partman_gap_attached_partition() {
     assert_learned(&ALL_WAYS, with_partitions, |database, rows| {
         run_in(database, "CREATE TABLE public.more (LIKE pgmq.q_a INCLUDING DEFAULTS)");
         let vt = rows.vt();
@@ -177,7 +177,7 @@ fn gap_attached_partition() {
 }
 
 #[test]
-fn gap_trigger_of_one_partition_disabled() {
+fn partman_gap_trigger_of_one_partition_disabled() {
     assert_learned(&ALL_WAYS, with_partitions, |database, rows| {
         let partition: String = value(
             &mut database.connect(),

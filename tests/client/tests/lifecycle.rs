@@ -63,7 +63,7 @@ fn unlogged_queues_wake() {
 
 /// A real partitioned queue, made by pgmq with pg_partman.
 #[test]
-fn partitioned_queues_wake_under_their_own_name() {
+fn partman_partitioned_queues_wake_under_their_own_name() {
     let database = Database::new();
     let mut client = database.connect();
     create_partitioned(&mut client, "Parts");
@@ -192,7 +192,7 @@ fn dropping_pgmq_needs_cascade_and_takes_aimq_along() {
 }
 
 #[test]
-fn without_pgmq_or_with_one_too_old_it_says_so() {
+fn stand_in_without_pgmq_or_with_one_too_old_it_says_so() {
     let database = Database::empty();
     let mut client = database.connect();
     let error = failure(&mut client, "CREATE EXTENSION aimq");

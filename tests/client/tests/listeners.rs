@@ -123,7 +123,7 @@ fn nobody_who_listens_elsewhere_becomes_deaf() {
 
 /// pgmq itself never announces these two: its trigger looks for the throttle under the table's name.
 #[test]
-fn queues_that_pgmq_fails_to_announce_are_announced() {
+fn partman_queues_that_pgmq_fails_to_announce_are_announced() {
     let database = Database::new();
     let mut client = database.connect();
     create_partitioned(&mut client, "parts");

@@ -154,7 +154,7 @@ fn messages_of_stats(client: &mut Client) -> i64 {
 
 /// pg_partman moves messages in work out of the default partition: nothing happened to them.
 #[test]
-fn what_is_moved_to_its_partition_is_not_deleted() {
+fn partman_what_is_moved_to_its_partition_is_not_deleted() {
     let (_database, mut client, mut listener) = telling(PARTITIONED);
     send(&mut client, &mut listener, 80);
     let strays: i64 = value(&mut client, "SELECT count(*) FROM ONLY pgmq.q_a_default");
@@ -285,7 +285,7 @@ fn assert_archive_is_followed(create: &str, replace: &[&str]) {
 }
 
 #[test]
-fn an_archive_that_is_converted_is_followed() {
+fn partman_an_archive_that_is_converted_is_followed() {
     assert_archive_is_followed(
         "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman; SELECT pgmq.create('a')",
         &["SELECT pgmq.convert_archive_partitioned('a')"],
