@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::contestants::Key;

@@ -28,7 +28,7 @@ mod worker;
 use std::path::PathBuf;
 
 use aimq_lab::cluster;
-use aimq_lab::setup::{DEFAULT_MAJOR, Major};
+use aimq_lab::majors::{DEFAULT_MAJOR, Major};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 

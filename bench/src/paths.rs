@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use aimq_lab::shell;
 
 /// Where the results are that go into git.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aimq_lab::cluster::Cluster;
+use aimq_lab::majors::Major;
 use aimq_lab::progress::Spinner;
-use aimq_lab::setup::Major;
 use anyhow::{Context, Result};
 use postgres::Client;
 

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use aimq_lab::cluster::Cluster;
+use aimq_lab::majors::Major;
 use aimq_lab::progress::Spinner;
-use aimq_lab::setup::{self, Major, Profile};
+use aimq_lab::setup::{self, Profile};
 use aimq_lab::stats::median;
 use anyhow::Result;
 

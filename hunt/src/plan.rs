@@ -1,6 +1,6 @@
 //! What a run is to do.
 
-use aimq_lab::setup::{DEFAULT_MAJOR, Major};
+use aimq_lab::majors::{DEFAULT_MAJOR, Major};
 use clap::Parser;
 
 use crate::deck;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use anyhow::Result;
 use postgres::{Client, NoTls};
 

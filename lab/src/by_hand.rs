@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use aimq_lab::setup::{self, Major};
+use aimq_lab::majors::Major;
+use aimq_lab::setup;
 use aimq_lab::shell::{self, quoted, target};
 use aimq_lab::stand_ins;
 use aimq_lab::tools::{self, LINKER_FLAGS};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use postgres::{Client, NoTls};
 
-use crate::setup::Major;
+use crate::majors::Major;
 use crate::shell;
 
 /// How long a server may take to start or stop.

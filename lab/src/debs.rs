@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::majors::Major;
 use crate::progress::step;
-use crate::setup::Major;
 use crate::shell::{self, target};
 
 /// What a shared library that pgbouncer needs is called in Debian and Ubuntu. Debian's package has others too, which

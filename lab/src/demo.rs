@@ -13,8 +13,9 @@ use anyhow::{Context, Result, bail};
 use postgres::Client;
 
 use aimq_lab::cluster::Cluster;
+use aimq_lab::majors::Major;
 use aimq_lab::progress::Spinner;
-use aimq_lab::setup::{self, Major, Profile};
+use aimq_lab::setup::{self, Profile};
 
 use report::Side;
 use worker::{Event, Micros, now};

@@ -4,6 +4,8 @@
 pub mod cluster;
 pub mod debs;
 pub mod drivers;
+pub mod install;
+pub mod majors;
 pub mod own;
 mod packages;
 pub mod pgbouncer;

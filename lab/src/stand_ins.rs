@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::setup::Major;
+use crate::majors::Major;
 use crate::shell::{self, quoted, target, write_program};
 
 /// Who runs the harness' servers where we are root.

@@ -7,8 +7,9 @@ mod rounds;
 use std::process::Command;
 use std::time::Instant;
 
+use aimq_lab::majors::{DEFAULT_MAJOR, Major};
 use aimq_lab::progress::step;
-use aimq_lab::setup::{self, DEFAULT_MAJOR, Major};
+use aimq_lab::setup;
 use aimq_lab::tools::cargo_command;
 use aimq_lab::{drivers, own, shell};
 use anyhow::{Result, ensure};

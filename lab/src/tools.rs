@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::majors::{ALL_MAJORS, Major};
 use crate::own;
 use crate::progress::step;
-use crate::setup::{ALL_MAJORS, Major};
 use crate::shell::{self, target};
 use crate::stand_ins;
 

@@ -19,8 +19,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use aimq_lab::majors::Major;
 use aimq_lab::progress::Spinner;
-use aimq_lab::setup::{self, Major, Profile};
+use aimq_lab::setup::{self, Profile};
 use anyhow::Result;
 
 use crate::contestants::Key;

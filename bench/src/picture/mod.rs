@@ -8,7 +8,7 @@ mod svg;
 
 use std::path::{Path, PathBuf};
 
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use anyhow::{Context, Result, ensure};
 
 use crate::machine::About;

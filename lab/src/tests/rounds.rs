@@ -1,8 +1,9 @@
 //! The client tests: which of them share a server, and which servers.
 
 use aimq_lab::cluster::Cluster;
+use aimq_lab::majors::{ALL_MAJORS, DEFAULT_MAJOR, Major};
 use aimq_lab::progress::{log_of, step};
-use aimq_lab::setup::{self, ALL_MAJORS, DEFAULT_MAJOR, Major, Profile};
+use aimq_lab::setup::{self, Profile};
 use aimq_lab::tools::cargo_command;
 use aimq_lab::{debs, drivers, own};
 use anyhow::{Context, Result};

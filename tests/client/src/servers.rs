@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 use postgres::Client;
 
 use crate::*;

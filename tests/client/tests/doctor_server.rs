@@ -4,7 +4,7 @@ use aimq_client_tests::doctor::*;
 use aimq_client_tests::servers::*;
 use aimq_client_tests::*;
 use aimq_lab::cluster::Cluster;
-use aimq_lab::setup::Major;
+use aimq_lab::majors::Major;
 
 /// A server with the default of each setting that a hint may change, and a queue `a`.
 fn with_defaults() -> Cluster {

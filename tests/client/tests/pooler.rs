@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use aimq_client_tests::servers::alone;
 use aimq_client_tests::*;
+use aimq_lab::majors::{DEFAULT_MAJOR, Major};
 use aimq_lab::pgbouncer::Pgbouncer;
-use aimq_lab::setup::{DEFAULT_MAJOR, Major};
 use postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 fn pgbouncer(pool: u32) -> Pgbouncer {
