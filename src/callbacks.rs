@@ -1,12 +1,20 @@
 //! The conductor: what Postgres says of transactions and savepoints is told to those whom it concerns, in the right
-//! order. Nobody else knows all of them.
+//! order. No other file knows all of them.
 //!
 //! Postgres calls us by one raw callback for each kind, registered once per backend: pgrx's own helpers register
 //! closures for each transaction, and keep them over PREPARE TRANSACTION, where they would fire in
 //! the next one.
 //!
-//! What is called after a commit, in an abort or at the end of a savepoint must neither raise nor allocate: an error
-//! after a commit takes the server down.
+//! Who may do what:
+//!
+//! - A trigger that notes a row, and what is called before a commit or PREPARE, may raise and may allocate, fallibly.
+//! - What is called after a commit, in an abort, at the end of a savepoint or of a session must neither raise nor
+//!   allocate: an error after a commit takes the server down. It waits for nothing.
+//! - [`told`] is called once more when the transaction's locks are given back, by a callback of its own; the same holds
+//!   there.
+//! - The hook on utility statements and what is told of changes of the catalogs only note.
+//!
+//! Not checked by a machine but for the batch (`core/tests/memory.rs`).
 
 use crate::enqueue::batch;
 use crate::error::Fault;

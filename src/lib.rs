@@ -1,11 +1,11 @@
 //! aimq: a worker on a pgmq queue wakes the instant a job can be read.
 //!
 //! The way of a wake-up: [`enqueue`] notes what a transaction does, [`callbacks`] hands that over when the transaction
-//! is committed, [`delivery`] makes wake-ups of it, and [`notifier`] sends them. [`api`] is the control plane. The floors
-//! on which these rooms stand are in `docs/design/README.md`.
+//! is committed, [`delivery`] makes wake-ups of it, and [`notifier`] sends them. [`api`] is the control plane. Which
+//! room may know which is in `docs/design/README.md`.
 
 #![deny(ffi_unwind_calls)]
-// What Postgres demands of its callers is known in two rooms.
+// What Postgres demands of its callers is known in `pg`, and what processes share in `shared`.
 #![deny(unsafe_code)]
 
 mod api;

@@ -1,4 +1,13 @@
 //! Every setting of aimq: private statics with typed getters.
+//!
+//! What else has to know a new setting:
+//!
+//! - the README's table and a section of its own, which a test compares with the catalog;
+//! - `tests/client/tests/catalog.rs`, which lists all with their defaults;
+//! - `sql/doctor.sql`, if a value can keep wake-ups from workers;
+//! - if triggers don't fire with it: `ddl.rs` and `switches` in `notifier/worker/state.rs`;
+//! - if it sizes the shared memory: `Room` in `shared/memory.rs`;
+//! - `SETTINGS` in `notifier/worker.rs`, if our own processes need a value of their own.
 
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -58,7 +67,8 @@ pub(crate) fn max_queues() -> u32 {
 }
 
 /// `aimq.max_waiters`: how many sessions of all databases can block in `aimq.read` and `aimq.wait` at the
-/// same time and be called; those beyond poll. Default 1024, of about 200 bytes each. Takes effect as
+/// same time and be called; those beyond poll. Default 1024, of 64 bytes each, and a bit
+/// for each of `aimq.max_queues`. Takes effect as
 /// `aimq.max_queues`.
 static MAX_WAITERS: GucSetting<i32> = GucSetting::<i32>::new(1024);
 

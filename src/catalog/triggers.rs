@@ -1,4 +1,9 @@
 //! The triggers that make a queue realtime, as the catalogs have them: the one source of truth of what is realtime.
+//!
+//! SQL that has to find them by itself asks the same in a form of its own: `aimq._queues()` and `aimq._attached()` in
+//! `sql/views.sql`, the rows about triggers in `sql/doctor.sql`, and `MAKES_REALTIME` in `notifier/queues.rs`, which
+//! takes any trigger that says a route, whatever its name. A session that waits is stricter: a trigger that fires for
+//! replicas only fires for no session.
 
 use std::ffi::CStr;
 

@@ -1,8 +1,8 @@
 //! Delivery by the notifier: once the transaction is visible, its queues are marked in shared memory,
 //! and the notifier is woken if nobody woke it for them yet.
 //!
-//! What can fail is done at PRE_COMMIT: finding the slots. After the commit there are only atomics and
-//! SetLatch, none of which can raise.
+//! What can fail is done at PRE_COMMIT: finding the slots. After the commit there are atomics, SetLatch, and, where a
+//! slot has changed hands since, a search for another one. None of these raises or allocates.
 
 use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
@@ -239,8 +239,8 @@ pub(super) fn committed() {
         };
         let mut wake = Wake::NOBODY;
         let mut is_said = plan.unfollowed;
-        // A watcher that has begun since may have looked before there was anything to see. One that begins later looks
-        // at everything.
+        // We may have planned without a watcher. One that has begun since may have looked before there was anything to
+        // see: it is told. One that begins later looks at everything.
         if !plan.unfollowed || database.is_followed() {
             for table in &plan.tables {
                 if table.moved < Timestamp::INFINITY {

@@ -32,8 +32,7 @@ use crate::shared::{self, Shared, bell};
 /// have set.
 const CLOCK_IS_TRUSTED_FOR: Duration = Duration::from_secs(60);
 
-/// After looking at everything, not again before this many times the processor time that it took; and how long
-/// that is at most.
+/// The pause after news were attended to: so many times the processor's time that this took, and the longest.
 const LOOK_SHARE: u32 = 10;
 const LOOK_REST: Duration = Duration::from_millis(500);
 

@@ -3,6 +3,8 @@
 //! nothing.
 //!
 //! All of this but [`note`] and [`init`] runs after a commit or at the end of a savepoint: nothing raises or allocates.
+//! [`tell`] and [`prepared`] of a transaction that has made a trigger of ours may wait for another process that takes an
+//! entry, 100 ms at most.
 
 use std::cell::Cell;
 

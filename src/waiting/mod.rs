@@ -31,7 +31,7 @@ use crate::shared::{self, Shared, bell, claims};
 /// long again.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often a call may take a place: the notifier gives back the slot of a queue that it does not see to be realtime,
+/// How often a call may take a place: the watcher gives back the slot of a queue that it does not see to be realtime,
 /// for instance because this transaction has just made it. Then the call polls.
 const ENTRIES_MOST: u32 = 16;
 

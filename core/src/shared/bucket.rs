@@ -51,7 +51,7 @@ impl Bucket {
         let Ok(time) = u64::try_from(at.0.max(1)) else {
             return false;
         };
-        // Backwards, as in `moved`, so that zeroed memory is none.
+        // Backwards, as in `moved` and unlike in a slot, so that zeroed memory is none.
         let word = from_time(Timestamp(time.cast_signed()));
         self.earliest.fetch_max(word, SeqCst) < word
     }

@@ -18,7 +18,7 @@ pub struct Database {
     oid: AtomicU32,
     news: AtomicU32,
     wanted: AtomicU32,
-    /// Not 0 while the notifier comes by at a known time anyway.
+    /// Not 0 while the notifier comes by at a known time anyway: the door is closed, see [`Database::close`].
     closed: AtomicU32,
     /// The process that announces: it may have to wait for others that notify.
     pub notifier: Seat,
@@ -198,7 +198,7 @@ impl Database {
         self.closed.load(SeqCst) == 0
     }
 
-    /// Tells the notifier something. True if it has to be woken.
+    /// Tells the process that watches something. True if it has to be woken.
     pub fn tell(&self, news: News) -> bool {
         self.news.fetch_or(news.0, SeqCst) & news.0 != news.0
     }
@@ -260,8 +260,8 @@ impl Database {
         self.buckets.iter().filter_map(Bucket::earliest).min()
     }
 
-    /// The tables for which prepared transactions have something: which bucket. What is returned is forgotten: the caller then
-    /// asks which transactions are prepared, and notes it again if there are any.
+    /// The tables for which prepared transactions have something: which bucket. What is returned is forgotten: then the
+    /// caller asks which transactions are prepared, and notes it again if there are any.
     pub fn take_prepared(&self, mut look: impl FnMut(usize)) {
         for (at, bucket) in self.buckets.iter().enumerate() {
             if bucket.take_prepared() {

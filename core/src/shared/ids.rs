@@ -100,7 +100,7 @@ impl Cells {
         id_of(self.newest.load(SeqCst), generation).unwrap_or(0)
     }
 
-    /// Takes the ids. For the notifier, after it took the mark. By then the slot may be of another generation, whose ids
+    /// Takes the ids. For the notifier, after it took the mark. By then the slot may be of another generation: its ids
     /// stay.
     pub(super) fn take(&self, generation: u32) -> Ids {
         let more = self.more.compare_exchange(told(generation), 0, SeqCst, SeqCst).is_ok();

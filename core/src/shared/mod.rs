@@ -1,4 +1,4 @@
-//! The state that producers, notifiers and the launcher share, and its protocol.
+//! The state that producers, waiters, notifiers, watchers and the launcher share, and its protocol.
 //!
 //! Everything here is an atomic, so that no producer ever waits for another, and all of it is
 //! valid when zeroed, as shared memory comes. The argument that no wake-up is lost is in

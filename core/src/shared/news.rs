@@ -1,6 +1,6 @@
 //! What a database's processes are told besides the marks, and which of them has to be woken.
 
-/// What a notifier is told besides the marks. Bits, so that they can be told together.
+/// What the process that watches is told besides the marks. Bits, so that they can be told together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct News(pub u32);
 

@@ -180,7 +180,7 @@ impl Table<'_> {
     }
 
     /// Finds the slot of a route, or takes one for it. Never waits: two that do this at the same
-    /// moment may take a slot each, which costs room and nothing else; the notifier gives one back.
+    /// moment may take a slot each, which costs room and nothing else; the watcher gives one back.
     pub fn claim(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
         self.find(database, key).map_or_else(|| self.take(database, key), Ok)
     }
@@ -323,7 +323,7 @@ impl Table<'_> {
             }
             let first = time.filter(|time| old & TIME == 0 || *time < old & TIME);
             let new = first.map_or(old, |time| old & !TIME | time);
-            // Even if nothing changes: the notifier that forgets the old time sees what is visible now.
+            // Even if nothing changes: the watcher that forgets the old time sees what is visible now.
             match slot.earliest.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break first.is_some(),
                 Err(found) => old = found,
@@ -346,7 +346,7 @@ impl Table<'_> {
                 return Marked::Stale;
             }
             let new = old & !TIME | (old & TIME).max(from_time(from));
-            // Even if nothing changes: the notifier that takes the note sees what is visible now.
+            // Even if nothing changes: the watcher that takes the note sees what is visible now.
             match slot.moved.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break,
                 Err(found) => old = found,
@@ -366,8 +366,9 @@ impl Table<'_> {
         slot.messages.fetch_add(messages, Relaxed);
     }
 
-    // What follows is for the processes of the slot's database. The one that watches gives slots back, so the notifier
-    // beside it may find that a slot is another's by now, even another database's: it must not take what is noted there.
+    // What follows is for the processes of the slot's database. The one that watches gives slots back. So the notifier
+    // beside it may find that a slot is another queue's by now, even another database's. It must not take what is noted
+    // there.
 
     /// The slots of a database.
     pub fn of(&self, database: u32) -> impl Iterator<Item = Claim> {

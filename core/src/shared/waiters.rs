@@ -3,8 +3,8 @@
 //! A session takes a place, says for which queues it waits, *then* looks whether there is something to read, and sleeps
 //! if not. A producer whose transaction is visible asks *then* whether anybody waits for the queue, and if so adds its
 //! messages to the slot's turns. So either the session sees the message, or the producer sees the session. Only the
-//! notifier hands the turns out, to the sessions that have waited longest. A session that was called and does not read
-//! gives the turns back to the slot.
+//! process that watches hands the turns out, to the sessions that have waited longest. A session that was called and
+//! does not read gives the turns back to the slot.
 
 use super::slot::{Claim, Table};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
@@ -210,7 +210,7 @@ impl Waiters<'_> {
         &self.queues[at * words..(at + 1) * words]
     }
 
-    // The notifier's side.
+    // The watcher's side.
 
     /// Hands out the turns of a database's slots, and calls with `ring` the sessions that have waited longest. Turns
     /// that nobody waits for are dropped: a session that comes later looks for itself.
@@ -242,7 +242,7 @@ impl Waiters<'_> {
         }
     }
 
-    /// Calls every session of a database: there will be no notifier.
+    /// Calls every session of a database: there will be nobody who calls.
     pub fn call_everybody(&self, database: u32, mut ring: impl FnMut(u64)) {
         self.call_those(database, |_| true, &mut ring);
     }
@@ -336,7 +336,7 @@ impl Waiters<'_> {
 
 impl Table<'_> {
     /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to the
-    /// sessions that wait for the queue, if there are any. True if the notifier has to be woken for that.
+    /// sessions that wait for the queue, if there are any. True if the watcher has to be woken for that.
     pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> bool {
         // The message before the places, as a session has its place before it looks.
         fence(SeqCst);
@@ -347,12 +347,12 @@ impl Table<'_> {
         is_awaited
     }
 
-    /// What a session was called for, and did not read. The notifier has to be woken.
+    /// What a session was called for, and did not read. The watcher has to be woken.
     pub fn give_back(&self, call: Call) {
         self.add_turns(call.slot, u64::from(call.turns));
     }
 
-    /// A process that adds turns wakes the notifier, even if there were some: those may be of the queue that had the
+    /// A process that adds turns wakes the watcher, even if there were some: those may be of the queue that had the
     /// slot before.
     fn add_turns(&self, slot: u32, messages: u64) {
         // Each is at most 40 bits, and they are taken soon: the sum has room.

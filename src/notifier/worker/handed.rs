@@ -3,7 +3,7 @@
 //!
 //! The notifier may have to wait for others that notify, for as long as they please. So the watcher sees to it that no
 //! session that blocks depends on that. For a table that the notifier has not come to, it has the sessions that block
-//! look //! themselves, and tries again itself.
+//! look themselves, and tries again itself.
 
 use std::time::{Duration, Instant};
 

@@ -178,8 +178,9 @@ impl Worker {
         }
         let mut buckets = Vec::new();
         self.database.take_prepared(|at| buckets.push((at, Timestamp::NEG_INFINITY)));
-        // Asked only now that the marks are taken. A transaction marks after it is to be seen as prepared: so one that marked
-        // before is seen, or has ended. By what was seen before, the mark of one that was prepared since would be lost.
+        // The notes are taken first, and which transactions are prepared is asked second. A transaction leaves its note
+        // once it is to be seen as prepared. So one whose note was taken is seen, or has ended. The other way round, one
+        // that is prepared in between would lose its note.
         let is_none = || process::transaction(|| queues::prepared().is_empty());
         if !buckets.is_empty() && !is_none().unwrap_or(false) {
             buckets.iter().for_each(|(at, _)| self.database.prepare_bucket(*at));

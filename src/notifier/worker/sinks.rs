@@ -4,8 +4,10 @@
 //! The notifier is a superuser, and a role that may create a schema may create that function, or put triggers on the
 //! tables behind it. So it is called as the owner of the queue's table. That role asked for it, must be allowed to call
 //! it, and must not be a superuser. And it is called only if it belongs to a superuser or the database's owner, so that
-//! it is no stranger's. //! Everything else in this process waits for the call. So the call has little time, and should
-//! it not end, the process ends.
+//! it is no stranger's.
+//!
+//! Everything else in this process waits for the call. So the call has little time, and should it not end, the process
+//! ends.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CString;
