@@ -17,9 +17,10 @@ pub(crate) struct Count {
 }
 
 impl Count {
-    /// That of something that did not run.
-    pub(crate) fn left_out(what: &str, why: &str) -> Self {
-        Self { left_out: vec![(what.to_owned(), why.to_owned())], ..Self::default() }
+    /// That of what did not run.
+    pub(crate) fn left_out(names: &[&str], why: &str) -> Self {
+        let left_out = names.iter().map(|name| ((*name).to_owned(), why.to_owned())).collect();
+        Self { left_out, ..Self::default() }
     }
 
     /// Each reason for leaving something out, with what was left out.
