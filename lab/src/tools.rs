@@ -125,7 +125,8 @@ pub(crate) fn crate_folder(name: &str) -> Result<PathBuf> {
 }
 
 /// The pg_config that cargo-pgrx is given. For root it is a stand-in, because `cargo pgrx run` calls initdb and pg_ctl as
-/// whoever calls it: it names a folder of programs, each of which runs the real one as somebody else.
+/// its own user, and these refuse root. The stand-in names a folder of programs. Each of them runs the real one as
+/// another user.
 pub fn pg_config(major: Major) -> Result<PathBuf> {
     if !shell::is_root() || own::tested().is_some() {
         return Ok(major.program("pg_config"));

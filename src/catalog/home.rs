@@ -101,8 +101,8 @@ fn can_be_sure(fired: Fired<'_>) -> bool {
         INSERT | pg_sys::TRIGGER_TYPE_UPDATE as i16 | pg_sys::TRIGGER_TYPE_DELETE as i16;
     let own = fired.trigger();
     let events = own.tgtype & EVENTS;
-    let behind = fired.triggers().iter().skip_while(|it| it.tgoid != own.tgoid).skip(1);
-    let is_last = behind.into_iter().all(|later| {
+    let mut later = fired.triggers().iter().skip_while(|it| it.tgoid != own.tgoid).skip(1);
+    let is_last = later.all(|later| {
         later.tgtype & BEFORE_ROW != BEFORE_ROW || later.tgtype & events == 0 || later.is_disabled()
     });
     is_last && (events & INSERT == 0 || !fired.may_conflict_but_by(columns::id(fired)))

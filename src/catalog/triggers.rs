@@ -199,7 +199,7 @@ pub(crate) fn has_trigger(table: pg_sys::Oid, name: &CStr, schema: &CStr, of: &C
 /// the first is a channel.
 #[inline]
 pub(crate) fn route_of(trigger: &Trigger) -> Option<Route<'_>> {
-    let options = match trigger.arguments() {
+    let options = match trigger.tgnargs {
         3 => c"",
         4 => trigger.argument(3).filter(|options| !options.is_empty())?,
         _ => return None,

@@ -39,10 +39,10 @@ pub(crate) unsafe fn guarded<T: Copy, E: Refusal>(work: impl FnOnce() -> Result<
 /// Tells Postgres that a function is called by the version-1 convention.
 pub(crate) const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
-/// A trigger function for SQL, and the record that goes with it. The work is given the trigger that fires, if it is
-/// called as one, and returns the row or a [`Refusal`].
-macro_rules! trigger_function {
-    ($(#[$doc:meta])* $name:ident, $record:ident, $work:expr) => {
+/// A function for SQL, and the record that goes with it. It is entered with the call information that Postgres gives,
+/// has nothing to drop, and must guard what may panic or raise.
+macro_rules! version_1 {
+    ($(#[$doc:meta])* $name:ident, $record:ident, $enter:expr) => {
         #[unsafe(no_mangle)]
         #[allow(unreachable_pub, unsafe_code, reason = "Postgres finds it by its symbol")]
         #[doc = "How the function is called."]
@@ -57,33 +57,30 @@ macro_rules! trigger_function {
             fcinfo: pgrx::pg_sys::FunctionCallInfo,
         ) -> pgrx::pg_sys::Datum {
             // SAFETY: Postgres calls this with valid call information, and there is nothing to drop.
-            unsafe { $crate::pg::entry::guarded(|| $work($crate::pg::trigger::Fired::of(fcinfo))) }
+            unsafe { ($enter)(fcinfo) }
         }
     };
 }
 
-/// The function of an event trigger for SQL, and the record that goes with it. The work is given the statement, if it is
-/// called for one.
+/// A trigger function. The work is given the trigger that fires, if it is called as one, and returns the row or a
+/// [`Refusal`].
+macro_rules! trigger_function {
+    ($(#[$doc:meta])* $name:ident, $record:ident, $work:expr) => {
+        $crate::pg::entry::version_1!($(#[$doc])* $name, $record, |fcinfo| {
+            $crate::pg::entry::guarded(|| $work($crate::pg::trigger::Fired::of(fcinfo)))
+        });
+    };
+}
+
+/// The function of an event trigger. The work is given the statement, if it is called for one.
 macro_rules! event_trigger_function {
     ($(#[$doc:meta])* $name:ident, $record:ident, $work:expr) => {
-        #[unsafe(no_mangle)]
-        #[allow(unreachable_pub, unsafe_code, reason = "Postgres finds it by its symbol")]
-        #[doc = "How the function is called."]
-        pub extern "C" fn $record() -> &'static pgrx::pg_sys::Pg_finfo_record {
-            &$crate::pg::entry::VERSION_1
-        }
-
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        #[pgrx::pg_guard]
-        #[allow(unreachable_pub, unsafe_code, reason = "Postgres finds it by its symbol")]
-        pub unsafe extern "C-unwind" fn $name(
-            fcinfo: pgrx::pg_sys::FunctionCallInfo,
-        ) -> pgrx::pg_sys::Datum {
-            // SAFETY: Postgres calls this with valid call information.
-            $work(unsafe { $crate::pg::statement::Statement::of_event(fcinfo) });
-            pgrx::pg_sys::Datum::null()
-        }
+        $crate::pg::entry::version_1!($(#[$doc])* $name, $record, |fcinfo| {
+            pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+                $work($crate::pg::statement::Statement::of_event(fcinfo));
+                pgrx::pg_sys::Datum::null()
+            })
+        });
     };
 }
 
@@ -100,4 +97,4 @@ macro_rules! background_worker {
     };
 }
 
-pub(crate) use {background_worker, event_trigger_function, trigger_function};
+pub(crate) use {background_worker, event_trigger_function, trigger_function, version_1};

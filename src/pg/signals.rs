@@ -42,15 +42,20 @@ pub(crate) fn heed_cancels(is_heeded: bool) {
 unsafe extern "C-unwind" fn on_cancel(_signal: c_int) {
     keeping_errno(|| {
         if IS_HEEDED.load(Ordering::SeqCst) {
-            // SAFETY: plain variables of this process.
-            unsafe {
-                pg_sys::QueryCancelPending = 1;
-                pg_sys::InterruptPending = 1;
-            }
+            cancel();
         }
         // SAFETY: this process's own latch.
         unsafe { raw::SetLatch(pg_sys::MyLatch) };
     });
+}
+
+/// Has what runs given up at the next place where that can be done.
+fn cancel() {
+    // SAFETY: plain variables of this process.
+    unsafe {
+        pg_sys::QueryCancelPending = 1;
+        pg_sys::InterruptPending = 1;
+    }
 }
 
 /// What a signal handler does, without a trace in what the interrupted code looks at.
@@ -111,8 +116,7 @@ extern "C" fn on_terminate(_signal: c_int, info: *mut libc::siginfo_t, _context:
         } else {
             ASKED_BY.store(sender, Ordering::SeqCst);
             if MAY_BE_CUT.get() {
-                pg_sys::QueryCancelPending = 1;
-                pg_sys::InterruptPending = 1;
+                cancel();
             }
         }
         raw::SetLatch(pg_sys::MyLatch);
@@ -130,11 +134,7 @@ pub(super) fn cut_short<T>(work: impl FnOnce() -> T) -> T {
     let _cut = Cut;
     MAY_BE_CUT.set(true);
     if ASKED_BY.load(Ordering::SeqCst) != 0 {
-        // SAFETY: plain variables.
-        unsafe {
-            pg_sys::QueryCancelPending = 1;
-            pg_sys::InterruptPending = 1;
-        }
+        cancel();
     }
     work()
 }

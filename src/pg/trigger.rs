@@ -50,12 +50,6 @@ impl Trigger {
         (number < count).then(|| unsafe { CStr::from_ptr(*self.0.tgargs.add(number)) })
     }
 
-    /// How many arguments it has.
-    #[inline]
-    pub(crate) fn arguments(&self) -> i16 {
-        self.0.tgnargs
-    }
-
     /// Whether it has a WHEN clause.
     pub(crate) fn has_condition(&self) -> bool {
         !self.0.tgqual.is_null()

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 
 use super::memory::Shared;
 use super::source::is_preloaded;
-use crate::pg::ffi;
+use crate::pg::{ffi, process};
 
 /// The least time between two requests for a launcher, in microseconds.
 const REQUEST_EVERY: i64 = 1_000_000;
@@ -69,8 +69,7 @@ fn request(shared: Shared) {
         return;
     };
     // The postmaster starts none on a standby, but keeps the slot.
-    // SAFETY: reads shared memory.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if process::is_in_recovery() {
         return;
     }
     let requested_at = &shared.launcher.requested_at;

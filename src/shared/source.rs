@@ -51,12 +51,12 @@ pub(crate) fn of_process() -> Option<Shared> {
 
 /// Reserves the memory, where the library is preloaded. Runs in the postmaster then.
 pub(super) fn init() {
+    if !process::is_preloading() {
+        return;
+    }
+    PRELOADED.set(true);
     // SAFETY: plain variables; the hooks are functions of this library, which is never unloaded.
     unsafe {
-        if !pg_sys::process_shared_preload_libraries_in_progress {
-            return;
-        }
-        PRELOADED.set(true);
         #[cfg(feature = "pg14")]
         pg_sys::RequestAddinShmemSpace(Room::wanted().size());
         #[cfg(not(feature = "pg14"))]

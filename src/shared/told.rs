@@ -45,10 +45,6 @@ impl Done {
         self.0[did as usize].is_some()
     }
 
-    const fn set(&mut self, did: Did, level: Option<Level>) {
-        self.0[did as usize] = level;
-    }
-
     /// What savepoints can undo: not that a prepared transaction was ended.
     fn undoable(&mut self) -> &mut [Option<Level>] {
         &mut self.0[..Did::Finished as usize]
@@ -122,15 +118,10 @@ fn tell_what_is_untold() {
 }
 
 /// Tells what a transaction has done.
-fn tell(mut done: Done) {
-    if settings::delivery() == Delivery::Transaction {
-        // Nobody is to be started for this session's queues.
-        if done.has(Did::Made) {
-            done.0[Did::Changed as usize] = done.0[Did::Made as usize];
-        }
-        done.set(Did::Made, None);
-        done.set(Did::Enabled, None);
-    }
+fn tell(done: Done) {
+    // Else nobody is to be started for this session's queues.
+    let may_start = settings::delivery() != Delivery::Transaction;
+    let has_made = may_start && done.has(Did::Made);
     if done.has(Did::Switched)
         && let Some(shared) = get()
     {
@@ -147,7 +138,7 @@ fn tell(mut done: Done) {
         return;
     };
     // Only a queue that becomes realtime is reason enough to take an entry.
-    let database = match done.has(Did::Made) {
+    let database = match has_made {
         true => shared.wait_for_own_database(),
         false => shared.databases.find(own_oid()),
     };
@@ -169,7 +160,7 @@ fn tell(mut done: Done) {
     }
     // The entry of a queue whose trigger was disabled has stayed.
     if runs {
-    } else if [Did::Made, Did::Enabled, Did::Finished].into_iter().any(|did| done.has(did)) {
+    } else if has_made || may_start && done.has(Did::Enabled) || done.has(Did::Finished) {
         bell::want(shared, database);
     }
 }

@@ -46,6 +46,12 @@ impl Simulation {
         Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
+    /// Gives slots back.
+    fn keep_only(&mut self, is_realtime: impl Fn(&[u8]) -> bool) -> Kept {
+        let table = Table { slots: &self.slots, hashes: &self.hashes, used: &self.used };
+        self.notifier.keep_only(OID, table, is_realtime)
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp(self.moment.cast_signed())
     }

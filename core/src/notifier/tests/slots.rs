@@ -8,8 +8,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let (kept, gone) = (it.claim("c", "kept"), it.claim("c", "gone"));
     it.enqueue(kept, 1);
     it.turn(1000);
-    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
-    let done = it.notifier.keep_only(OID, table, |route| *route == *key("c", "kept"));
+    let done = it.keep_only(|route| *route == *key("c", "kept"));
     assert_eq!(done, Kept { must_ask_again: false, released: vec![gone.at] });
     assert!(it.table().is_current(kept));
     assert!(!it.table().is_current(gone));
@@ -26,11 +25,7 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
     let mut it = Simulation::new();
     let early = it.claim("c", "early");
     it.enqueue(early, 5);
-    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
-    assert!(
-        it.notifier.keep_only(OID, table, |_| false).must_ask_again,
-        "it may be realtime by now"
-    );
+    assert!(it.keep_only(|_| false).must_ask_again, "it may be realtime by now");
     assert_eq!(it.turn(1000).0, [one("c", "early", 1)]);
 }
 
@@ -45,8 +40,7 @@ fn the_second_slot_of_a_route_is_given_back() {
     assert_eq!((first.at, other.at), (0, 2));
     let all: Vec<_> = it.table().of(OID).collect();
     it.enqueue(all[1], 1);
-    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
-    it.notifier.keep_only(OID, table, |_| true);
+    it.keep_only(|_| true);
     assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
     let looks = looks(&mut it);
     assert_eq!(looks, [(key("c", "q"), Timestamp::NEG_INFINITY)], "what was noted there");
@@ -77,8 +71,7 @@ fn what_is_said_of_a_former_queue_is_not_counted_for_the_next() {
     let former = it.claim("c", "former");
     it.enqueue(former, 1);
     it.sweep();
-    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
-    it.notifier.keep_only(OID, table, |_| false);
+    it.keep_only(|_| false);
     let next = it.claim("c", "next");
     assert_eq!(next.at, former.at);
     assert_eq!(it.say().0, [one("c", "former", 1)]);
@@ -91,7 +84,6 @@ fn another_databases_queues_are_left_alone() {
     let strange = it.table().claim(OID + 1, &key("c", "q")).unwrap();
     it.table().mark(strange, 1);
     assert_eq!(it.turn(1000), (vec![], IDLE));
-    let table = Table { slots: &it.slots, hashes: &it.hashes, used: &it.used };
-    it.notifier.keep_only(OID, table, |_| false);
+    it.keep_only(|_| false);
     assert!(it.table().is_current(strange));
 }
