@@ -22,7 +22,7 @@ fn messages() -> usize {
 
 /// On an idle machine a few milliseconds; here others may be at work.
 const MEDIAN: Duration = Duration::from_millis(20);
-const P95: Duration = Duration::from_millis(250);
+const P99: Duration = Duration::from_millis(250);
 
 /// How soon listeners hear again when the hang is over. The same holds.
 const RESUMES_WITHIN: Duration = Duration::from_secs(1);
@@ -194,7 +194,7 @@ fn read_one_after_the_other(cluster: &Cluster, client: &mut Client) -> Vec<Durat
     let begun = Instant::now();
     for message in 0..messages() {
         // Else it would go on for ever, where each takes a second.
-        let is_slow = begun.elapsed() > DEADLINE + P95 * u32::try_from(message).expect("few");
+        let is_slow = begun.elapsed() > DEADLINE + P99 * u32::try_from(message).expect("few");
         assert!(!is_slow, "{message} messages took {:?}: {late:?}", begun.elapsed());
         wait_until("the worker to block", || waiters(client) == 1);
         send(client, "a", delay_of(message));
@@ -205,14 +205,13 @@ fn read_one_after_the_other(cluster: &Cluster, client: &mut Client) -> Vec<Durat
     late
 }
 
-/// Sorts, prints, and returns the median, the 95th percentile and the greatest. The 99th of a few hundred is two of
-/// them, which a machine that stands still for a moment decides.
+/// Sorts, prints, and returns the median, the 99th percentile and the greatest.
 fn summed_up(what: &str, mut all: Vec<Duration>) -> [Duration; 3] {
     all.sort_unstable();
     let at = |share: usize| all[(all.len() - 1) * share / 100];
     let (p50, p95, p99, most) = (at(50), at(95), at(99), at(100));
     println!("{what}: {} times, p50 {p50:?}, p95 {p95:?}, p99 {p99:?}, max {most:?}", all.len());
-    [p50, p95, most]
+    [p50, p99, most]
 }
 
 /// Somebody who produces in another database, while it goes on: how long each transaction took.
@@ -294,7 +293,7 @@ fn hang_in_notify_and_slow_looks_keep_no_reader_waiting() {
 
     let (sent, read) = (took.len(), heard.iter().map(|(_, count)| count).sum::<usize>());
     println!("looks during the hang: {before:?} to {after:?}");
-    let [median, p95, _] = summed_up("aimq.read", late);
+    let [median, p99, _] = summed_up("aimq.read", late);
     let [_, _, slowest] = summed_up("a producer", took);
     let early = heard.iter().filter(|(at, _)| *at > begun && *at < ended).count();
     let first = heard.iter().find(|(at, _)| *at > ended).map(|(at, _)| *at - ended);
@@ -303,7 +302,7 @@ fn hang_in_notify_and_slow_looks_keep_no_reader_waiting() {
     assert_eq!(early, 0, "somebody was notified, so nothing hung");
     assert_eq!(read, sent, "lost");
     assert!(last.is_some_and(|last| last < RESUMES_WITHIN), "heard all after {last:?}");
-    assert!(median <= MEDIAN && p95 <= P95, "p50 {median:?}, p95 {p95:?}");
+    assert!(median <= MEDIAN && p99 <= P99, "p50 {median:?}, p99 {p99:?}");
     assert!(slowest < RESUMES_WITHIN, "a producer waited for {slowest:?}");
 }
 
