@@ -286,13 +286,20 @@ pub fn notifier_state(client: &mut Client) -> String {
 
 /// The process of the notifier of the session's database, once it runs.
 pub fn notifier_pid(client: &mut Client) -> i32 {
+    process_in(client, "pid")
+}
+
+/// The process that a column of `aimq.notifiers` names (`pid` or `watcher_pid`), once it runs: between the end
+/// of one process and the start of the next the column is NULL.
+pub fn process_in(client: &mut Client, column: &str) -> i32 {
+    let state = column.replace("pid", "state");
+    let sql = format!(
+        "SELECT coalesce(max({column}) FILTER (WHERE {state} = 'running'), 0)
+           FROM aimq.notifiers WHERE database = current_database()"
+    );
     let mut pid = 0;
-    wait_until("the notifier to run", || {
-        pid = value(
-            client,
-            "SELECT coalesce(max(pid) FILTER (WHERE state = 'running'), 0)
-               FROM aimq.notifiers WHERE database = current_database()",
-        );
+    wait_until("the process to run", || {
+        pid = value(client, &sql);
         pid != 0
     });
     pid
@@ -415,7 +422,8 @@ fn told(error: &postgres::Error) -> String {
 /// One value of one row.
 #[track_caller]
 pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut Client, sql: &str) -> T {
-    client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", told(&error))).get(0)
+    let row = client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {}", told(&error)));
+    row.try_get(0).unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
 /// A boolean.

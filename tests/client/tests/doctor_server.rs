@@ -174,7 +174,7 @@ fn processes_that_were_stopped_are_found() {
     ] {
         let mut client = connect(&cluster);
         wait_until_running(&mut client);
-        let pid: i32 = value(&mut client, &format!("SELECT {column} FROM aimq.notifiers"));
+        let pid = process_in(&mut client, column);
         kill("STOP", pid);
         wait_until("it to be missed", || {
             run(&mut client, "SELECT pgmq.send('a', '{}', 1)");
@@ -186,8 +186,7 @@ fn processes_that_were_stopped_are_found() {
         assert_eq!(hint_of(&mut monitor, what), hint);
         follow(&mut client, &hint);
         well(&mut client);
-        let now: i32 = value(&mut client, &format!("SELECT {column} FROM aimq.notifiers"));
-        assert_ne!(now, pid);
+        assert_ne!(process_in(&mut client, column), pid);
     }
 }
 

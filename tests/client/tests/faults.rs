@@ -126,8 +126,7 @@ fn a_crash_loses_no_wake_up() {
     let (_alone, cluster) = server(&[]);
     let mut client = connect(&cluster);
     run(&mut client, "SELECT pgmq.send('a', '{}', 1)");
-    let pid: i32 = value(&mut client, "SELECT pid FROM aimq.notifiers");
-    kill("KILL", pid);
+    kill("KILL", notifier_pid(&mut client));
     wait_until("the server to crash", || client.simple_query("SELECT 1").is_err());
     let mut listener = Listener::over(reconnect(&cluster), CHANNEL);
     learns(&mut listener);
@@ -143,14 +142,13 @@ fn a_launcher_that_ends_comes_back_and_finds_its_notifiers() {
     let mut client = connect(&cluster);
     let launcher =
         "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'aimq launcher'";
-    let (before, notifier): (i32, i32) =
-        (value(&mut client, launcher), value(&mut client, "SELECT pid FROM aimq.notifiers"));
+    let (before, notifier): (i32, i32) = (value(&mut client, launcher), notifier_pid(&mut client));
     run(&mut client, &format!("SELECT pg_terminate_backend({before})"));
     wait_until("another launcher", || {
         let now: i32 = value(&mut client, launcher);
         now != 0 && now != before
     });
-    assert_eq!(value::<i32>(&mut client, "SELECT pid FROM aimq.notifiers"), notifier);
+    assert_eq!(notifier_pid(&mut client), notifier);
     // It takes care of a notifier that it has not started itself.
     run(&mut client, &format!("SELECT pg_terminate_backend({notifier})"));
     wait_until("another notifier", || {

@@ -153,7 +153,7 @@ fn giving_way_to_who_terminates_them() {
             }
             let of =
                 format!("SELECT {column} FROM aimq.notifiers WHERE database = current_database()");
-            let process: i32 = value(&mut client, &of);
+            let process = process_in(&mut client, column);
             let begun = Instant::now();
             run(&mut client, &format!("SELECT pg_terminate_backend({process})"));
             let gone =

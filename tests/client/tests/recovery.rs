@@ -66,7 +66,7 @@ fn after_a_crash() {
     let (_alone, cluster) = server(&[]);
     send(&cluster);
     let mut client = connect(&cluster);
-    kill("KILL", value(&mut client, "SELECT pid FROM aimq.notifiers"));
+    kill("KILL", notifier_pid(&mut client));
     wait_until("the server to crash", || client.simple_query("SELECT 1").is_err());
     drop(reconnect(&cluster));
     assert_in_time(read_all(&cluster));

@@ -358,8 +358,7 @@ fn a_notifier_that_ends_loses_no_broadcast() {
     run(&mut client, "ALTER TABLE realtime.stand_in ADD CONSTRAINT broken CHECK (false)");
     run(&mut client, "SELECT pgmq.send('a', '{}')");
     wait_until("a failure", || failures(&mut client) > 0);
-    let old: i32 =
-        value(&mut client, "SELECT pid FROM aimq.notifiers WHERE database = current_database()");
+    let old = notifier_pid(&mut client);
     run(&mut client, &format!("SELECT pg_terminate_backend({old})"));
     wait_until("another notifier", || {
         value::<Option<i32>>(

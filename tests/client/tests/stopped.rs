@@ -27,12 +27,7 @@ struct Stopped(Vec<i32>);
 impl Stopped {
     /// Those that these columns of aimq.notifiers name.
     fn new(client: &mut Client, columns: &[&str]) -> Self {
-        let pids = columns.iter().map(|column| {
-            let sql =
-                format!("SELECT {column} FROM aimq.notifiers WHERE database = current_database()");
-            value::<i32>(client, &sql)
-        });
-        let pids: Vec<_> = pids.collect();
+        let pids: Vec<_> = columns.iter().map(|column| process_in(client, column)).collect();
         pids.iter().for_each(|pid| kill("STOP", *pid));
         Self(pids)
     }
