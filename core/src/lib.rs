@@ -8,6 +8,7 @@
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
 //! * [`sinks`]: what is broadcast, and when.
+//! * [`back_off`]: how long to wait after something that failed.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`clock`]: in which a notifier counts its intervals.
 //! * [`hash`]: for the names of queues.
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod back_off;
 pub mod batch;
 pub mod clock;
 pub mod hash;

@@ -254,7 +254,11 @@ impl Launcher {
                 return;
             }
             // The first time at once: somebody may have ended it by hand.
-            let delay = if job.attempts <= 1 { Duration::ZERO } else { job.back_off.failed().0 };
+            let delay = if job.attempts <= 1 {
+                Duration::ZERO
+            } else {
+                Duration::from_micros(job.back_off.failed().0)
+            };
             job.again(delay);
         }
         // A watcher without a notifier has nothing to watch.
@@ -322,7 +326,8 @@ impl Launcher {
                     bell::no_slot(role.described());
                 }
                 let must_make_room = role == Role::Notifier;
-                let delay = job.back_off.failed().0.max(Duration::from_secs(1));
+                let delay =
+                    Duration::from_micros(job.back_off.failed().0).max(Duration::from_secs(1));
                 job.again(delay);
                 if must_make_room {
                     self.give_up_a_watcher();

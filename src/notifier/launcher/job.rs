@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use aimq_core::back_off::BackOff;
+use aimq_core::clock::Moment;
 use aimq_core::shared::{Database, Seat};
 use pgrx::bgworkers::DynamicBackgroundWorker;
 
-use crate::pg::process::BackOff;
-
 /// How soon a process that ended is started again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+const AGAIN: (Moment, Moment) = (50_000, 10_000_000);
 
 /// Which process of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
