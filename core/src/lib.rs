@@ -7,6 +7,7 @@
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`launcher`]: which processes are started, and when.
 //! * [`sinks`]: what is broadcast, and when.
 //! * [`back_off`]: how long to wait after something that failed.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
@@ -22,6 +23,7 @@ pub mod batch;
 pub mod clock;
 pub mod hash;
 pub mod ids;
+pub mod launcher;
 pub mod memory;
 pub mod notifier;
 pub mod options;
