@@ -7,7 +7,9 @@
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
 //! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`launcher`]: which processes are started, and when.
 //! * [`sinks`]: what is broadcast, and when.
+//! * [`back_off`]: how long to wait after something that failed.
 //! * [`pace`]: how often it may notify, by what that takes of a processor.
 //! * [`clock`]: in which a notifier counts its intervals.
 //! * [`hash`]: for the names of queues.
@@ -16,10 +18,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod back_off;
 pub mod batch;
 pub mod clock;
 pub mod hash;
 pub mod ids;
+pub mod launcher;
 pub mod memory;
 pub mod notifier;
 pub mod options;

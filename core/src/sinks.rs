@@ -3,17 +3,17 @@
 
 use indexmap::IndexMap;
 
+use crate::back_off::BackOff;
 use crate::clock::Moment;
 use crate::ids::Ids;
 use crate::pace::{self, Pace};
 use crate::shared::Claim;
 
-/// How soon a failed broadcast is tried again, at first and at most. In between, each wait is twice as long as the
-/// last.
+/// How soon a failed broadcast is tried again, at first and at most.
 const AGAIN: (Moment, Moment) = (100_000, 5_000_000);
 
 /// What is to be broadcast of one route, or was within the interval.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Pending {
     /// 0 if there is nothing to say.
     pub messages: u64,
@@ -22,7 +22,19 @@ pub struct Pending {
     /// Where to count it, if the route has a slot.
     pub claim: Option<Claim>,
     not_before: Moment,
-    failures: u32,
+    back_off: BackOff,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            messages: 0,
+            ids: Ids::default(),
+            claim: None,
+            not_before: 0,
+            back_off: BackOff::new(AGAIN.0, AGAIN.1),
+        }
+    }
 }
 
 /// All of them.
@@ -69,7 +81,7 @@ impl Sinks {
         if let Some(mut pending) = self.pending.shift_remove(key) {
             pending.messages = 0;
             pending.ids = Ids::default();
-            pending.failures = 0;
+            pending.back_off.succeeded();
             pending.not_before = moment.saturating_add(interval);
             self.pending.insert(key.into(), pending);
         }
@@ -78,7 +90,7 @@ impl Sinks {
     /// The interval is shorter from now on: no broadcast that was sent keeps the next one waiting for longer than that.
     /// A failed one keeps its back-off.
     pub(crate) fn change_interval(&mut self, latest: Moment) {
-        for pending in self.pending.values_mut().filter(|pending| pending.failures == 0) {
+        for pending in self.pending.values_mut().filter(|pending| !pending.back_off.has_failed()) {
             pending.not_before = pending.not_before.min(latest);
         }
     }
@@ -90,9 +102,7 @@ impl Sinks {
         let Some(mut pending) = self.pending.shift_remove(key) else {
             return (0, false);
         };
-        let delay = AGAIN.0.saturating_mul(1 << pending.failures.min(20)).min(AGAIN.1);
-        pending.failures = pending.failures.saturating_add(1);
-        let is_to_be_logged = pending.failures.is_power_of_two();
+        let (delay, is_to_be_logged) = pending.back_off.failed();
         pending.not_before = moment.saturating_add(delay);
         self.pending.insert(key.into(), pending);
         (delay, is_to_be_logged)

@@ -2,45 +2,30 @@
 //!
 //! It is connected to no database, so it is in nobody's way. Where aimq is preloaded it starts with the
 //! server and asks each database once. Otherwise the first session that needs a notifier starts it.
+//!
+//! `core/src/launcher.rs` decides. This file reads the shared memory and what the server says of processes, tells it,
+//! and does what it says.
 
 mod databases;
-mod job;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::shared::{ATTENDS_WITHIN, Database, Seat, State};
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime};
+use aimq_core::clock::Moment;
+use aimq_core::launcher::{Act, Event, Launcher, Life, Process, Role, Seats, Seen, Tried};
+use aimq_core::shared::{Database, State};
+use pgrx::bgworkers::{
+    BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
+};
 use pgrx::pg_sys;
 
-use self::databases::{Found, accepts, databases_that, find, is_whole};
-use self::job::{Job, Role};
+use self::databases::{accepts, databases_that, find, is_whole};
 use super::start::Start;
 use crate::pg::entry::background_worker;
 use crate::pg::process::{self, leave};
 use crate::pg::{ffi, signals};
 use crate::shared::{self, Shared, bell};
-
-/// How soon the launcher starts a watcher again that gave its slot to a notifier.
-const CROWDED_FOR: Duration = Duration::from_secs(60);
-
-/// A notifier that ran this long has not failed at its start.
-const RAN_WELL: Duration = Duration::from_secs(5);
-
-/// How often a database that does not answer when the server starts is asked again.
-const ATTEMPTS: u32 = 5;
-
-/// Gives back what a database has in the shared memory. False if it has to be tried again.
-fn forget(shared: Shared, oid: u32, entry: &Database) -> bool {
-    let is_released = shared.databases.release(entry);
-    if is_released {
-        for claim in shared.table.of(oid) {
-            shared.table.release(claim);
-        }
-    }
-    is_released
-}
 
 background_worker! {
     /// The launcher's process.
@@ -60,22 +45,18 @@ fn run(_argument: pg_sys::Datum) -> ! {
     process::at_exit(on_exit);
     shared.launcher.bell.store(ffi::own_latch(), Ordering::SeqCst);
     let event = process::wait_event(c"AimqLauncherMain");
-    let mut launcher = Launcher {
+    let mut pump = Pump {
         shared,
-        jobs: HashMap::new(),
-        probes: databases_that(accepts),
-        logged: HashSet::new(),
-        is_crowded: false,
-        has_free_slot: false,
-        is_busy: false,
-        has_new_jobs: false,
+        launcher: Launcher::new(databases_that(accepts)),
+        workers: HashMap::new(),
+        origin: Instant::now(),
     };
     loop {
         if process::begin_turn() {
             // Not 0: that would be for ever.
             leave(1);
         }
-        let next = launcher.turn();
+        let next = pump.turn();
         if !process::had_transaction() {
             process::sleep(next, event);
             process::count(&shared.launcher.wake_ups);
@@ -90,272 +71,188 @@ fn on_exit() {
     }
 }
 
-struct Launcher {
+/// What the launcher sees and does.
+struct Pump {
     shared: Shared,
-    jobs: HashMap<(u32, Role), Job>,
-    /// Databases that are still to be asked.
-    probes: VecDeque<u32>,
-    /// The databases of which the log already tells that there are no slots.
-    logged: HashSet<Role>,
-    /// There is no slot for a notifier: none is taken for a watcher.
-    is_crowded: bool,
-    /// A notifier has ended.
-    has_free_slot: bool,
-    /// Somebody wants a notifier that nobody wanted before.
-    has_new_jobs: bool,
-    /// A database that was to be asked is being copied or changed.
-    is_busy: bool,
+    launcher: Launcher,
+    /// The processes that were started, and have not been seen to have ended.
+    workers: HashMap<Process, DynamicBackgroundWorker>,
+    /// The launcher's clock begins here.
+    origin: Instant,
 }
 
-impl Launcher {
+impl Pump {
     /// Does what is to be done now; returns how long there is nothing.
     fn turn(&mut self) -> Option<Duration> {
-        let now = Instant::now();
-        for entry in self.shared.databases.all {
-            let oid = entry.oid();
-            if oid == 0 {
-                continue;
+        let mut event = Event::Turn(self.entries());
+        loop {
+            let act = self.launcher.step(event, self.moment());
+            if let Act::Sleep(limit) = act {
+                return limit.map(Duration::from_micros);
             }
-            // A notifier that runs has a watcher beside it, if there is room.
-            if entry.state() == State::Running
-                && !matches!(entry.watcher.state(), State::Running | State::Starting)
-            {
-                let new = || Job::new(false);
-                self.jobs.entry((oid, Role::Watcher)).or_insert_with(new);
-            }
-            // Where one is to be started later anyway, the wish stays, so that nobody rings for it once more.
-            let waits = |job: &Job| job.started.is_none() && job.due > now;
-            if self.jobs.get(&(oid, Role::Notifier)).is_some_and(waits) {
-                continue;
-            }
-            // It is taken before the state is looked at: a session that asks later rings again.
-            if entry.was_wanted() && entry.state() != State::Running {
-                let key = (oid, Role::Notifier);
-                self.has_new_jobs |= !self.jobs.contains_key(&key);
-                let job = self.jobs.entry(key).or_insert_with(|| Job::new(false));
-                job.is_probe = false;
-                job.was_asked_for = true;
-            }
+            event = self.perform(act);
         }
-        if std::mem::replace(&mut self.has_new_jobs, false) {
-            self.forget_dropped();
-        }
-        // One after the other: a server may have a thousand databases.
-        if !self.jobs.values().any(|job| job.is_probe) {
-            while let Some(oid) = self.probes.pop_front() {
-                let runs = |entry: &Database| entry.state() == State::Running;
-                if !self.jobs.contains_key(&(oid, Role::Notifier))
-                    && !self.shared.databases.find(oid).is_some_and(runs)
-                {
-                    self.jobs.insert((oid, Role::Notifier), Job::new(true));
-                    break;
-                }
+    }
+
+    fn moment(&self) -> Moment {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(Moment::MAX)
+    }
+
+    fn entry(&self, oid: u32) -> Option<&'static Database> {
+        self.shared.databases.find(oid)
+    }
+
+    /// Does one thing, and says what came of it.
+    fn perform(&mut self, act: Act) -> Event {
+        match act {
+            Act::TakeWishes(oids) => Event::Wishes(self.take_wishes(&oids)),
+            Act::List => Event::There(databases_that(is_whole).into()),
+            Act::Forget(oid) => Event::Forgotten { oid, is_done: self.forget(oid) },
+            Act::See(process) => Event::Seen(process, self.see(process)),
+            Act::Find(process) => Event::Found(process, find(process.oid)),
+            Act::Start { process, is_probe } => {
+                Event::Tried(process, self.start(process, is_probe))
             }
-        }
-        let all: Vec<_> = self.jobs.keys().copied().collect();
-        for (oid, role) in all {
-            self.attend(oid, role);
-        }
-        if std::mem::replace(&mut self.has_free_slot, false) {
-            let databases = self.shared.databases;
-            let waits = |oid, role: Role| {
-                databases.find(oid).is_some_and(|it| role.seat(it).state() == State::NoSlot)
-            };
-            for (_, job) in self.jobs.iter_mut().filter(|((oid, role), _)| waits(*oid, *role)) {
-                job.due = Instant::now();
+            Act::NoteNoSlot(process) => {
+                let is_noted = self.set_waiting(process, State::NoSlot) == Some(true);
+                Event::NoSlotNoted { process, is_noted }
             }
-        }
-        let guard = self.guard();
-        let due = self.jobs.values().filter(|job| job.started.is_none()).map(|job| job.due).min();
-        let next = match due {
-            Some(due) => Some(due.saturating_duration_since(Instant::now())),
-            // The last probe has just ended.
-            None if !self.probes.is_empty() && !self.jobs.values().any(|job| job.is_probe) => {
-                let is_busy = std::mem::replace(&mut self.is_busy, false);
-                Some(if is_busy { Duration::from_millis(100) } else { Duration::ZERO })
+            Act::Wake(oid) => {
+                let bell = self.entry(oid).and_then(|entry| entry.notifier.bell());
+                bell.into_iter().for_each(ffi::set_latch);
+                Event::Done
             }
-            None => None,
+            Act::LogNoSlot(role) => {
+                bell::no_slot(described(role));
+                Event::Done
+            }
+            Act::GiveUp(oid) => Event::GivenUp { oid, is_told: self.end_watcher(oid) },
+            Act::LookAtGuarded => Event::Guarded(self.guarded()),
+            Act::Call(oid) => {
+                self.shared.waiters.call_everybody(oid, ffi::set_latch);
+                Event::Done
+            }
+            // The turn is over.
+            Act::Sleep(_) => Event::Done,
+        }
+    }
+
+    fn entries(&self) -> Vec<(u32, Seats)> {
+        let entries = self.shared.databases.all.iter().map(|entry| (entry.oid(), entry));
+        entries.filter(|(oid, _)| *oid != 0).map(|(oid, entry)| (oid, seats(entry))).collect()
+    }
+
+    fn take_wishes(&self, oids: &[u32]) -> Vec<(u32, State)> {
+        let entries = oids.iter().filter_map(|oid| Some((*oid, self.entry(*oid)?)));
+        // It is taken before the state is looked at: a session that asks later rings again.
+        let wanted = entries.filter(|(_, entry)| entry.was_wanted());
+        wanted.map(|(oid, entry)| (oid, entry.state())).collect()
+    }
+
+    /// Gives back what a database has in the shared memory. False if it has to be tried again.
+    fn forget(&self, oid: u32) -> bool {
+        let Some(entry) = self.entry(oid) else {
+            return true;
         };
-        [next, guard].into_iter().flatten().min()
-    }
-
-    /// Calls the sessions that block in databases whose watcher was rung and has not shown itself since: they look for
-    /// themselves, until it does. Returns how soon that is to be asked again; never, where nobody was rung.
-    fn guard(&self) -> Option<Duration> {
-        let now = ffi::now();
-        let entries = self.shared.databases.all.iter().filter(|entry| entry.oid() != 0);
-        let rests = entries.filter_map(|entry| {
-            let left = entry.guarded_until(now)?.0.saturating_sub(now.0);
-            if left < 0 {
-                self.shared.waiters.call_everybody(entry.oid(), ffi::set_latch);
-            }
-            // The launcher asks again about a watcher that does not show itself.
-            let left = if left < 0 { ATTENDS_WITHIN } else { left.max(1000) };
-            Some(Duration::from_micros(left.unsigned_abs()))
-        });
-        rests.min()
-    }
-
-    /// Gives back what databases have in the shared memory that are gone, and had no notifier by then.
-    fn forget_dropped(&self) {
-        let is_idle = |oid: &u32| *oid != 0 && !self.jobs.keys().any(|(of, _)| of == oid);
-        // Before it is asked which databases there are: one that is made meanwhile is not among those.
-        let idle: Vec<_> = (self.shared.databases.all.iter())
-            .map(|entry| (entry.oid(), entry))
-            .filter(|(oid, _)| is_idle(oid))
-            .collect();
-        let there = databases_that(is_whole);
-        for (oid, entry) in idle {
-            if !there.contains(&oid) {
-                forget(self.shared, oid, entry);
+        let is_released = self.shared.databases.release(entry);
+        if is_released {
+            for claim in self.shared.table.of(oid) {
+                self.shared.table.release(claim);
             }
         }
+        is_released
     }
 
-    /// Sees to one process.
-    fn attend(&mut self, oid: u32, role: Role) {
-        let Some(job) = self.jobs.get_mut(&(oid, role)) else {
-            return;
+    /// The process before the seats: one that has ended has left its seat before that.
+    fn see(&mut self, process: Process) -> Seen {
+        let life = match self.workers.get(&process).map(DynamicBackgroundWorker::pid) {
+            Some(Ok(_)) => Life::Runs,
+            Some(Err(BackgroundWorkerStatus::NotYetStarted)) => Life::Starts,
+            Some(Err(_)) => {
+                self.workers.remove(&process);
+                let has_looked = process.role == Role::Notifier
+                    && self.shared.launcher.probed.swap(0, Ordering::SeqCst) == process.oid;
+                Life::Gone { has_looked }
+            }
+            None => Life::Gone { has_looked: false },
         };
-        let entry = self.shared.databases.find(oid);
-        let seat = entry.map(|entry| role.seat(entry));
-        if let Some((since, worker)) = &job.started {
-            match worker.pid() {
-                Ok(_) => {
-                    // It has made itself known: the next probe may begin.
-                    if seat.is_some_and(|seat| seat.state() == State::Running) {
-                        job.is_probe = false;
-                        job.was_asked_for = false;
-                    }
-                    return;
-                }
-                Err(BackgroundWorkerStatus::NotYetStarted) => return,
-                Err(_) => {}
-            }
-            // Its slot is free: a process that waits for one may try.
-            self.has_free_slot = true;
-            if since.elapsed() > RAN_WELL {
-                job.back_off.succeeded();
-                job.attempts = 0;
-            }
-            job.attempts += 1;
-            // It left because there was nothing to do, and nobody has asked since.
-            let has_looked = role == Role::Notifier
-                && self.shared.launcher.probed.swap(0, Ordering::SeqCst) == oid;
-            let is_done = match seat.map(Seat::state) {
-                // In the second case another process had its place.
-                Some(State::None | State::Running) => !job.was_asked_for,
-                None => has_looked || (job.is_probe && job.attempts >= ATTEMPTS),
-                Some(_) => false,
-            };
-            if is_done {
-                self.is_crowded &= role == Role::Watcher;
-                self.jobs.remove(&(oid, role));
-                return;
-            }
-            // The first time at once: somebody may have ended it by hand.
-            let delay = if job.attempts <= 1 { Duration::ZERO } else { job.back_off.failed().0 };
-            job.again(delay);
+        Seen { life, seats: self.entry(process.oid).map(seats) }
+    }
+
+    /// Says in a seat that there is no process yet. False if there is one; `None` if the database has no entry.
+    fn set_waiting(&self, process: Process, state: State) -> Option<bool> {
+        let entry = self.entry(process.oid)?;
+        let seat = match process.role {
+            Role::Notifier => &entry.notifier,
+            Role::Watcher => &entry.watcher,
+        };
+        Some(seat.set_waiting(state))
+    }
+
+    fn start(&mut self, process: Process, is_probe: bool) -> Tried {
+        if self.set_waiting(process, State::Starting) == Some(false) {
+            return Tried::Taken;
         }
-        // A watcher without a notifier has nothing to watch.
-        if role == Role::Watcher && entry.is_none_or(|entry| entry.state() == State::None) {
-            self.jobs.remove(&(oid, role));
-            return;
-        }
-        if job.due > Instant::now() {
-            return;
-        }
-        if role == Role::Watcher && self.is_crowded {
-            job.again(CROWDED_FOR);
-            entry.into_iter().for_each(Self::do_without_watcher);
-            return;
-        }
-        match find(oid) {
-            Found::Here => {}
-            Found::Busy if job.is_probe => {
-                // The others need not wait for this one.
-                self.probes.push_back(oid);
-                self.jobs.remove(&(oid, role));
-                self.is_busy = true;
-                return;
-            }
-            Found::Busy => return job.again(Duration::from_millis(100)),
-            Found::Gone => {
-                let is_forgotten = entry.is_none_or(|entry| forget(self.shared, oid, entry));
-                if !is_forgotten {
-                    return job.again(Duration::from_millis(100));
-                }
-                self.jobs.remove(&(oid, role));
-                return;
-            }
-        }
-        if let Some(seat) = seat
-            // Somebody has done it for us.
-            && !seat.set_waiting(State::Starting)
-        {
-            self.jobs.remove(&(oid, role));
-            return;
-        }
-        let started = BackgroundWorkerBuilder::new(&format!("{} of database {oid}", role.name()))
-            .set_type(role.name())
+        let Process { role, oid } = process;
+        let started = BackgroundWorkerBuilder::new(&format!("{} of database {oid}", name(role)))
+            .set_type(name(role))
             .set_library("aimq")
-            .set_function(role.main())
+            .set_function(function(role))
             .enable_spi_access()
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(None)
-            .set_argument(Some(Start { database: oid, is_probe: job.is_probe }.into()))
+            .set_argument(Some(Start { database: oid, is_probe }.into()))
             .set_notify_pid(process::own_pid().cast_signed())
             .load_dynamic();
-        match started {
-            Ok(worker) => {
-                self.logged.remove(&role);
-                job.was_asked_for = false;
-                job.started = Some((Instant::now(), worker));
-            }
-            Err(_) => {
-                match (role, entry) {
-                    (_, None) => {}
-                    (Role::Watcher, Some(entry)) => Self::do_without_watcher(entry),
-                    (Role::Notifier, Some(entry)) => _ = entry.notifier.set_waiting(State::NoSlot),
-                }
-                if self.logged.insert(role) {
-                    bell::no_slot(role.described());
-                }
-                let must_make_room = role == Role::Notifier;
-                let delay = job.back_off.failed().0.max(Duration::from_secs(1));
-                job.again(delay);
-                if must_make_room {
-                    self.give_up_a_watcher();
-                }
-            }
-        }
-    }
-
-    /// A notifier needs the slot more than a watcher does, whose work the notifier beside it can do as well.
-    fn give_up_a_watcher(&mut self) {
-        self.is_crowded = true;
-        let watchers = self.jobs.iter_mut().filter(|((_, role), _)| *role == Role::Watcher);
-        let mut running = watchers.filter(|(_, job)| job.started.is_some());
-        // One at a time: when it has ended, a process that waits for a slot may try.
-        let Some(((oid, _), first)) = running.next() else {
-            return;
+        let Ok(worker) = started else {
+            return Tried::NoSlot;
         };
-        if !first.is_given_up && running.all(|(_, job)| !job.is_given_up) {
-            let entry = self.shared.databases.find(*oid);
-            let pid = entry.map_or(0, |entry| entry.watcher.pid.load(Ordering::SeqCst));
-            if pid != 0 {
-                first.is_given_up = true;
-                signals::terminate(pid);
-            }
-        }
+        self.workers.insert(process, worker);
+        Tried::Started
     }
 
-    /// There is to be no watcher: the notifier does its work as well.
-    fn do_without_watcher(entry: &Database) {
-        if entry.watcher.set_waiting(State::NoSlot)
-            && let Some(bell) = entry.notifier.bell()
-        {
-            ffi::set_latch(bell);
+    /// Tells a watcher to end. False if it has not yet made itself known.
+    fn end_watcher(&self, oid: u32) -> bool {
+        let pid = self.entry(oid).map_or(0, |entry| entry.watcher.pid.load(Ordering::SeqCst));
+        if pid != 0 {
+            signals::terminate(pid);
         }
+        pid != 0
+    }
+
+    /// The databases whose watcher was rung and has not shown itself since, and how long it still has. None where
+    /// nobody was rung.
+    fn guarded(&self) -> Vec<(u32, i64)> {
+        let now = ffi::now();
+        let entries = self.shared.databases.all.iter().filter(|entry| entry.oid() != 0);
+        let left = entries.filter_map(|entry| {
+            Some((entry.oid(), entry.guarded_until(now)?.0.saturating_sub(now.0)))
+        });
+        left.collect()
+    }
+}
+
+fn seats(entry: &Database) -> Seats {
+    Seats { notifier: entry.state(), watcher: entry.watcher.state() }
+}
+
+const fn name(role: Role) -> &'static str {
+    match role {
+        Role::Notifier => "aimq notifier",
+        Role::Watcher => "aimq watcher",
+    }
+}
+
+const fn described(role: Role) -> &'static str {
+    match role {
+        Role::Notifier => "a notifier",
+        Role::Watcher => "a watcher",
+    }
+}
+
+const fn function(role: Role) -> &'static str {
+    match role {
+        Role::Notifier => "aimq_notifier_main",
+        Role::Watcher => "aimq_watcher_main",
     }
 }

@@ -323,29 +323,3 @@ pub(crate) fn leave(code: i32) -> ! {
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
-
-/// The time between attempts that fail: doubled each time.
-#[derive(Debug)]
-pub(crate) struct BackOff {
-    first: Duration,
-    most: Duration,
-    failures: u32,
-}
-
-impl BackOff {
-    pub(crate) const fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, failures: 0 }
-    }
-
-    /// One more failure: how long to wait, and whether to log it (the 1st, 2nd, 4th, 8th …).
-    pub(crate) fn failed(&mut self) -> (Duration, bool) {
-        let delay = self.first.saturating_mul(1 << self.failures.min(20)).min(self.most);
-        self.failures = self.failures.saturating_add(1);
-        (delay, self.failures.is_power_of_two())
-    }
-
-    /// It works again.
-    pub(crate) fn succeeded(&mut self) {
-        self.failures = 0;
-    }
-}

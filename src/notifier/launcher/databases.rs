@@ -3,19 +3,11 @@
 use std::collections::VecDeque;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+use aimq_core::launcher::Found;
 use pgrx::pg_sys;
 
 use crate::pg::process::{self, leave};
 use crate::pg::{catalogs, timeouts};
-
-/// What can be said of a database without connecting to it.
-pub(super) enum Found {
-    Here,
-    /// Gone.
-    Gone,
-    /// It is being dropped, renamed or copied.
-    Busy,
-}
 
 /// A transaction that waits for no lock for long: somebody may have locked pg_database.
 fn bounded<T>(

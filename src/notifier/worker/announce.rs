@@ -82,6 +82,7 @@ impl Worker {
             Work::Send => self.back_off.failed(),
             Work::Look => self.other_back_off.failed(),
         };
+        let delay = Duration::from_micros(delay);
         self.count_failure(failure, is_to_be_logged.then_some(delay));
         delay
     }

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use aimq_core::back_off::BackOff;
+use aimq_core::clock::Moment;
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Marked, News};
 use aimq_core::timestamp::Timestamp;
@@ -14,14 +16,14 @@ use pgrx::prelude::*;
 
 use super::state::{Failing, Worker};
 use crate::notifier::queues::{self, Seen};
-use crate::pg::process::{self, BackOff, Failure};
+use crate::pg::process::{self, Failure};
 use crate::pg::{ffi, text, timeouts};
 
 /// How soon a table that was locked is looked at again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(200);
 
 /// How soon a table is looked at again after a look at it failed, at first and at most.
-const FAILED_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+const FAILED_AGAIN: (Moment, Moment) = (100_000, 60_000_000);
 
 /// How long a look waits for a lock, and how long it takes at most, in milliseconds: the watcher's, and the notifier's.
 /// And when the process ends together with a look that takes no notice of these limits: an index of the table may have
@@ -61,7 +63,7 @@ impl Worker {
         let now = Instant::now();
         let (key, failing) = self.failing.iter_mut().find(|(_, it)| it.due <= now)?;
         // Until the look has failed again.
-        failing.due = now + FAILED_AGAIN.1;
+        failing.due = now + Duration::from_micros(FAILED_AGAIN.1);
         Some((key.clone(), failing.from))
     }
 
@@ -253,11 +255,11 @@ impl Worker {
         let now = Instant::now();
         let told = failing.as_ref().map_or(now, |it| it.told);
         let is_news = is_news || failing.as_ref().is_some_and(|it| it.is_news);
-        let mut back_off =
-            failing.map_or(BackOff::new(FAILED_AGAIN.0, FAILED_AGAIN.1), |it| it.back_off);
+        let (first, most) = FAILED_AGAIN;
+        let mut back_off = failing.map_or(BackOff::new(first, most), |it| it.back_off);
         let (delay, is_to_be_logged) = back_off.failed();
         // A look that takes long before it fails is tried less often.
-        let delay = delay.max(rest.min(FAILED_AGAIN.1));
+        let delay = Duration::from_micros(delay).max(rest.min(Duration::from_micros(most)));
         let what = self.described(&key);
         let message = format!("cannot look at {what}: {}", failure.message);
         let described = Failure { message, sqlstate: failure.sqlstate };

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use aimq_core::back_off::BackOff;
 use aimq_core::clock::Moment;
 use aimq_core::notifier::{Duties, Notifier};
 use aimq_core::shared::{Database, News, Seat};
@@ -11,12 +12,12 @@ use aimq_core::timestamp::Timestamp;
 
 use crate::notifier::queues::Queues;
 use crate::pg::ffi;
-use crate::pg::process::{self, BackOff};
+use crate::pg::process;
 use crate::settings;
 use crate::shared::Shared;
 
 /// How soon something that failed is tried again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const AGAIN: (Moment, Moment) = (100_000, 5_000_000);
 
 /// What failed.
 #[derive(Clone, Copy)]

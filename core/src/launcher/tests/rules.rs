@@ -1,0 +1,441 @@
+//! What is started, when, and what is not.
+
+use super::*;
+
+const A: u32 = 5;
+const B: u32 = 6;
+const C: u32 = 7;
+const NOTIFIER: Process = Process::notifier(A);
+const WATCHER: Process = Process::watcher(A);
+
+#[test]
+fn where_nothing_is_wanted_there_is_no_timer() {
+    let mut world = World::new([A]);
+    assert_eq!(world.turn(), None);
+    world.entry(A);
+    assert_eq!(world.turn(), None);
+    assert_eq!(world.acts, []);
+}
+
+#[test]
+fn a_wish_starts_a_notifier_which_gets_a_watcher() {
+    let mut world = World::new([A]);
+    world.want(A);
+    assert_eq!(world.turn(), None);
+    let start = Act::Start { process: NOTIFIER, is_probe: false };
+    assert_eq!(world.acts, [Act::List, Act::Find(NOTIFIER), start]);
+    assert_eq!(world.state(NOTIFIER), State::Starting);
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "it has not begun");
+    world.run(NOTIFIER);
+    assert_eq!((world.turn(), world.started()), (None, vec![WATCHER]));
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "it has not begun");
+    world.run(WATCHER);
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+}
+
+#[test]
+fn a_wish_that_a_running_notifier_has_heard_starts_nothing() {
+    let mut world = settled(A);
+    // Of a former launcher: this one knows nothing of it.
+    world.launcher = Launcher::new(VecDeque::new());
+    world.want(A);
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(!world.entries[&A].is_wanted);
+    // If it ends after that, it says so itself.
+    world.entry(A).seats.notifier = State::Down;
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+}
+
+#[test]
+fn a_wish_is_kept_while_a_job_waits() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.turn();
+    for _ in 0..2 {
+        world.end(NOTIFIER, Some(State::Down));
+        world.turn();
+    }
+    assert_eq!(world.started(), [], "it waits for its back-off");
+    world.want(A);
+    assert_eq!(world.turn(), Some(50 * MILLISECOND));
+    assert!(world.entries[&A].is_wanted, "nobody rings for it once more");
+    world.pass(50 * MILLISECOND);
+    assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+    assert!(!world.entries[&A].is_wanted);
+}
+
+#[test]
+fn what_left_for_want_of_work_is_not_started_again() {
+    let mut world = settled(A);
+    world.end(NOTIFIER, Some(State::None));
+    world.end(WATCHER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    // Nor later.
+    world.pass(100 * SECOND);
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn what_left_is_started_again_if_somebody_asked() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.turn();
+    // It has looked by then, and found nothing.
+    world.want(A);
+    world.turn();
+    assert!(!world.entries[&A].is_wanted);
+    world.end(NOTIFIER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+    // The wish was for this start.
+    world.end(NOTIFIER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+}
+
+#[test]
+fn a_wish_from_before_it_ran_is_answered_by_running() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.turn();
+    world.want(A);
+    world.turn();
+    world.run(NOTIFIER);
+    world.turn();
+    world.end(NOTIFIER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+}
+
+#[test]
+fn a_process_runs_only_once_its_seat_says_so() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.turn();
+    world.want(A);
+    // It is there, and looks whether there is anything to do.
+    world.lives.insert(NOTIFIER, Life::Runs);
+    world.turn();
+    world.end(NOTIFIER, Some(State::None));
+    world.turn();
+    assert_eq!(world.started(), [NOTIFIER], "the wish is still open");
+}
+
+#[test]
+fn one_whose_place_was_taken_is_not_started_again() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.turn();
+    // Another process had its place.
+    world.end(NOTIFIER, Some(State::Running));
+    world.entry(A).seats.watcher = State::Running;
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn one_that_runs_already_is_not_started() {
+    let mut world = World::new([A]);
+    world.want(A);
+    world.databases.insert(A, Found::Busy);
+    assert_eq!(world.turn(), Some(100 * MILLISECOND));
+    // A former launcher's has just come up.
+    world.databases.insert(A, Found::Here);
+    world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Running };
+    world.pass(100 * MILLISECOND);
+    assert_eq!(world.turn(), None);
+    assert!(world.lives.is_empty());
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn the_first_restart_is_at_once_and_then_the_wait_doubles() {
+    let mut world = settled(A);
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        world.end(NOTIFIER, Some(State::Down));
+        let limit = world.turn();
+        waits.push(limit.map(|limit| limit / MILLISECOND));
+        if let Some(limit) = limit {
+            world.pass(limit - 1);
+            assert_eq!(world.turn(), Some(1));
+            assert_eq!(world.started(), []);
+            world.pass(1);
+            world.turn();
+        }
+        assert_eq!(world.started(), [NOTIFIER]);
+    }
+    let expected = [50, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000];
+    assert_eq!(waits[0], None, "somebody may have ended it by hand");
+    assert_eq!(waits[1..], expected.map(Some));
+}
+
+#[test]
+fn one_that_ran_well_has_not_failed_at_its_start() {
+    let mut world = settled(A);
+    for _ in 0..5 {
+        world.end(NOTIFIER, Some(State::Down));
+        let limit = world.turn().unwrap_or(0);
+        world.pass(limit);
+        world.turn();
+    }
+    // Five seconds are not enough, and a bit more is.
+    world.pass(5 * SECOND);
+    world.end(NOTIFIER, Some(State::Down));
+    assert_eq!((world.turn(), world.started()), (Some(800 * MILLISECOND), vec![]));
+    world.pass(800 * MILLISECOND);
+    world.turn();
+    world.pass(5 * SECOND + 1);
+    world.end(NOTIFIER, Some(State::Down));
+    assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+    world.end(NOTIFIER, Some(State::Down));
+    assert_eq!(world.turn(), Some(50 * MILLISECOND), "the wait begins from the first");
+}
+
+#[test]
+fn a_watcher_that_a_former_launcher_has_started_is_not_started_again() {
+    let mut world = World::new([A]);
+    for watcher in [State::Starting, State::Running] {
+        world.entry(A).seats = Seats { notifier: State::Running, watcher };
+        assert_eq!((world.turn(), world.started()), (None, vec![]));
+        assert!(world.launcher.jobs.is_empty());
+    }
+}
+
+#[test]
+fn a_watcher_comes_back_as_long_as_there_is_a_notifier() {
+    let mut world = settled(A);
+    world.end(WATCHER, Some(State::Down));
+    assert_eq!((world.turn(), world.started()), (None, vec![WATCHER]));
+    // A notifier that is down comes back.
+    world.end(NOTIFIER, Some(State::Down));
+    world.end(WATCHER, Some(State::Down));
+    world.turn();
+    assert_eq!(world.started(), [NOTIFIER]);
+    world.pass(50 * MILLISECOND);
+    world.turn();
+    assert_eq!(world.started(), [WATCHER]);
+    // One that has left does not.
+    world.end(WATCHER, Some(State::Down));
+    world.end(NOTIFIER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "it would have nothing to watch");
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn databases_are_asked_one_after_the_other() {
+    let mut world = World::with_probes([A, B, C], [A, B, C]);
+    assert_eq!(world.turn(), None);
+    assert_eq!(world.probed(), Some(A));
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "it has not answered");
+    // The first has found nothing to do.
+    world.end(NOTIFIER, None);
+    world.lives.insert(NOTIFIER, Life::Gone { has_looked: true });
+    assert_eq!(world.turn(), Some(0));
+    assert_eq!((world.turn(), world.probed()), (None, Some(B)));
+    // The second stays.
+    world.run(Process::notifier(B));
+    assert_eq!((world.turn(), world.started()), (Some(0), vec![Process::watcher(B)]));
+    assert_eq!((world.turn(), world.probed()), (None, Some(C)));
+}
+
+#[test]
+fn a_database_that_has_a_notifier_or_is_to_have_one_is_not_asked() {
+    let mut world = World::with_probes([A, B, C], [A, B, C]);
+    world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Running };
+    world.want(B);
+    world.turn();
+    let start = |oid, is_probe| Act::Start { process: Process::notifier(oid), is_probe };
+    assert!(world.has_done(&start(B, false)) && world.has_done(&start(C, true)));
+    assert_eq!(world.started().len(), 2);
+}
+
+#[test]
+fn a_probe_that_somebody_asks_for_is_none_any_more() {
+    let mut world = World::with_probes([A, B], [A, B]);
+    world.turn();
+    world.want(A);
+    world.turn();
+    assert_eq!(world.probed(), Some(B), "the next one may begin");
+    world.end(NOTIFIER, Some(State::None));
+    world.turn();
+    assert_eq!(world.acts.last(), Some(&Act::Start { process: NOTIFIER, is_probe: false }));
+}
+
+#[test]
+fn a_database_that_is_busy_while_it_is_to_be_asked_goes_to_the_end() {
+    let mut world = World::with_probes([A, B], [A, B]);
+    world.databases.insert(A, Found::Busy);
+    assert_eq!((world.turn(), world.started()), (Some(100 * MILLISECOND), vec![]));
+    world.pass(100 * MILLISECOND);
+    assert_eq!((world.turn(), world.probed()), (None, Some(B)));
+    world.run(Process::notifier(B));
+    // It has not been asked in vain since.
+    assert_eq!(world.turn(), Some(0));
+    assert_eq!(world.turn(), Some(100 * MILLISECOND));
+    world.databases.insert(A, Found::Here);
+    world.pass(100 * MILLISECOND);
+    assert_eq!((world.turn(), world.probed()), (None, Some(A)));
+}
+
+#[test]
+fn a_database_that_is_busy_while_somebody_wants_it_is_tried_again_soon() {
+    let mut world = World::new([A]);
+    world.databases.insert(A, Found::Busy);
+    world.want(A);
+    for _ in 0..5 {
+        assert_eq!((world.turn(), world.started()), (Some(100 * MILLISECOND), vec![]));
+        world.pass(100 * MILLISECOND);
+    }
+    world.databases.insert(A, Found::Here);
+    assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+}
+
+#[test]
+fn a_database_that_does_not_answer_is_asked_five_times() {
+    let mut world = World::with_probes([A, B], [A, B]);
+    world.turn();
+    let mut asked = 1;
+    // It cannot be connected to, so it takes no entry and says nothing.
+    while world.probed() != Some(B) {
+        world.end(NOTIFIER, None);
+        if let Some(limit) = world.turn() {
+            world.pass(limit);
+            world.turn();
+        }
+        asked += usize::from(world.probed() == Some(A));
+    }
+    assert_eq!(asked, 5);
+    // But one that somebody wants is tried for ever.
+    world.want(C);
+    world.databases.insert(C, Found::Here);
+    world.turn();
+    world.entries.remove(&C);
+    for _ in 0..20 {
+        world.end(Process::notifier(C), None);
+        let limit = world.turn().unwrap_or(0);
+        world.pass(limit);
+        world.turn();
+        assert!(world.lives.contains_key(&Process::notifier(C)));
+    }
+}
+
+#[test]
+fn one_that_has_looked_and_has_no_entry_is_done() {
+    let mut world = World::with_probes([A], [A]);
+    world.turn();
+    world.end(NOTIFIER, None);
+    world.lives.insert(NOTIFIER, Life::Gone { has_looked: true });
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn a_database_that_is_gone_gives_back_what_it_has() {
+    let mut world = settled(A);
+    world.databases.remove(&A);
+    world.end(NOTIFIER, Some(State::Down));
+    world.end(WATCHER, Some(State::Down));
+    world.is_locked = true;
+    assert_eq!((world.turn(), world.started()), (Some(100 * MILLISECOND), vec![]));
+    assert!(world.entries.contains_key(&A), "somebody else is in the way");
+    world.is_locked = false;
+    world.pass(100 * MILLISECOND);
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.entries.is_empty());
+    assert!(world.launcher.jobs.is_empty());
+}
+
+#[test]
+fn a_database_that_cannot_be_forgotten_puts_off_only_what_was_due() {
+    let mut world = settled(A);
+    for _ in 0..5 {
+        let limit = world.turn().unwrap_or(0);
+        world.pass(limit);
+        world.turn();
+        world.end(NOTIFIER, Some(State::Down));
+    }
+    world.end(WATCHER, Some(State::Down));
+    world.databases.remove(&A);
+    world.is_locked = true;
+    assert_eq!(world.turn(), Some(100 * MILLISECOND));
+    let due = |process| world.launcher.jobs[&process].due().unwrap() - world.moment;
+    assert_eq!((due(NOTIFIER), due(WATCHER)), (400 * MILLISECOND, 100 * MILLISECOND));
+}
+
+#[test]
+fn a_database_that_is_gone_before_it_was_asked_is_passed_over() {
+    let mut world = World::with_probes([B], [A, B]);
+    assert_eq!(world.turn(), Some(0));
+    assert_eq!(world.acts, [Act::Find(NOTIFIER), Act::Forget(A)]);
+    assert_eq!((world.turn(), world.probed()), (None, Some(B)));
+}
+
+#[test]
+fn a_wish_makes_those_that_are_gone_give_back_what_they_have() {
+    let mut world = settled(A);
+    // Without processes, and gone; without processes, and there.
+    world.entry(B);
+    world.entry(C);
+    world.databases.insert(C, Found::Here);
+    world.turn();
+    assert!(world.entries.contains_key(&B), "nothing needs the room");
+    world.databases.insert(8, Found::Here);
+    world.want(8);
+    // One that has processes is seen to when these have ended.
+    world.databases.remove(&A);
+    world.turn();
+    assert_eq!(world.acts[..2], [Act::List, Act::Forget(B)]);
+    assert_eq!(world.entries.keys().copied().collect::<Vec<_>>(), [A, C, 8]);
+    // A further wish for the same database is no news.
+    world.want(8);
+    world.turn();
+    assert!(!world.has_done(&Act::List));
+}
+
+#[test]
+fn nothing_waits_for_a_database_that_others_need_room_of() {
+    let mut world = World::new([A]);
+    world.entry(B);
+    world.want(A);
+    world.is_locked = true;
+    assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+    assert!(world.has_done(&Act::Forget(B)));
+    assert!(world.entries.contains_key(&B));
+}
+
+#[test]
+fn sessions_are_called_whose_watcher_does_not_show_itself() {
+    let mut world = settled(A);
+    world.entry(A).shows_by = Some(world.moment + 300 * MILLISECOND);
+    assert_eq!(world.turn(), Some(300 * MILLISECOND));
+    assert_eq!(world.acts, []);
+    world.pass(300 * MILLISECOND);
+    // It has all of its time, and is asked no more often than this.
+    assert_eq!(world.turn(), Some(MILLISECOND));
+    assert_eq!(world.acts, []);
+    world.pass(MILLISECOND);
+    for _ in 0..3 {
+        assert_eq!(world.turn(), Some(SECOND));
+        assert_eq!(world.acts, [Act::Call(A)]);
+        world.pass(SECOND);
+    }
+    world.entry(A).shows_by = None;
+    assert_eq!(world.turn(), None);
+    assert_eq!(world.acts, []);
+}
+
+#[test]
+fn the_launcher_sleeps_until_the_first_thing_is_due() {
+    let mut world = settled(A);
+    settle(&mut world, B);
+    for (oid, ends) in [(A, 3), (B, 2)] {
+        for _ in 0..ends {
+            let limit = world.turn().unwrap_or(0);
+            world.pass(limit);
+            world.turn();
+            world.end(Process::notifier(oid), Some(State::Down));
+        }
+    }
+    assert_eq!(world.turn(), Some(50 * MILLISECOND));
+    world.entry(A).shows_by = Some(world.moment + 20 * MILLISECOND);
+    assert_eq!(world.turn(), Some(20 * MILLISECOND));
+}
