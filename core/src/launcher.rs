@@ -24,7 +24,7 @@ const BUSY_AGAIN: Moment = 100_000;
 /// How soon a process is tried again for which there was no slot, at the earliest.
 const NO_SLOT_AGAIN: Moment = 1_000_000;
 
-/// How long a watcher is put off while slots are too few for all notifiers.
+/// How long a watcher is put off once there was no slot for a notifier.
 const CROWDED_FOR: Moment = 60_000_000;
 
 /// How often a database that does not answer when the server starts is asked.
@@ -44,8 +44,9 @@ pub struct Launcher {
     is_busy: bool,
     /// The roles of which the log already tells that there are no slots.
     logged: BTreeSet<Role>,
-    /// There was no slot for a notifier: none is taken for a watcher until a notifier is not needed any more.
-    is_crowded: bool,
+    /// There was no slot for a notifier: none is taken for a watcher until this time, or until a notifier is not needed
+    /// any more.
+    crowded_until: Moment,
     /// A process has ended in this turn.
     has_free_slot: bool,
     /// The databases that have an entry, as they were when the turn began.
@@ -63,7 +64,7 @@ impl Launcher {
             probes,
             is_busy: false,
             logged: BTreeSet::new(),
-            is_crowded: false,
+            crowded_until: 0,
             has_free_slot: false,
             entries: Vec::new(),
             plan: VecDeque::new(),
@@ -93,10 +94,10 @@ impl Launcher {
 
     fn begin_turn(&mut self, entries: Vec<(u32, Seats)>, moment: Moment) {
         for (oid, seats) in &entries {
-            // A notifier that runs has a watcher beside it, if there is room.
-            if seats.notifier == State::Running
-                && !matches!(seats.watcher, State::Running | State::Starting)
-            {
+            // A notifier that runs has a watcher beside it, if there is room. One that starts and is not known here was
+            // started by a former launcher. It may have ended before it came to its seat, so another one is started: of
+            // two, one leaves.
+            if seats.notifier == State::Running && seats.watcher != State::Running {
                 let new = || Job::new(Wish::Answered, moment);
                 self.jobs.entry(Process::watcher(*oid)).or_insert_with(new);
             }
@@ -186,8 +187,10 @@ impl Launcher {
                 Some(State::Starting | State::Down | State::NoSlot) => false,
             };
             if is_done {
-                // The watchers may have the slot of a notifier.
-                self.is_crowded &= process.role == Role::Watcher;
+                if process.role == Role::Notifier {
+                    // The watchers may have its slot.
+                    self.crowded_until = 0;
+                }
                 self.jobs.remove(&process);
                 return;
             }
@@ -200,8 +203,8 @@ impl Launcher {
             self.jobs.remove(&process);
         } else if !job.is_due(moment) {
             // It is seen again in a later turn.
-        } else if process.role == Role::Watcher && self.is_crowded {
-            job.wait_until(moment.saturating_add(CROWDED_FOR));
+        } else if process.role == Role::Watcher && moment < self.crowded_until {
+            job.wait_until(self.crowded_until);
             self.plan.push_front(Act::NoteNoSlot(process));
         } else {
             self.plan.push_front(Act::Find(process));
@@ -252,7 +255,7 @@ impl Launcher {
             Tried::NoSlot => {
                 job.retry(moment, NO_SLOT_AGAIN);
                 if process.role == Role::Notifier {
-                    self.is_crowded = true;
+                    self.crowded_until = moment.saturating_add(CROWDED_FOR);
                     let watcher = self.watcher_to_give_up();
                     self.plan_next(watcher.map(Act::GiveUp));
                 }
@@ -321,13 +324,13 @@ impl Launcher {
 
     /// How long there is nothing to do for processes.
     fn next(&mut self, moment: Moment) -> Option<Moment> {
-        if let Some(due) = self.jobs.values().filter_map(Job::due).min() {
-            return Some(due.saturating_sub(moment));
-        }
+        let due = self.jobs.values().filter_map(Job::due).min();
+        let due = due.map(|due| due.saturating_sub(moment));
         // The last probe has just ended.
-        (!self.probes.is_empty() && !self.has_probe()).then(|| {
+        let probe = (!self.probes.is_empty() && !self.has_probe()).then(|| {
             let is_busy = std::mem::take(&mut self.is_busy);
             if is_busy { BUSY_AGAIN } else { 0 }
-        })
+        });
+        due.into_iter().chain(probe).min()
     }
 }

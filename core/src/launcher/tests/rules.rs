@@ -191,13 +191,25 @@ fn one_that_ran_well_has_not_failed_at_its_start() {
 }
 
 #[test]
-fn a_watcher_that_a_former_launcher_has_started_is_not_started_again() {
+fn a_watcher_of_a_former_launcher_is_not_started_again() {
     let mut world = World::new([A]);
-    for watcher in [State::Starting, State::Running] {
-        world.entry(A).seats = Seats { notifier: State::Running, watcher };
-        assert_eq!((world.turn(), world.started()), (None, vec![]));
-        assert!(world.launcher.jobs.is_empty());
-    }
+    world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Running };
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.launcher.jobs.is_empty());
+}
+
+/// A former launcher may have ended before the watcher that it started came to its seat, and that one as well.
+#[test]
+fn a_watcher_that_starts_and_was_not_started_by_this_launcher_is_started() {
+    let mut world = World::new([A]);
+    world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Starting };
+    assert_eq!((world.turn(), world.started()), (None, vec![WATCHER]));
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "once");
+    // The former one was only slow: the second finds its seat taken.
+    world.entry(A).seats.watcher = State::Running;
+    world.end(WATCHER, None);
+    assert_eq!((world.turn(), world.started()), (None, vec![]));
+    assert!(world.launcher.jobs.is_empty());
 }
 
 #[test]
@@ -287,6 +299,21 @@ fn a_database_that_is_busy_while_somebody_wants_it_is_tried_again_soon() {
     }
     world.databases.insert(A, Found::Here);
     assert_eq!((world.turn(), world.started()), (None, vec![NOTIFIER]));
+}
+
+/// It slept until the minute of the watcher was over.
+#[test]
+fn a_job_that_waits_for_long_keeps_no_database_from_being_asked() {
+    let mut world = World::with_probes([A, B], [B]);
+    world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Down };
+    world.launcher.crowded_until = world.moment + 60 * SECOND;
+    assert_eq!((world.turn(), world.probed()), (Some(60 * SECOND), Some(B)));
+    world.launcher.probes.push_back(C);
+    world.databases.insert(C, Found::Here);
+    world.run(Process::notifier(B));
+    assert_eq!(world.turn(), Some(0));
+    world.turn();
+    assert_eq!(world.probed(), Some(C));
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn nobody_is_given_up_for_a_watcher() {
     settle_without_watcher(&mut world, B);
     assert_eq!(world.state(Process::watcher(B)), State::NoSlot);
     assert_eq!(are_given_up(&world), 0);
-    assert!(!world.launcher.is_crowded);
+    assert_eq!(world.launcher.crowded_until, 0);
 }
 
 fn settle_without_watcher(world: &mut World, oid: u32) {
@@ -205,16 +205,36 @@ fn a_watcher_that_was_given_up_may_be_given_up_again() {
 }
 
 #[test]
-fn while_it_is_crowded_watchers_are_put_off_for_a_minute_each_time() {
+fn a_watcher_that_was_put_off_tries_again_after_a_minute() {
     let mut world = crowded();
-    // Even where there would be slots by now.
+    // Somebody who is not ours had the slots, and gives them back.
     world.free_slots = 5;
-    for _ in 0..3 {
-        assert_eq!((world.turn(), world.started()), (Some(60 * SECOND), vec![]));
-        assert!(world.has_done(&Act::NoteNoSlot(Process::watcher(C))));
-        assert_eq!(world.state(Process::watcher(C)), State::NoSlot);
-        world.pass(60 * SECOND);
+    assert_eq!((world.turn(), world.started()), (Some(60 * SECOND), vec![]));
+    assert!(world.has_done(&Act::NoteNoSlot(Process::watcher(C))));
+    assert_eq!(world.state(Process::watcher(C)), State::NoSlot);
+    world.pass(60 * SECOND - 1);
+    assert_eq!((world.turn(), world.started()), (Some(1), vec![]));
+    world.pass(1);
+    assert_eq!(world.turn(), None);
+    assert_eq!(world.started(), [Process::watcher(A), Process::watcher(C)]);
+}
+
+#[test]
+fn watchers_are_put_off_as_long_as_a_notifier_lacks_a_slot() {
+    let mut world = crowd();
+    world.unknown.extend([A, B]);
+    let mut limit = world.turn().unwrap();
+    for _ in 0..20 {
+        assert!(limit <= 10 * SECOND);
+        world.pass(limit);
+        limit = world.turn().unwrap();
+        assert_eq!(world.started(), [Process::notifier(C)]);
     }
+    assert!(world.launcher.crowded_until > world.moment + 40 * SECOND);
+    world.end(Process::watcher(B), Some(State::Down));
+    world.free_slots = 0;
+    world.turn();
+    assert!(!world.started().contains(&Process::watcher(B)));
 }
 
 #[test]
@@ -242,7 +262,7 @@ fn a_watcher_that_leaves_makes_no_room_for_watchers() {
     world.end(Process::watcher(A), Some(State::None));
     world.turn();
     assert!(!world.started().contains(&Process::watcher(A)));
-    assert!(world.launcher.is_crowded);
+    assert!(world.launcher.crowded_until > world.moment);
 }
 
 #[test]
