@@ -18,9 +18,10 @@ use pgrx::prelude::*;
 use self::databases::{Found, accepts, databases_that, find, is_whole};
 use self::job::{Job, Role};
 use super::start::Start;
+use crate::error::Log;
 use crate::pg::process::{self, leave};
 use crate::pg::{ffi, signals};
-use crate::shared::{self, Shared, bell};
+use crate::shared::{self, Shared};
 
 /// How soon the launcher starts a watcher again that gave its slot to a notifier.
 const CROWDED_FOR: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ pub extern "C-unwind" fn aimq_launcher_main(_argument: pg_sys::Datum) {
     // SAFETY: in a background worker that asked for a connection; with no name it is to none.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     let Some(shared) = shared::of_process() else {
-        pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
+        Log::NoSharedMemory { process: "aimq launcher" }.report();
         leave(0);
     };
     if !process::take_place(&shared.launcher.pid) {
@@ -323,7 +324,7 @@ impl Launcher {
                     (Role::Notifier, Some(entry)) => _ = entry.notifier.set_waiting(State::NoSlot),
                 }
                 if self.logged.insert(role) {
-                    bell::no_slot(role.described());
+                    Log::NoWorkerSlot { process: role.described() }.report();
                 }
                 let must_make_room = role == Role::Notifier;
                 let delay = job.back_off.failed().0.max(Duration::from_secs(1));

@@ -23,6 +23,7 @@ use pgrx::prelude::*;
 use self::state::Worker;
 use super::queues;
 use super::start::Start;
+use crate::error::Log;
 use crate::pg::process::{self, Failure, leave};
 use crate::pg::{ffi, signals, text};
 use crate::settings::{self, Delivery};
@@ -106,10 +107,7 @@ fn connect(start: Start, name: &CStr) -> Shared {
     }
     process::set(c"application_name", name);
     let Some(shared) = shared::of_process() else {
-        pgrx::log!(
-            "{}: there is no shared memory of this release; restart the server",
-            name.to_string_lossy()
-        );
+        Log::NoSharedMemory { process: &name.to_string_lossy() }.report();
         leave(0);
     };
     shared
@@ -184,9 +182,7 @@ impl Worker {
             return None;
         }
         let Some(database) = shared.wait_for_own_database() else {
-            pgrx::log!(
-                "aimq notifier: no room for this database; consider raising aimq.max_queues"
-            );
+            Log::NoRoomForDatabase.report();
             return None;
         };
         if !process::take_place(&database.notifier.pid) {
@@ -195,9 +191,7 @@ impl Worker {
         prepare_for_exit();
         let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
-            pgrx::log!(
-                "aimq notifier: the last one ended in a call of realtime.send; nothing is broadcast for a minute"
-            );
+            Log::EndedInCall.report();
             worker.notifier.sinks.rest_until(60_000_000);
         }
         database.set_empty(false);
@@ -373,6 +367,6 @@ impl Worker {
 
 /// Before there is a place to note it.
 fn fail(failure: &Failure) -> ! {
-    pgrx::log!("aimq notifier: {}", failure.message);
+    Log::CannotBegin { message: &failure.message }.report();
     leave(1)
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use aimq_core::shared::{Database, Seat, Wake};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::memory::Shared;
 use super::source::is_preloaded;
+use crate::error::Log;
 use crate::pg::ffi;
 
 /// The least time between two requests for a launcher, in microseconds.
@@ -94,17 +94,8 @@ pub(crate) fn log_failure(shared: Shared) {
     if shared.launcher.no_slot.load(Ordering::Relaxed) != 0
         && shared.launcher.no_slot.swap(0, Ordering::SeqCst) != 0
     {
-        no_slot("its launcher");
+        Log::NoWorkerSlot { process: "its launcher" }.report();
     }
-}
-
-pub(crate) fn no_slot(what: &str) {
-    ereport!(
-        PgLogLevel::LOG,
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!("aimq found no background worker slot for {what}"),
-        "Without a notifier, transactions that enqueue notify themselves; without a watcher, the notifier does its work as well. Consider raising max_worker_processes."
-    );
 }
 
 /// Wakes those that are there.
