@@ -33,8 +33,8 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _arg:
     unsafe { guarded(|| follow(event)) }
 }
 
-/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten,
-/// and others are told by means that were made ready before. Nothing is allocated there, because nothing may fail.
+/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten, and
+/// others are told by means that were made ready before.
 fn follow(event: pg_sys::XactEvent::Type) -> Result<(), Fault> {
     use pg_sys::XactEvent as On;
     match event {

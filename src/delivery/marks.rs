@@ -343,7 +343,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
 }
 
 /// The transaction is rolled back: what it had read or popped can be read again, and the sessions that came for it
-/// meanwhile have passed it by. Cannot raise, and allocates nothing.
+/// meanwhile have passed it by.
 pub(super) fn aborted(batch: &Batch) {
     let mut back = batch.may_come_back().peekable();
     if back.peek().is_none() {
@@ -395,7 +395,7 @@ pub(super) fn prepared() {
     });
 }
 
-/// Forgets the plan. Cannot raise.
+/// Forgets the plan.
 pub(super) fn end() {
     with_plan(|plan| {
         plan.marks.clear();

@@ -370,7 +370,8 @@ fn _leave_rest() {
     leave();
 }
 
-/// The session does not wait any more. What it was called for, and did not read, another session gets. Cannot raise.
+/// The session does not wait any more. What it was called for, and did not read, another session gets. Neither this
+/// nor [`roll_back`] and [`committed`] can raise.
 pub(crate) fn leave() {
     if is_waiting() {
         if let Some(shared) = shared::get() {
@@ -397,7 +398,7 @@ fn give_back(shared: Shared, call: Option<Call>) {
     }
 }
 
-/// The savepoint at `level` was rolled back: so was the call, if it began in there. Cannot raise.
+/// The savepoint at `level` was rolled back: so was the call, if it began in there.
 pub(crate) fn roll_back(level: u32) {
     if with_wait(false, |wait| wait.level >= level) {
         leave();
@@ -409,7 +410,7 @@ fn is_waiting() -> bool {
     with_wait(false, |_| true)
 }
 
-/// The transaction is committed. Cannot raise.
+/// The transaction is committed.
 pub(crate) fn committed() {
     if !with_wait(false, |wait| std::mem::take(&mut wait.is_kept)) {
         leave();
