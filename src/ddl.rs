@@ -14,6 +14,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::catalog::triggers;
 use crate::error::{Error, Misuse};
 use crate::pg::ffi;
 use crate::shared;
@@ -183,7 +184,7 @@ fn is_ours(statement: &pg_sys::CreateTrigStmt) -> bool {
         let name = (*last.cast::<pg_sys::Value>()).val.str_;
         #[cfg(not(feature = "pg14"))]
         let name = (*last.cast::<pg_sys::String>()).sval;
-        !name.is_null() && [c"realtime_trigger", c"event_trigger"].contains(&CStr::from_ptr(name))
+        !name.is_null() && triggers::FUNCTIONS.contains(&CStr::from_ptr(name))
     }
 }
 

@@ -9,6 +9,7 @@ mod adopt;
 mod archive;
 mod astray;
 mod attach;
+pub(crate) mod shown;
 pub(crate) mod stats;
 mod wanted;
 

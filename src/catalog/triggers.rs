@@ -17,7 +17,7 @@ pub(crate) struct Kind {
     pub(crate) on: &'static str,
     pub(crate) level: &'static str,
     /// As `pg_trigger.tgtype` has it.
-    tgtype: i16,
+    pub(crate) tgtype: i16,
     pub(crate) function: &'static CStr,
     /// What happens to a message, where the trigger tells of that. Such a trigger is on the queue only if somebody
     /// wants to know.
@@ -26,8 +26,11 @@ pub(crate) struct Kind {
     pub(crate) is_of_archive: bool,
 }
 
-const REALTIME: &CStr = c"realtime_trigger";
-const EVENT: &CStr = c"event_trigger";
+pub(super) const REALTIME: &CStr = c"realtime_trigger";
+pub(super) const EVENT: &CStr = c"event_trigger";
+
+/// The functions of all these triggers, in the schema aimq.
+pub(crate) const FUNCTIONS: [&CStr; 2] = [REALTIME, EVENT];
 
 /// The triggers of a realtime queue's tables, in the order of their making. The first is what makes it
 /// realtime, and what the view aimq.queues shows; the others came later.
@@ -92,6 +95,9 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
 
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
+
+/// An earlier release attached the trigger of archived messages BEFORE INSERT alone. It still tells of them.
+pub(super) const FORMER_ARCHIVED: i16 = BEFORE_INSERT_ROW;
 
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_ROW: i16 = 1 | 2;
@@ -158,7 +164,7 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
 /// The triggers with a function of ours that a table carries now, whatever they are called, except the copies that a
 /// partition has: each with the queue that it names. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let functions = FUNCTIONS.map(|name| function(c"aimq", name));
     let found = with_triggers(table, |triggers| {
         let ours = triggers.iter().filter(|it| functions.contains(&it.tgfoid) && !it.tgisclone);
         // SAFETY: names and arguments of an open relation's triggers.
@@ -175,7 +181,7 @@ pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// Whether a trigger of ours on a table, enabled or not, wants broadcasts. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn broadcasts(table: pg_sys::Oid) -> bool {
-    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let functions = FUNCTIONS.map(|name| function(c"aimq", name));
     let wants = |it: &pg_sys::Trigger| {
         // SAFETY: a trigger of an open relation.
         let route = functions.contains(&it.tgfoid).then(|| unsafe { trigger_route(it) });
@@ -221,7 +227,7 @@ fn with_triggers<T>(table: pg_sys::Oid, look: impl FnOnce(&[pg_sys::Trigger]) ->
 }
 
 /// The OID of a trigger function, from the catalog caches.
-fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
+pub(crate) fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
     // SAFETY: a list of two strings, both copied, in the memory of the current call.
     unsafe {
         let part = |name: &CStr| pg_sys::makeString(pg_sys::pstrdup(name.as_ptr())).cast();
