@@ -283,8 +283,9 @@ fn leave_to_new_slots(shared: Shared, plan: &Plan) -> Wake {
         let claim = shared.table.find(shared::own_oid(), &plan.keys[table.key.clone()])?;
         Some((claim, table.messages))
     });
-    let is_left = |(claim, messages)| shared.table.leave_to_waiters(claim, messages);
-    claims.fold(Wake::NOBODY, |wake, it| wake | Wake::WATCHER.only_if(is_left(it)))
+    claims.fold(Wake::NOBODY, |wake, (claim, messages)| {
+        wake | shared.table.leave_to_waiters(claim, messages)
+    })
 }
 
 /// Makes a mark in a slot that was the route's. Says who has to be woken.
@@ -318,7 +319,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     let for_messages = match (mark.messages, mark.visible_at) {
         (0, _) => Wake::NOBODY,
         (messages, None) if mark.is_said => match table.is_current(claim) {
-            true => Wake::WATCHER.only_if(table.leave_to_waiters(claim, messages)),
+            true => table.leave_to_waiters(claim, messages),
             false => return Err(Stale),
         },
         (_, Some(at)) if mark.is_said => match table.expect(claim, at) {
@@ -388,7 +389,7 @@ pub(super) fn prepared() {
             && let Some((shared, database)) = here()
         {
             plan.tables.iter().for_each(|table| database.prepare(table.relation));
-            if database.tell(news) || database.state() != State::Running {
+            if database.tell(news).is_any() || database.state() != State::Running {
                 bell::ring(shared, database, Wake::WATCHER);
             }
         }

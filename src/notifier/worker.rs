@@ -197,7 +197,7 @@ impl Worker {
         database.set_empty(false);
         database.begin(ffi::own_latch());
         // The watcher finds what the last notifier had taken and not announced; or a watcher to come does.
-        if database.tell(News::EVERYTHING)
+        if database.tell(News::EVERYTHING).watcher
             && let Some(bell) = database.watcher.bell()
         {
             ffi::set_latch(bell);
@@ -319,7 +319,7 @@ impl Worker {
                 self.news = News::EVERYTHING;
             } else {
                 // The watcher begins with everything. But we may have taken what was told after it began.
-                if self.database.tell(self.news) {
+                if self.database.tell(self.news).watcher {
                     self.wake_watcher();
                 }
                 (self.news, self.prepared_due, self.subscribed_due) = (News(0), None, None);

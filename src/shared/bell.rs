@@ -46,7 +46,7 @@ pub(super) fn init() {
 
 /// Asks for a notifier of a database.
 pub(crate) fn want(shared: Shared, database: &Database) {
-    let is_news = database.want();
+    let is_news = database.want().launcher;
     match shared.launcher.bell.load(Ordering::SeqCst) {
         0 if !is_preloaded() => request(shared),
         0 => {}
@@ -99,11 +99,14 @@ pub(crate) fn log_failure(shared: Shared) {
 }
 
 /// Wakes those that are there.
-pub(crate) fn ring_if_there(shared: Shared, database: &Database, wake: Wake) {
+pub(crate) fn ring_if_there(shared: Shared, database: &Database, mut wake: Wake) {
     if wake.notifier {
         ring_seat(&database.notifier);
     }
-    if wake.watcher && ring_seat(database.who_watches()) && database.guard() {
+    if wake.watcher && ring_seat(database.who_watches()) {
+        wake |= database.guard();
+    }
+    if wake.launcher {
         ring_launcher(shared);
     }
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 
 use aimq_core::batch::Level;
-use aimq_core::shared::{News, State, Wake};
+use aimq_core::shared::{News, State};
 use pgrx::pg_sys;
 
 use super::bell;
@@ -144,8 +144,11 @@ fn tell(mut done: Done) {
         && let Some(shared) = get()
     {
         let others = shared.databases.all.iter().filter(|entry| entry.oid() != 0);
-        for entry in others.filter(|entry| entry.is_followed() && entry.tell(News::EVERYTHING)) {
-            bell::ring(shared, entry, Wake::WATCHER);
+        for entry in others.filter(|entry| entry.is_followed()) {
+            let wake = entry.tell(News::EVERYTHING);
+            if wake.is_any() {
+                bell::ring(shared, entry, wake);
+            }
         }
     }
     let has_changed = done.has(Did::Made) || done.has(Did::Changed);
@@ -172,8 +175,9 @@ fn tell(mut done: Done) {
         ];
         let told = told.into_iter().filter(|(is_so, _)| *is_so);
         let news = told.fold(News(0), |all, (_, news)| all | news);
-        if database.tell(news) {
-            bell::ring(shared, database, Wake::WATCHER);
+        let wake = database.tell(news);
+        if wake.is_any() {
+            bell::ring(shared, database, wake);
         }
     }
     // The entry of a queue whose trigger was disabled has stayed.
@@ -189,9 +193,11 @@ pub(crate) fn prepared() {
     if done.has(Did::Made)
         && let Some(shared) = get()
         && let Some(database) = shared.wait_for_own_database()
-        && database.tell(News::PREPARED)
     {
-        bell::ring(shared, database, Wake::WATCHER);
+        let wake = database.tell(News::PREPARED);
+        if wake.is_any() {
+            bell::ring(shared, database, wake);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use aimq_core::route::Route;
-use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State, Wake};
+use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
@@ -391,9 +391,9 @@ fn give_place_back(shared: Shared) {
 
 fn give_back(shared: Shared, call: Option<Call>) {
     if let Some(call) = call {
-        shared.table.give_back(call);
+        let wake = shared.table.give_back(call);
         if let Some(database) = shared.databases.find(shared::own_oid()) {
-            bell::ring(shared, database, Wake::WATCHER);
+            bell::ring(shared, database, wake);
         }
     }
 }

@@ -6,6 +6,7 @@
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
 
+use super::news::Wake;
 use super::slot::{from_time, to_time};
 
 /// Which bucket a table is in.
@@ -39,21 +40,21 @@ impl Bucket {
         self.prepared.store(0, SeqCst);
     }
 
-    /// True if that is news.
-    pub(super) fn look_from(&self, from: Timestamp) -> bool {
+    /// Has the tables looked at. The watcher has to be woken if that is news.
+    pub(super) fn look_from(&self, from: Timestamp) -> Wake {
         // The greatest is the earliest. It is written even if nothing changes: the process that takes the note sees
         // what is visible now.
-        self.moved.fetch_max(from_time(from), SeqCst) == 0
+        Wake::WATCHER.only_if(self.moved.fetch_max(from_time(from), SeqCst) == 0)
     }
 
-    /// True if that is earlier than what was known.
-    pub(super) fn expect(&self, at: Timestamp) -> bool {
+    /// Notes a time. The watcher has to be woken if that is earlier than what was known.
+    pub(super) fn expect(&self, at: Timestamp) -> Wake {
         let Ok(time) = u64::try_from(at.0.max(1)) else {
-            return false;
+            return Wake::NOBODY;
         };
         // Backwards, as in `moved`, so that zeroed memory is none.
         let word = from_time(Timestamp(time.cast_signed()));
-        self.earliest.fetch_max(word, SeqCst) < word
+        Wake::WATCHER.only_if(self.earliest.fetch_max(word, SeqCst) < word)
     }
 
     pub(super) fn earliest(&self) -> Option<Timestamp> {

@@ -93,6 +93,7 @@ pub struct Claim {
 pub struct Full;
 
 /// What happened to a mark.
+#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marked {
     /// Nothing was marked there: the notifier may have to be told, see [`super::Database::must_ring`].

@@ -6,6 +6,7 @@
 //! notifier hands the turns out, to the sessions that have waited longest. A session that was called and does not read
 //! gives the turns back to the slot.
 
+use super::news::Wake;
 use super::slot::{Claim, Table};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -336,23 +337,24 @@ impl Waiters<'_> {
 
 impl Table<'_> {
     /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to the
-    /// sessions that wait for the queue, if there are any. True if the notifier has to be woken for that.
-    pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> bool {
+    /// sessions that wait for the queue, if there are any. Then the watcher has to be woken.
+    pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> Wake {
         // The message before the places, as a session has its place before it looks.
         fence(SeqCst);
         let is_awaited = messages > 0 && self.waiting(claim.at).load(SeqCst) > 0;
         if is_awaited {
             self.add_turns(claim.at, messages);
         }
-        is_awaited
+        Wake::WATCHER.only_if(is_awaited)
     }
 
-    /// What a session was called for, and did not read. The notifier has to be woken.
-    pub fn give_back(&self, call: Call) {
+    /// What a session was called for, and did not read. The watcher has to be woken, to call another one.
+    pub fn give_back(&self, call: Call) -> Wake {
         self.add_turns(call.slot, u64::from(call.turns));
+        Wake::WATCHER
     }
 
-    /// A process that adds turns wakes the notifier, even if there were some: those may be of the queue that had the
+    /// A process that adds turns wakes the watcher, even if there were some: those may be of the queue that had the
     /// slot before.
     fn add_turns(&self, slot: u32, messages: u64) {
         // Each is at most 40 bits, and they are taken soon: the sum has room.
