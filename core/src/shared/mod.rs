@@ -9,6 +9,7 @@ mod counters;
 mod database;
 mod ids;
 mod news;
+mod packed;
 mod seat;
 mod slot;
 mod slot_ids;

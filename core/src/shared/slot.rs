@@ -4,6 +4,7 @@ use std::hash::Hasher;
 
 use super::counters::{self, Counters};
 use super::ids;
+use super::packed::{mark, time};
 use crate::hash::Fnv;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -19,49 +20,16 @@ const FREE: u32 = 0;
 const CLAIMED: u32 = 1;
 const READY: u32 = 2;
 
-/// A mark holds how many messages nobody has announced yet, and above them the generation: how often
-/// the slot was given to another queue. In one word, so that a mark can't hit the wrong queue.
-const COUNT_BITS: u32 = 40;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
-
-const fn generation(mark: u64) -> u32 {
-    (mark >> COUNT_BITS) as u32
-}
-
-/// The earliest visibility time is in microseconds since 2000, which suffices until 2142. Above it are as
-/// many bits of the generation as there is room for: a time noted for the wrong queue would keep the
-/// right one's later times from waking anybody.
-const TIME_BITS: u32 = 52;
-const TIME: u64 = (1 << TIME_BITS) - 1;
-
-const fn no_time(generation: u32) -> u64 {
-    (generation as u64) << TIME_BITS
-}
-
-/// Backwards, so that the earliest time is the greatest number, and none is 0.
-pub(super) fn from_time(time: Timestamp) -> u64 {
-    TIME - u64::try_from(time.0).unwrap_or(0).min(TIME - 1)
-}
-
-/// What [`from_time`] made of a time, whatever stands above it.
-pub(super) fn to_time(word: u64) -> Timestamp {
-    match word & TIME {
-        0 => Timestamp::INFINITY,
-        TIME => Timestamp::NEG_INFINITY,
-        from => Timestamp((TIME - from).cast_signed()),
-    }
-}
-
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
 /// sweep reads, but where sessions wait or ids are asked for.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Slot {
+    /// See [`mark`].
     mark: AtomicU64,
-    /// The earliest visibility time that is still to come, 0 for none; and the generation.
+    /// The earliest visibility time that is still to come, see [`time`].
     earliest: AtomicU64,
-    /// From which visibility time on the table is to be looked at, as [`from_time`] has it, 0 if not; and the
-    /// generation.
+    /// From which visibility time on the table is to be looked at, see [`time::backwards`].
     moved: AtomicU64,
     transactions: AtomicU64,
     messages: AtomicU64,
@@ -212,7 +180,7 @@ impl Table<'_> {
     pub fn find(&self, database: u32, key: &[u8]) -> Option<Claim> {
         let hash = hash_of(database, key);
         self.like(hash).find_map(|(at, slot)| {
-            let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+            let claim = Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) };
             // A slot that changes hands meanwhile gets another generation before another key.
             (slot.is(database, hash, key) && self.is_current(claim)).then_some(claim)
         })
@@ -236,7 +204,7 @@ impl Table<'_> {
             if slot.state.load(Relaxed) == FREE
                 && slot.state.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok()
             {
-                let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+                let claim = Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) };
                 let hash = hash_of(database, key);
                 slot.write(database, hash, key);
                 self.hashes[at as usize].store(part_of(hash), SeqCst);
@@ -296,7 +264,7 @@ impl Table<'_> {
     /// Whether the slot is still the same queue's.
     #[must_use]
     pub fn is_current(&self, claim: Claim) -> bool {
-        generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
+        mark::generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
     }
 
     /// Marks `messages` that are visible, of one transaction that is visible too.
@@ -304,16 +272,16 @@ impl Table<'_> {
         let slot = self.slot(claim);
         let mut old = slot.mark.load(Relaxed);
         loop {
-            if generation(old) != claim.generation {
+            if mark::generation(old) != claim.generation {
                 return Marked::Stale;
             }
-            let room = COUNT - (old & COUNT);
-            match slot.mark.compare_exchange_weak(old, old + messages.min(room), SeqCst, Relaxed) {
+            let new = mark::plus(old, messages);
+            match slot.mark.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break,
                 Err(found) => old = found,
             }
         }
-        if old & COUNT == 0 { Marked::First } else { Marked::More }
+        if mark::count(old) == 0 { Marked::First } else { Marked::More }
     }
 
     /// Marks that a look has found something to read, unless what is marked already says so.
@@ -330,14 +298,15 @@ impl Table<'_> {
     pub fn expect(&self, claim: Claim, at: Timestamp) -> Marked {
         let slot = self.slot(claim);
         // A time that is past all clocks never comes.
-        let time = u64::try_from(at.0.max(1)).ok().filter(|time| *time <= TIME);
+        let number = u64::try_from(at.0.max(1)).ok().filter(|number| *number <= time::MOST);
         let mut old = slot.earliest.load(Relaxed);
         let is_first = loop {
-            if old & !TIME != no_time(claim.generation) {
+            if !time::is_of(old, claim.generation) {
                 return Marked::Stale;
             }
-            let first = time.filter(|time| old & TIME == 0 || *time < old & TIME);
-            let new = first.map_or(old, |time| old & !TIME | time);
+            let known = time::number(old);
+            let first = number.filter(|number| known == 0 || *number < known);
+            let new = first.map_or(old, |number| time::with(old, number));
             // Even if nothing changes: the notifier that forgets the old time sees what is visible now.
             match slot.earliest.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break first.is_some(),
@@ -357,10 +326,10 @@ impl Table<'_> {
         let slot = self.slot(claim);
         let mut old = slot.moved.load(Relaxed);
         loop {
-            if old & !TIME != no_time(claim.generation) {
+            if !time::is_of(old, claim.generation) {
                 return Marked::Stale;
             }
-            let new = old & !TIME | (old & TIME).max(from_time(from));
+            let new = time::with(old, time::number(old).max(time::backwards(from)));
             // Even if nothing changes: the notifier that takes the note sees what is visible now.
             match slot.moved.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break,
@@ -369,7 +338,7 @@ impl Table<'_> {
         }
         match self.is_current(claim) {
             false => Marked::Stale,
-            true if old & TIME == 0 => Marked::First,
+            true if time::number(old) == 0 => Marked::First,
             true => Marked::More,
         }
     }
@@ -392,7 +361,7 @@ impl Table<'_> {
         (0..)
             .zip(self.ever_used())
             .filter(move |(_, slot)| is_ready(slot))
-            .map(|(at, slot)| Claim { at, generation: generation(slot.mark.load(SeqCst)) })
+            .map(|(at, slot)| Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) })
     }
 
     /// The route of a slot.
@@ -406,14 +375,14 @@ impl Table<'_> {
     /// Whether anything is marked.
     #[must_use]
     pub fn is_marked(&self, claim: Claim) -> bool {
-        self.slot(claim).mark.load(SeqCst) & COUNT != 0
+        mark::count(self.slot(claim).mark.load(SeqCst)) != 0
     }
 
     /// Takes what is marked, if anything.
     #[must_use]
     pub fn drain(&self, claim: Claim) -> Option<Drained> {
         let slot = self.slot(claim);
-        let messages = slot.mark.fetch_and(!COUNT, SeqCst) & COUNT;
+        let messages = mark::count(slot.mark.fetch_and(mark::TAKEN, SeqCst));
         if messages == 0 {
             return None;
         }
@@ -423,25 +392,25 @@ impl Table<'_> {
     /// From which visibility time on messages may have got another one; infinity if none has.
     #[must_use]
     pub fn moved_from(&self, claim: Claim) -> Timestamp {
-        to_time(self.slot(claim).moved.load(SeqCst))
+        time::of_backwards(self.slot(claim).moved.load(SeqCst))
     }
 
     /// The same; forgets it: the caller looks at the table afterwards.
     #[must_use]
     pub fn take_moved(&self, claim: Claim) -> Timestamp {
-        to_time(self.slot(claim).moved.swap(no_time(claim.generation), SeqCst))
+        time::of_backwards(self.slot(claim).moved.swap(time::none(claim.generation), SeqCst))
     }
 
     /// The earliest visibility time to come, if any.
     #[must_use]
     pub fn earliest(&self, claim: Claim) -> Option<Timestamp> {
-        let time = self.slot(claim).earliest.load(SeqCst) & TIME;
-        i64::try_from(time).ok().filter(|time| *time != 0).map(Timestamp)
+        let number = time::number(self.slot(claim).earliest.load(SeqCst));
+        i64::try_from(number).ok().filter(|number| *number != 0).map(Timestamp)
     }
 
     /// Forgets the earliest visibility time: the caller looks at the table afterwards.
     pub fn forget_earliest(&self, claim: Claim) {
-        self.slot(claim).earliest.store(no_time(claim.generation), SeqCst);
+        self.slot(claim).earliest.store(time::none(claim.generation), SeqCst);
     }
 
     /// Counts a notification that named the queue, and the transactions that shared it.
@@ -476,9 +445,9 @@ impl Table<'_> {
         let slot = self.slot(claim);
         slot.state.store(CLAIMED, SeqCst);
         let next = claim.generation.wrapping_add(1);
-        let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
-        let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
-        let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
+        let marked = mark::count(slot.mark.swap(mark::none(next), SeqCst)) != 0;
+        let expected = time::number(slot.earliest.swap(time::none(next), SeqCst)) != 0;
+        let moved = time::number(slot.moved.swap(time::none(next), SeqCst)) != 0;
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages] {
             counter.store(0, Relaxed);

@@ -16,13 +16,22 @@ const FREE: u64 = 0;
 const AWAKE: u64 = 1;
 const WAITING: u64 = 2;
 const CALLED: u64 = 3;
-const STATE: u64 = 3;
+const STATE_BITS: u32 = 2;
+const STATE: u64 = (1 << STATE_BITS) - 1;
 
 /// Above the state: how often the place was armed, so that nobody calls a session that he didn't see. And of a
 /// call: the slot and the turns.
+///
+/// ```text
+///  63         44 43         24 23          2 1     0
+/// ┌─────────────┬─────────────┬─────────────┬───────┐
+/// │ turns       │ slot        │ armed       │ state │
+/// └─────────────┴─────────────┴─────────────┴───────┘
+/// ```
 const ARMED_BITS: u32 = 22;
-const ARMED: u64 = ((1 << ARMED_BITS) - 1) << 2;
-const SLOT_SHIFT: u32 = 2 + ARMED_BITS;
+const ARMED: u64 = ((1 << ARMED_BITS) - 1) << STATE_BITS;
+const ARMED_ONCE: u64 = 1 << STATE_BITS;
+const SLOT_SHIFT: u32 = STATE_BITS + ARMED_BITS;
 const SLOT_BITS: u32 = 20;
 const TURNS_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
 const TURNS_MOST: u64 = (1 << (64 - TURNS_SHIFT)) - 1;
@@ -169,7 +178,7 @@ impl Waiters<'_> {
     /// after this.
     pub fn arm(&self, at: usize) {
         let state = &self.all[at].state;
-        let next = (state.load(Relaxed) + 4) & ARMED | WAITING;
+        let next = (state.load(Relaxed) + ARMED_ONCE) & ARMED | WAITING;
         state.store(next, SeqCst);
         // The place before the look, as a producer has the message before the places.
         fence(SeqCst);
