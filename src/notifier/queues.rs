@@ -226,10 +226,10 @@ const TABLE: &str = "
        AND a.attname OPERATOR(pg_catalog.=) 'vt'::pg_catalog.name
        AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid";
 
-/// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
-/// time, whatever its length. In a transaction, which
-/// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`crate::pg::timeouts::within`] allows. It waits for the lock of the table itself too, if it `may_wait`.
+/// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next time,
+/// whatever its length. In a transaction, which should have nothing else to do: it holds a lock, and the planner waits
+/// for those on indexes and partitions, for as long as [`crate::pg::timeouts::within`] allows. It waits for the lock of
+/// the table itself too, if it `may_wait`.
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
     // Then each session that waits looks for itself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };

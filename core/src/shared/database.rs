@@ -203,8 +203,8 @@ impl Database {
         Wake::WATCHER.only_if(self.news.fetch_or(news.0, SeqCst) & news.0 != news.0)
     }
 
-    /// Has the launcher see to it that the watcher attends to what it is rung for. It has to be woken for that unless it
-    /// does so already.
+    /// Has the launcher see to it that the watcher attends to what it is rung for. It has to be woken for that unless
+    /// it does so already.
     pub fn guard(&self) -> Wake {
         let is_news = self.guarded.load(SeqCst) == 0 && self.guarded.swap(1, SeqCst) == 0;
         Wake::LAUNCHER.only_if(is_news)
@@ -261,8 +261,8 @@ impl Database {
         self.buckets.iter().filter_map(Bucket::earliest).min()
     }
 
-    /// The tables for which prepared transactions have something: which bucket. What is returned is forgotten: the caller then
-    /// asks which transactions are prepared, and notes it again if there are any.
+    /// The tables for which prepared transactions have something: which bucket. What is returned is forgotten: the
+    /// caller then asks which transactions are prepared, and notes it again if there are any.
     pub fn take_prepared(&self, mut look: impl FnMut(usize)) {
         for (at, bucket) in self.buckets.iter().enumerate() {
             if bucket.take_prepared() {

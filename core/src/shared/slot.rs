@@ -37,7 +37,8 @@ pub struct Slot {
     database: AtomicU32,
     state: AtomicU32,
     length: AtomicU32,
-    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. Belongs to the slot, whichever queue has it.
+    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. It belongs to the slot, whichever queue has
+    /// that.
     waiting: AtomicU32,
     /// Messages that are left to them, and that none of them has been called for.
     turns: AtomicU64,

@@ -24,8 +24,8 @@ impl House {
         Arc::new(Self { database: Database::new(), prepared, visible })
     }
 
-    /// It is to be seen before it notes anything (access/transam/xact.c, PrepareTransaction), and what it has can be read
-    /// before it is not to be seen any more (access/transam/twophase.c, FinishPreparedTransaction).
+    /// It is to be seen before it notes anything (access/transam/xact.c, PrepareTransaction), and what it has can be
+    /// read before it is not to be seen any more (access/transam/twophase.c, FinishPreparedTransaction).
     fn prepare_and_end(&self) {
         self.prepared.store(1, SeqCst);
         self.database.prepare(TABLE);
