@@ -6,12 +6,13 @@ CREATE FUNCTION aimq.doctor() RETURNS TABLE (severity text, subject text, proble
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH queues AS (SELECT * FROM aimq._queues()),
+    kinds AS (SELECT * FROM aimq._kinds()),
     notifier AS (SELECT * FROM aimq.notifiers WHERE database = current_database()),
     counters AS (SELECT * FROM aimq._queue_counters()),
     stuck AS (SELECT 'For another process in its place, run SELECT pg_terminate_backend(%1$s); One that was stopped ends only when it goes on: kill -CONT %1$s on the server''s machine.' AS stuck),
     -- Triggers of the queues' tables, and of those of archived messages.
     triggers AS (
-        SELECT q.queue, q.realtime, t.*, t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure) AS is_ours
+        SELECT q.queue, q.realtime, t.*, t.tgfoid = ANY (ARRAY(SELECT DISTINCT function FROM kinds)) AS is_ours
           FROM queues q JOIN pg_trigger t ON t.tgrelid IN (q.relation, q.archive) AND NOT t.tgisinternal
     ),
     -- The trigger that tells of archived messages is on their table, and its news is broadcast as the owner of that
@@ -122,8 +123,9 @@ AS $$
       FROM triggers t LEFT JOIN said s USING (queue)
      WHERE t.is_ours
        AND (t.tgqual IS NOT NULL OR t.tgnargs NOT IN (3, 4)
-            OR NOT CASE t.tgname WHEN 'aimq_realtime' THEN t.tgtype = 7 WHEN 'aimq_realtime_vt' THEN t.tgtype = 26
-                   ELSE t.tgname IN ('aimq_realtime_started', 'aimq_realtime_deleted', 'aimq_realtime_purged', 'aimq_realtime_archived') END)
+            -- Those that tell of events are as good in the shapes of earlier releases.
+            OR NOT EXISTS (SELECT FROM kinds k
+                            WHERE k.name::name = t.tgname AND (k.event IS NOT NULL OR k.tgtype = t.tgtype)))
     UNION ALL
     SELECT 'error', q.queue, 'the trigger aimq_realtime is missing, and other triggers of aimq are there: nobody is woken for what is enqueued',
            format('Run %s;', s.call)

@@ -1,4 +1,9 @@
--- pgmq's queues and the triggers on their tables.
+-- pgmq's queues and the triggers on their tables. What a trigger of a realtime queue is, and what its options mean, is
+-- said by src/catalog/triggers.rs and core/src/options.rs alone: aimq._kinds(), aimq._sink() and aimq._with_ids() pass
+-- it on.
+
+-- For the planner: as many as there are, and not a thousand.
+ALTER FUNCTION aimq._kinds() ROWS 6;
 
 -- The one place that knows how pgmq names a queue's table: `q_` and the queue's name, in lower case
 -- (pgmq.format_table_name); the cast cuts it where Postgres cuts identifiers.
@@ -60,8 +65,11 @@ CREATE FUNCTION aimq._queues() RETURNS TABLE (
     SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    own record;
 BEGIN
     PERFORM aimq._check_sight();
+    SELECT k.name::name AS name, k.function, k.tgtype INTO own FROM aimq._kinds() k WHERE k.number = 1;
     RETURN QUERY
     SELECT m.queue_name::text,
            m.is_partitioned,
@@ -69,13 +77,11 @@ BEGIN
            t.oid IS NOT NULL,
            convert_from(substring(t.tgargs, 1, channel.length), getdatabaseencoding()),
            convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding()),
-           CASE WHEN t.oid IS NOT NULL THEN
-               coalesce(substring(options.text FROM 'sink=([a-z]+)'), 'notify')
-           END,
+           CASE WHEN t.oid IS NOT NULL THEN aimq._sink(options.text) END,
            CASE WHEN t.oid IS NOT NULL THEN ARRAY[
                convert_from(substring(t.tgargs, channel.length + 2, event.length), getdatabaseencoding())
            ] || later.events END,
-           CASE WHEN t.oid IS NOT NULL THEN options.text ~ '(^| )ids( |$)' END,
+           CASE WHEN t.oid IS NOT NULL THEN aimq._with_ids(options.text) END,
            options.text,
            m.created_at,
            c.oid,
@@ -93,11 +99,11 @@ BEGIN
             AND a.relname = archived.name
       LEFT JOIN pg_trigger t
              ON t.tgrelid = c.oid
-            AND t.tgname = 'aimq_realtime'
-            AND t.tgfoid = 'aimq.realtime_trigger()'::regprocedure
+            AND t.tgname = own.name
+            AND t.tgfoid = own.function
             AND t.tgenabled <> 'D'
-            -- As aimq.enable_realtime attaches it: BEFORE INSERT FOR EACH ROW, three arguments or four.
-            AND t.tgtype = 7 AND t.tgqual IS NULL AND t.tgnargs IN (3, 4)
+            -- As aimq.enable_realtime attaches it, with three arguments or four.
+            AND t.tgtype = own.tgtype AND t.tgqual IS NULL AND t.tgnargs IN (3, 4)
       -- tgargs holds the arguments one after the other, each with a NUL byte behind it.
       LEFT JOIN LATERAL (
             SELECT position(decode('00', 'hex') IN t.tgargs) - 1 AS length
@@ -117,14 +123,14 @@ BEGIN
             SELECT '' WHERE t.tgnargs = 3
            ) options ON true
       LEFT JOIN LATERAL (
-            SELECT coalesce(array_agg(kind.event ORDER BY kind.number), '{}') AS events
-              FROM (VALUES (1, 'aimq_realtime_started', 'job_started'), (2, 'aimq_realtime_archived', 'job_archived'),
-                           (3, 'aimq_realtime_deleted', 'job_deleted')) kind (number, trigger, event)
+            SELECT coalesce(array_agg(kind.event ORDER BY kind.place), '{}') AS events
+              FROM aimq._kinds() kind
               JOIN pg_trigger e
-                ON e.tgname = kind.trigger
-               AND e.tgrelid = CASE kind.event WHEN 'job_archived' THEN a.oid ELSE c.oid END
-               AND e.tgfoid = 'aimq.event_trigger()'::regprocedure
+                ON e.tgname = kind.name::name
+               AND e.tgrelid = CASE WHEN kind.of_archive THEN a.oid ELSE c.oid END
+               AND e.tgfoid = kind.function
                AND e.tgenabled <> 'D' AND e.tgqual IS NULL
+             WHERE kind.place IS NOT NULL
            ) later ON true;
 END
 $$;
@@ -140,11 +146,11 @@ AS $$
                quote_literal(queue),
                'channel => ' || quote_literal(nullif(channel, 'aimq:jobs')),
                'event => ' || quote_literal(nullif(event, 'job_enqueued')),
-               'sink => ' || quote_literal(substring(options, 'sink=([a-z]+)')),
+               'sink => ' || quote_literal(nullif(aimq._sink(options), 'notify')),
                CASE WHEN cardinality(events) > 0 THEN
                    format('events => %L', ARRAY['job_enqueued'] || events)
                END,
-               CASE WHEN options ~ '(^| )ids( |$)' THEN 'ids => true' END))
+               CASE WHEN aimq._with_ids(options) THEN 'ids => true' END))
 $$;
 COMMENT ON FUNCTION aimq._call(text, text, text, text, text[]) IS 'The call of aimq.enable_realtime for what triggers say. Internal';
 
@@ -161,14 +167,17 @@ CREATE FUNCTION aimq._attached() RETURNS TABLE (
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH ours AS MATERIALIZED (
+    WITH kinds AS MATERIALIZED (SELECT * FROM aimq._kinds()),
+    ours AS MATERIALIZED (
         -- No queue's trigger has arguments that are longer than a payload.
         SELECT tgrelid, tgname, tgenabled <> 'D' AS fires, tgargs,
-               tgfoid = 'aimq.event_trigger()'::regprocedure AS is_event,
-               -- BEFORE INSERT FOR EACH ROW.
-               tgfoid = 'aimq.realtime_trigger()'::regprocedure AND tgtype = 7 AND tgqual IS NULL AS is_own
+               tgfoid = ANY (ARRAY(SELECT DISTINCT function FROM kinds WHERE event IS NOT NULL)) AS is_event,
+               -- What makes a queue realtime.
+               tgfoid = (SELECT function FROM kinds WHERE number = 1)
+               AND tgtype = (SELECT tgtype FROM kinds WHERE number = 1)
+               AND tgqual IS NULL AS is_own
           FROM pg_trigger
-         WHERE tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
+         WHERE tgfoid = ANY (ARRAY(SELECT DISTINCT function FROM kinds))
            AND NOT tgisinternal AND tgparentid = 0 AND tgnargs IN (3, 4) AND octet_length(tgargs) <= 8192
     ),
     pgmqs AS (
@@ -230,9 +239,9 @@ CREATE VIEW aimq.queues AS
       FROM aimq._queues()
     UNION ALL
     SELECT queue, partitioned, unlogged, realtime, channel, event,
-           coalesce(pg_catalog.substring(options, 'sink=([a-z]+)'), 'notify'),
+           aimq._sink(options),
            pg_catalog.array_remove(pg_catalog.array_prepend(event, events), NULL),
-           options OPERATOR(pg_catalog.~) '(^| )ids( |$)',
+           aimq._with_ids(options),
            "table", false
       FROM aimq._attached()
      WHERE is_pgmqs AND NOT relation OPERATOR(pg_catalog.=) ANY (SELECT aimq._listed());

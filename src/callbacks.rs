@@ -28,8 +28,8 @@ pub(crate) fn init() {
     transaction::listen(&LISTENERS);
 }
 
-/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten,
-/// and others are told by means that were made ready before.
+/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten, and
+/// others are told by means that were made ready before.
 fn follow(event: Event) -> Result<(), Fault> {
     match event {
         Event::PreCommit => return Ok(batch::hand_over(delivery::announce)?),

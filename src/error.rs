@@ -1,5 +1,9 @@
-//! Every error and warning of aimq: one variant each, with its SQLSTATE, message, detail and hint.
+//! Every error, warning and log entry of aimq: one variant each, with its SQLSTATE, message, detail and hint.
+//!
+//! Not here is what `pg/` raises, which is on the floor below: errors that others raised and that it passes on
+//! (`passed_on.rs`), and failures of SPI, which are bugs of ours (`spi.rs`).
 
+mod logged;
 mod said;
 
 use std::ffi::CStr;
@@ -14,6 +18,7 @@ use crate::pg::entry::Refusal;
 use crate::pg::passed_on;
 use crate::pg::text::quote_literal;
 
+pub(crate) use logged::{GivenUp, Log};
 pub(crate) use said::{Advice, Notice, Warning};
 
 /// The oldest pgmq that aimq works with. Before, queue tables were members of the extension, and

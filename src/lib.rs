@@ -28,7 +28,11 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/trigger.sql", name = "trigger", bootstrap);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["trigger"]);
+extension_sql_file!(
+    "../sql/views.sql",
+    name = "views",
+    requires = ["trigger", api::shown::_kinds, api::shown::_sink, api::shown::_with_ids]
+);
 extension_sql_file!(
     "../sql/stats.sql",
     name = "stats",

@@ -10,7 +10,7 @@ use aimq_core::batch::{Batch, Level};
 use aimq_core::ids::Ids;
 use aimq_core::payload::{self, Entry};
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, Database, Slot, Table};
+use aimq_core::shared::{Claim, Database, Marked, Slot, Table};
 use aimq_core::timestamp::Timestamp;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -154,7 +154,7 @@ mod shared {
         let (table, claims) = (memory.table(), memory.claims());
         let mark = || {
             for claim in claims.iter().step_by(10) {
-                table.mark(*claim, 1);
+                let _: Marked = table.mark(*claim, 1);
             }
         };
         let drain = |()| table.of(DATABASE).filter_map(|claim| table.drain(claim)).count();

@@ -39,13 +39,19 @@ impl Options {
     /// Writes them: always the same text for the same options, empty for the default.
     #[must_use]
     pub fn text(self) -> String {
-        let sink = match (self.notifies, self.broadcasts) {
-            (_, false) => None,
-            (false, true) => Some("sink=supabase"),
-            (true, true) => Some("sink=both"),
-        };
-        let words = [sink, self.ids.then_some("ids")];
+        let sink = self.broadcasts.then(|| format!("sink={}", self.sink()));
+        let words = [sink, self.ids.then(|| "ids".to_owned())];
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Where the news goes, by the name that `aimq.enable_realtime` takes.
+    #[must_use]
+    pub fn sink(self) -> &'static str {
+        match (self.notifies, self.broadcasts) {
+            (_, false) => "notify",
+            (false, true) => "supabase",
+            (true, true) => "both",
+        }
     }
 
     /// Whether anybody wants to know which messages there are.

@@ -15,6 +15,7 @@ use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
 use super::attach;
+use crate::catalog::in_sql;
 use crate::catalog::pgmq::SCHEMA;
 use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS, attached};
 use crate::error::{Error, Misuse};
@@ -87,19 +88,26 @@ fn first(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Attached> {
 
 /// Whether another table has the trigger: it was the archive before, or is a partition of that.
 fn is_elsewhere(archive: pg_sys::Oid, wanted: &Setting) -> bool {
-    let sql = "SELECT EXISTS (
-            SELECT FROM pg_catalog.pg_trigger t
-             WHERE t.tgname OPERATOR(pg_catalog.=) 'aimq_realtime_archived'::pg_catalog.name
-               AND t.tgfoid OPERATOR(pg_catalog.=) 'aimq.event_trigger()'::pg_catalog.regprocedure
-               AND t.tgargs OPERATOR(pg_catalog.=) $1 AND t.tgrelid OPERATOR(pg_catalog.<>) $2)";
+    let names = TRIGGERS.iter().filter(|kind| kind.is_of_archive).map(|kind| kind.name);
+    let sql = format!(
+        "SELECT EXISTS (
+                SELECT FROM pg_catalog.pg_trigger t
+                 WHERE t.tgname OPERATOR(pg_catalog.=) ANY ('{{{}}}'::pg_catalog.name[]) AND {}
+                   AND t.tgargs OPERATOR(pg_catalog.=) $1 AND t.tgrelid OPERATOR(pg_catalog.<>) $2)",
+        names.collect::<Vec<_>>().join(","),
+        in_sql::is_event()
+    );
     let arguments = [wanted.arguments.to_vec().into(), archive.into()];
-    report(Spi::get_one_with_args(sql, &arguments)) == Some(true)
+    report(Spi::get_one_with_args(&sql, &arguments)) == Some(true)
 }
 
 /// Whether the role that replaces the table may make the trigger: otherwise the statement would fail because of us.
 fn may_attach(archive: pg_sys::Oid) -> bool {
-    let sql = "SELECT pg_catalog.has_table_privilege($1, 'TRIGGER')
-                  AND pg_catalog.has_schema_privilege('aimq', 'USAGE')
-                  AND pg_catalog.has_function_privilege('aimq.event_trigger()'::pg_catalog.regprocedure, 'EXECUTE')";
-    report(Spi::get_one_with_args(sql, &[archive.into()])) == Some(true)
+    let sql = format!(
+        "SELECT pg_catalog.has_table_privilege($1, 'TRIGGER')
+                AND pg_catalog.has_schema_privilege('aimq', 'USAGE')
+                AND pg_catalog.has_function_privilege({}, 'EXECUTE')",
+        in_sql::event_function()
+    );
+    report(Spi::get_one_with_args(&sql, &[archive.into()])) == Some(true)
 }

@@ -10,39 +10,44 @@ use pgrx::pg_sys;
 use pgrx::spi::quote_identifier;
 
 use crate::catalog::pgmq::{self, Queue};
-use crate::catalog::triggers;
+use crate::catalog::{in_sql, triggers};
 use crate::error::Warning;
 use crate::pg::catalogs;
 use crate::pg::spi::{Spi, report};
 use crate::pg::text::{self, Text};
 
-/// Every table with a trigger of ours, except partitions, which have copies.
-const ALL: &str = "
-    SELECT DISTINCT t.tgrelid, ''
-      FROM pg_trigger t
-     WHERE t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
-       AND t.tgparentid = 0 AND NOT t.tgisinternal
-     ORDER BY t.tgrelid";
+/// A trigger of ours, but no copy that a partition has.
+fn is_original() -> String {
+    format!("{} AND t.tgparentid = 0 AND NOT t.tgisinternal", in_sql::is_ours())
+}
+
+/// Every table with a trigger of ours.
+fn all() -> String {
+    format!(
+        "SELECT DISTINCT t.tgrelid, '' FROM pg_trigger t WHERE {} ORDER BY t.tgrelid",
+        is_original()
+    )
+}
 
 /// Tables in pgmq's schema with a trigger of ours, whose names are above one and, if that is there, below another. By
 /// the indexes: what this costs does not grow with the queues there are.
-const OF_NAMES: &str = "
-    SELECT c.oid, c.relname::text
-      FROM (
-            SELECT oid, relname FROM pg_class
-             WHERE relname > $1::name AND relname < $2::name AND relnamespace = 'pgmq'::regnamespace
-            OFFSET 0
-           ) c
-     WHERE EXISTS (
-            SELECT FROM pg_trigger t
-             WHERE t.tgrelid = c.oid
-               AND t.tgfoid IN ('aimq.realtime_trigger()'::regprocedure, 'aimq.event_trigger()'::regprocedure)
-               AND t.tgparentid = 0 AND NOT t.tgisinternal)
-     ORDER BY c.relname";
+fn of_names() -> String {
+    format!(
+        "SELECT c.oid, c.relname::text
+           FROM (
+                 SELECT oid, relname FROM pg_class
+                  WHERE relname > $1::name AND relname < $2::name AND relnamespace = 'pgmq'::regnamespace
+                 OFFSET 0
+                ) c
+          WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND {})
+          ORDER BY c.relname",
+        is_original()
+    )
+}
 
 /// Takes them off every table that `is_wanted` and that the caller owns. Returns the queues that they name.
 pub(crate) fn take_off_all(is_wanted: impl Fn(pg_sys::Oid) -> bool) -> Vec<String> {
-    let tables = find(ALL, &[]).into_iter().map(|(table, _)| table);
+    let tables = find(&all(), &[]).into_iter().map(|(table, _)| table);
     take_off_those(tables.filter(|table| is_wanted(*table)).collect(), |_| true)
 }
 
@@ -53,7 +58,7 @@ pub(crate) fn take_off(queue: &Queue) -> bool {
     // The archive last, as `pgmq.archive` has it.
     for prefix in [&queue.table_name, &queue.archive_name] {
         let above = above(prefix);
-        let found = find(OF_NAMES, &[Text::of(prefix).into(), Text::of(&above).into()]);
+        let found = find(&of_names(), &[Text::of(prefix).into(), Text::of(&above).into()]);
         let found = found.into_iter().filter(|(_, name)| name.starts_with(prefix.as_str()));
         tables.extend(found.filter(|(_, name)| !pgmq::is_a_queues(name)).map(|(table, _)| table));
     }

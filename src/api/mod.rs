@@ -9,10 +9,11 @@ mod adopt;
 mod archive;
 mod astray;
 mod attach;
+pub(crate) mod shown;
 pub(crate) mod stats;
 mod wanted;
 
-use aimq_core::shared::{News, State, Wake};
+use aimq_core::shared::{News, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
@@ -172,7 +173,7 @@ fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
     if let Some((shared, database)) = shared::here() {
         let wake = match queue {
             Some(_) => database.look_at(found.oid.to_u32(), Timestamp::NEG_INFINITY),
-            None => Wake::WATCHER.only_if(database.tell(News::EVERYTHING)),
+            None => database.tell(News::EVERYTHING),
         };
         if wake.is_any() || database.state() != State::Running {
             bell::ring(shared, database, wake);

@@ -2,5 +2,6 @@
 
 pub(crate) mod columns;
 pub(crate) mod home;
+pub(crate) mod in_sql;
 pub(crate) mod pgmq;
 pub(crate) mod triggers;

@@ -1,9 +1,8 @@
 //! The triggers that make a queue realtime, as the catalogs have them: the one source of truth of what is realtime.
 //!
-//! SQL that has to find them by itself asks the same in a form of its own: `aimq._queues()` and `aimq._attached()` in
-//! `sql/views.sql`, the rows about triggers in `sql/doctor.sql`, and `MAKES_REALTIME` in `notifier/queues.rs`, which
-//! takes any trigger that says a route, whatever its name. A session that waits is stricter: a trigger that fires for
-//! replicas only fires for no session.
+//! SQL that has to find them by itself gets what is defined here: from `in_sql.rs` where Rust writes it, and from
+//! `aimq._kinds()` in `sql/views.sql` and `sql/doctor.sql`. `notifier/queues.rs` takes any trigger that says a route,
+//! whatever its name. A session that waits is stricter: a trigger that fires for replicas only fires for no session.
 
 use std::ffi::CStr;
 
@@ -24,7 +23,7 @@ pub(crate) struct Kind {
     pub(crate) on: &'static str,
     pub(crate) level: &'static str,
     /// As `pg_trigger.tgtype` has it.
-    tgtype: i16,
+    pub(crate) tgtype: i16,
     pub(crate) function: &'static CStr,
     /// What happens to a message, where the trigger tells of that. Such a trigger is on the queue only if somebody
     /// wants to know.
@@ -33,12 +32,15 @@ pub(crate) struct Kind {
     pub(crate) is_of_archive: bool,
 }
 
-const REALTIME: &CStr = c"realtime_trigger";
-const EVENT: &CStr = c"event_trigger";
+pub(super) const REALTIME: &CStr = c"realtime_trigger";
+pub(super) const EVENT: &CStr = c"event_trigger";
+
+/// The functions of all these triggers, in the schema aimq.
+pub(crate) const FUNCTIONS: [&CStr; 2] = [REALTIME, EVENT];
 
 /// Whether a function, in whatever schema, is called as our trigger functions are.
 pub(crate) fn is_name_of_ours(function: &CStr) -> bool {
-    [REALTIME, EVENT].contains(&function)
+    FUNCTIONS.contains(&function)
 }
 
 /// The triggers of a realtime queue's tables, in the order of their making. The first is what makes it
@@ -105,6 +107,9 @@ pub(crate) const TRIGGERS: [Kind; 6] = [
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_INSERT_ROW: i16 = 1 | 2 | 4;
 
+/// An earlier release attached the trigger of archived messages BEFORE INSERT alone. It still tells of them.
+pub(super) const FORMER_ARCHIVED: i16 = BEFORE_INSERT_ROW;
+
 /// `TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE` (catalog/pg_trigger.h).
 pub(crate) const BEFORE_ROW: i16 = 1 | 2;
 
@@ -169,7 +174,7 @@ pub(crate) fn attached(table: pg_sys::Oid, kinds: &[Kind]) -> Option<Vec<Option<
 /// The triggers with a function of ours that a table carries now, whatever they are called, except the copies that a
 /// partition has: each with the queue that it names. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let functions = FUNCTIONS.map(|name| function(c"aimq", name));
     let found = with_triggers(table, |triggers| {
         let ours = triggers.iter().filter(|it| functions.contains(&it.tgfoid) && !it.tgisclone);
         let bytes = |text: &CStr| text.to_bytes().to_vec();
@@ -180,7 +185,7 @@ pub(crate) fn ours(table: pg_sys::Oid) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// Whether a trigger of ours on a table, enabled or not, wants broadcasts. From the relation cache. Takes ACCESS SHARE.
 pub(crate) fn broadcasts(table: pg_sys::Oid) -> bool {
-    let functions = [REALTIME, EVENT].map(|name| function(c"aimq", name));
+    let functions = FUNCTIONS.map(|name| function(c"aimq", name));
     let wants = |it: &Trigger| {
         let route = functions.contains(&it.tgfoid).then(|| route_of(it)).flatten();
         route.is_some_and(|route| route.options().broadcasts)

@@ -282,8 +282,9 @@ fn leave_to_new_slots(shared: Shared, plan: &Plan) -> Wake {
         let claim = shared.table.find(shared::own_oid(), &plan.keys[table.key.clone()])?;
         Some((claim, table.messages))
     });
-    let is_left = |(claim, messages)| shared.table.leave_to_waiters(claim, messages);
-    claims.fold(Wake::NOBODY, |wake, it| wake | Wake::WATCHER.only_if(is_left(it)))
+    claims.fold(Wake::NOBODY, |wake, (claim, messages)| {
+        wake | shared.table.leave_to_waiters(claim, messages)
+    })
 }
 
 /// Makes a mark in a slot that was the route's. Says who has to be woken.
@@ -317,7 +318,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     let for_messages = match (mark.messages, mark.visible_at) {
         (0, _) => Wake::NOBODY,
         (messages, None) if mark.is_said => match table.is_current(claim) {
-            true => Wake::WATCHER.only_if(table.leave_to_waiters(claim, messages)),
+            true => table.leave_to_waiters(claim, messages),
             false => return Err(Stale),
         },
         (_, Some(at)) if mark.is_said => match table.expect(claim, at) {
@@ -342,7 +343,7 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
 }
 
 /// The transaction is rolled back: what it had read or popped can be read again, and the sessions that came for it
-/// meanwhile have passed it by. Cannot raise, and allocates nothing.
+/// meanwhile have passed it by.
 pub(super) fn aborted(batch: &Batch) {
     let mut back = batch.may_come_back().peekable();
     if back.peek().is_none() {
@@ -385,14 +386,14 @@ pub(super) fn prepared() {
             && let Some((shared, database)) = here()
         {
             plan.tables.iter().for_each(|table| database.prepare(table.relation));
-            if database.tell(news) || database.state() != State::Running {
+            if database.tell(news).is_any() || database.state() != State::Running {
                 bell::ring(shared, database, Wake::WATCHER);
             }
         }
     });
 }
 
-/// Forgets the plan. Cannot raise.
+/// Forgets the plan.
 pub(super) fn end() {
     with_plan(|plan| {
         plan.marks.clear();

@@ -41,7 +41,7 @@ pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) -> Result<(), 
     Ok(())
 }
 
-/// The transaction has ended, one way or the other. Cannot raise.
+/// The transaction has ended, one way or the other.
 pub(crate) fn end() {
     notify::resume_lock_timeout();
 }

@@ -22,10 +22,11 @@ use pgrx::pg_sys;
 
 use self::databases::{accepts, databases_that, find, is_whole};
 use super::start::Start;
+use crate::error::Log;
 use crate::pg::entry::background_worker;
 use crate::pg::process::{self, leave};
 use crate::pg::{ffi, signals};
-use crate::shared::{self, Shared, bell};
+use crate::shared::{self, Shared};
 
 background_worker! {
     /// The launcher's process.
@@ -36,7 +37,7 @@ fn run(_argument: pg_sys::Datum) -> ! {
     signals::handle();
     process::connect(None, false);
     let Some(shared) = shared::of_process() else {
-        pgrx::log!("aimq launcher: there is no shared memory of this release; restart the server");
+        Log::NoSharedMemory { process: "aimq launcher" }.report();
         leave(0);
     };
     if !process::take_place(&shared.launcher.pid) {
@@ -123,7 +124,7 @@ impl Pump {
                 Event::Done
             }
             Act::LogNoSlot(role) => {
-                bell::no_slot(described(role));
+                Log::NoWorkerSlot { process: described(role) }.report();
                 Event::Done
             }
             Act::GiveUp(oid) => Event::GivenUp { oid, is_told: self.end_watcher(oid) },

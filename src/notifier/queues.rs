@@ -11,7 +11,7 @@ use aimq_core::version::Version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::catalog::home;
+use crate::catalog::{home, in_sql};
 use crate::pg::spi::{as_owner, report, timestamp, with_snapshot};
 use crate::pg::text::{self, Text};
 use crate::pg::{catalogs, ffi};
@@ -31,58 +31,41 @@ pub(super) struct Queue {
     pub(super) version: Version,
 }
 
-/// What makes a queue realtime: triggers as `aimq.enable_realtime` attaches them, under whatever name; others refuse
-/// their first row, or may let it pass. Only of tables in pgmq's schema, where not everybody may make one: else anybody
-/// could use the slots up, or have his table looked at.
-const MAKES_REALTIME: &str = "
-           (t.tgfoid OPERATOR(pg_catalog.=)
-            pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
-            AND t.tgtype OPERATOR(pg_catalog.=) 7::pg_catalog.int2
-            OR t.tgfoid OPERATOR(pg_catalog.=)
-            pg_catalog.to_regprocedure('aimq.event_trigger()')::pg_catalog.oid
-            AND t.tgtype OPERATOR(pg_catalog.=) ANY ('{7,11,15,19}'::pg_catalog.int2[]))
-           AND t.tgqual IS NULL
-           AND t.tgnargs OPERATOR(pg_catalog.=) ANY ('{3,4}'::pg_catalog.int2[])
-           AND t.tgenabled OPERATOR(pg_catalog.<>) 'D'::pg_catalog.\"char\"
-           AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid
+/// What makes a queue realtime: triggers as `aimq.enable_realtime` attaches them. Only of tables in pgmq's schema,
+/// where not everybody may make one: else anybody could use the slots up, or have his table looked at.
+fn makes_realtime() -> String {
+    format!(
+        "{}
            AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.to_regnamespace('pgmq')::pg_catalog.oid
-           AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'::pg_catalog.\"char\"[])";
-
-/// The triggers of ours, those of partitions and those that are disabled included. The catalogs only: no table of a
-/// user's, not even pgmq's list of queues.
-const TRIGGERS: &str = "
-    SELECT t.oid, t.tgparentid, t.tgrelid, t.tgargs,
-           t.tgfoid OPERATOR(pg_catalog.<>)
-           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid,
-{MAKES_REALTIME},
-           pg_catalog.concat_ws(' ', t.oid, t.xmin, t.tgenabled, t.tgrelid, c.xmin, c.relfilenode)
-      FROM pg_catalog.pg_trigger t
-      JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
-     WHERE t.tgfoid OPERATOR(pg_catalog.=)
-           pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
-        OR t.tgfoid OPERATOR(pg_catalog.=)
-           pg_catalog.to_regprocedure('aimq.event_trigger()')::pg_catalog.oid";
+           AND c.relkind OPERATOR(pg_catalog.=) ANY ('{{r,p}}'::pg_catalog.\"char\"[])",
+        in_sql::is_attached()
+    )
+}
 
 /// The tables that inherit from one with a trigger of ours; partitions do too.
-const CHILDREN: &str = "
-    SELECT i.inhparent, pg_catalog.concat_ws(' ', i.inhparent, i.inhrelid, i.xmin)
-      FROM pg_catalog.pg_inherits i
-     WHERE EXISTS (
-           SELECT FROM pg_catalog.pg_trigger t
-            WHERE t.tgrelid OPERATOR(pg_catalog.=) i.inhparent
-              AND t.tgfoid OPERATOR(pg_catalog.=)
-                  pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid)";
+fn children_sql() -> String {
+    format!(
+        "SELECT i.inhparent, pg_catalog.concat_ws(' ', i.inhparent, i.inhrelid, i.xmin)
+           FROM pg_catalog.pg_inherits i
+          WHERE EXISTS (
+                SELECT FROM pg_catalog.pg_trigger t
+                 WHERE t.tgrelid OPERATOR(pg_catalog.=) i.inhparent AND {})",
+        in_sql::is_realtime()
+    )
+}
 
 /// The tables that a subscription writes to: what it applies fires no statement trigger.
-const SUBSCRIBED: &str = "
-    SELECT DISTINCT r.srrelid FROM pg_catalog.pg_subscription_rel r
-     WHERE EXISTS (
-           SELECT FROM pg_catalog.pg_trigger t
-            WHERE t.tgrelid OPERATOR(pg_catalog.=) r.srrelid
-              AND t.tgfoid OPERATOR(pg_catalog.=)
-                  pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid)";
+fn subscribed_sql() -> String {
+    format!(
+        "SELECT DISTINCT r.srrelid FROM pg_catalog.pg_subscription_rel r
+          WHERE EXISTS (
+                SELECT FROM pg_catalog.pg_trigger t
+                 WHERE t.tgrelid OPERATOR(pg_catalog.=) r.srrelid AND {})",
+        in_sql::is_realtime()
+    )
+}
 
-/// A row of [`TRIGGERS`].
+/// A trigger of ours.
 struct Trigger {
     oid: u32,
     parent: u32,
@@ -93,9 +76,20 @@ struct Trigger {
     version: Version,
 }
 
+/// The triggers of ours, those of partitions and those that are disabled included. By the catalogs only: no table of a
+/// user's, not even pgmq's list of queues.
 fn triggers() -> Vec<Trigger> {
     let number = |oid: Option<pg_sys::Oid>| oid.map_or(0, pg_sys::Oid::to_u32);
-    let sql = TRIGGERS.replace("{MAKES_REALTIME}", MAKES_REALTIME);
+    let sql = format!(
+        "SELECT t.oid, t.tgparentid, t.tgrelid, t.tgargs, {}, {},
+                pg_catalog.concat_ws(' ', t.oid, t.xmin, t.tgenabled, t.tgrelid, c.xmin, c.relfilenode)
+           FROM pg_catalog.pg_trigger t
+           JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
+          WHERE {}",
+        in_sql::is_event(),
+        makes_realtime(),
+        in_sql::is_ours()
+    );
     report(Spi::connect(|client| -> spi::Result<Vec<_>> {
         client
             .select(&sql, None, &[])?
@@ -155,7 +149,7 @@ pub(super) fn realtime() -> Queues {
 fn children() -> Vec<(u32, Version)> {
     report(Spi::connect(|client| -> spi::Result<Vec<_>> {
         client
-            .select(CHILDREN, None, &[])?
+            .select(&children_sql(), None, &[])?
             .map(|row| {
                 let parent = row.get::<pg_sys::Oid>(1)?.map_or(0, pg_sys::Oid::to_u32);
                 Ok((parent, Version::of(row.get::<&str>(2)?.unwrap_or_default())))
@@ -170,10 +164,9 @@ pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
         "SELECT t.tgargs
            FROM pg_catalog.pg_trigger t
            JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid
-          WHERE t.tgrelid OPERATOR(pg_catalog.=) $1
-            AND t.tgfoid OPERATOR(pg_catalog.=)
-                pg_catalog.to_regprocedure('aimq.realtime_trigger()')::pg_catalog.oid
-            AND {MAKES_REALTIME}"
+          WHERE t.tgrelid OPERATOR(pg_catalog.=) $1 AND {} AND {}",
+        in_sql::is_realtime(),
+        makes_realtime()
     );
     let all = with_snapshot(|| {
         report(Spi::connect(|client| -> spi::Result<Vec<_>> {
@@ -189,7 +182,7 @@ pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
 pub(super) fn subscribed() -> HashSet<u32> {
     with_snapshot(|| {
         report(Spi::connect(|client| -> spi::Result<HashSet<u32>> {
-            let rows = client.select(SUBSCRIBED, None, &[])?;
+            let rows = client.select(&subscribed_sql(), None, &[])?;
             let tables = rows.map(|row| row.get::<pg_sys::Oid>(1));
             tables
                 .filter_map(Result::transpose)
@@ -232,10 +225,10 @@ const TABLE: &str = "
        AND a.attname OPERATOR(pg_catalog.=) 'vt'::pg_catalog.name
        AND a.atttypid OPERATOR(pg_catalog.=) 'pg_catalog.timestamptz'::pg_catalog.regtype::pg_catalog.oid";
 
-/// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next
-/// time, whatever its length. In a transaction, which
-/// should have nothing else to do: it holds a lock, and the planner waits for those on indexes and partitions,
-/// for as long as [`crate::pg::timeouts::within`] allows. It waits for the lock of the table itself too, if it `may_wait`.
+/// Looks at a table, through the index on `vt`: a probe for each of up to `count` messages, and one for the next time,
+/// whatever its length. In a transaction, which should have nothing else to do: it holds a lock, and the planner waits
+/// for those on indexes and partitions, for as long as [`crate::pg::timeouts::within`] allows. It waits for the lock of
+/// the table itself too, if it `may_wait`.
 pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bool) -> Seen {
     // Then each session that waits looks for itself.
     let unknown = Seen { visible: count.into(), next: None, was_locked: false };

@@ -3,8 +3,7 @@
 use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
-use pgrx::prelude::*;
-
+use crate::error::GivenUp;
 use crate::pg::notify;
 use crate::pg::process::{self, Failure};
 
@@ -33,11 +32,7 @@ pub(super) fn all(notifications: &[Ready]) -> Result<(), Failure> {
 fn together(notifications: &[Ready]) -> Result<(), Failure> {
     process::transaction(AssertUnwindSafe(|| {
         if !notify::has_room() {
-            ereport!(
-                PgLogLevel::ERROR,
-                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                "the NOTIFY queue is nearly full"
-            );
+            GivenUp::NotifyQueueFull.raise();
         }
         for (channel, payload) in notifications {
             notify::send(channel, payload);

@@ -22,6 +22,7 @@ use pgrx::pg_sys;
 use self::state::Worker;
 use super::queues;
 use super::start::Start;
+use crate::error::Log;
 use crate::pg::entry::background_worker;
 use crate::pg::process::{self, Failure, leave};
 use crate::pg::{ffi, signals, text};
@@ -99,10 +100,7 @@ fn connect(start: Start, name: &CStr) -> Shared {
     }
     process::set(c"application_name", name);
     let Some(shared) = shared::of_process() else {
-        pgrx::log!(
-            "{}: there is no shared memory of this release; restart the server",
-            name.to_string_lossy()
-        );
+        Log::NoSharedMemory { process: &name.to_string_lossy() }.report();
         leave(0);
     };
     shared
@@ -170,9 +168,7 @@ impl Worker {
             return None;
         }
         let Some(database) = shared.wait_for_own_database() else {
-            pgrx::log!(
-                "aimq notifier: no room for this database; consider raising aimq.max_queues"
-            );
+            Log::NoRoomForDatabase.report();
             return None;
         };
         if !process::take_place(&database.notifier.pid) {
@@ -181,15 +177,13 @@ impl Worker {
         process::at_exit(on_exit);
         let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
-            pgrx::log!(
-                "aimq notifier: the last one ended in a call of realtime.send; nothing is broadcast for a minute"
-            );
+            Log::EndedInCall.report();
             worker.notifier.sinks.rest_until(60_000_000);
         }
         database.set_empty(false);
         database.begin(ffi::own_latch());
         // The watcher finds what the last notifier had taken and not announced; or a watcher to come does.
-        if database.tell(News::EVERYTHING)
+        if database.tell(News::EVERYTHING).watcher
             && let Some(bell) = database.watcher.bell()
         {
             ffi::set_latch(bell);
@@ -311,7 +305,7 @@ impl Worker {
                 self.news = News::EVERYTHING;
             } else {
                 // The watcher begins with everything. But we may have taken what was told after it began.
-                if self.database.tell(self.news) {
+                if self.database.tell(self.news).watcher {
                     self.wake_watcher();
                 }
                 (self.news, self.prepared_due, self.subscribed_due) = (News(0), None, None);
@@ -358,6 +352,6 @@ impl Worker {
 
 /// Before there is a place to note it.
 fn fail(failure: &Failure) -> ! {
-    pgrx::log!("aimq notifier: {}", failure.message);
+    Log::CannotBegin { message: &failure.message }.report();
     leave(1)
 }

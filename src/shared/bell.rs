@@ -9,10 +9,10 @@ use std::time::Duration;
 use aimq_core::shared::{Database, Seat, Wake};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::memory::Shared;
 use super::source::is_preloaded;
+use crate::error::Log;
 use crate::pg::{ffi, process};
 
 /// The least time between two requests for a launcher, in microseconds.
@@ -46,7 +46,7 @@ pub(super) fn init() {
 
 /// Asks for a notifier of a database.
 pub(crate) fn want(shared: Shared, database: &Database) {
-    let is_news = database.want();
+    let is_news = database.want().launcher;
     match shared.launcher.bell.load(Ordering::SeqCst) {
         0 if !is_preloaded() => request(shared),
         0 => {}
@@ -93,25 +93,19 @@ pub(crate) fn log_failure(shared: Shared) {
     if shared.launcher.no_slot.load(Ordering::Relaxed) != 0
         && shared.launcher.no_slot.swap(0, Ordering::SeqCst) != 0
     {
-        no_slot("its launcher");
+        Log::NoWorkerSlot { process: "its launcher" }.report();
     }
-}
-
-pub(crate) fn no_slot(what: &str) {
-    ereport!(
-        PgLogLevel::LOG,
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        format!("aimq found no background worker slot for {what}"),
-        "Without a notifier, transactions that enqueue notify themselves; without a watcher, the notifier does its work as well. Consider raising max_worker_processes."
-    );
 }
 
 /// Wakes those that are there.
-pub(crate) fn ring_if_there(shared: Shared, database: &Database, wake: Wake) {
+pub(crate) fn ring_if_there(shared: Shared, database: &Database, mut wake: Wake) {
     if wake.notifier {
         ring_seat(&database.notifier);
     }
-    if wake.watcher && ring_seat(database.who_watches()) && database.guard() {
+    if wake.watcher && ring_seat(database.who_watches()) {
+        wake |= database.guard();
+    }
+    if wake.launcher {
         ring_launcher(shared);
     }
 }

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 
 use aimq_core::hash::BuildFnv;
 use aimq_core::memory::OutOfMemory;
-use aimq_core::shared::{Claim, Full, News, Wake};
+use aimq_core::shared::{Claim, Full, News};
 use indexmap::IndexMap;
 
 use super::bell;
@@ -101,9 +101,8 @@ fn take_if_none(
     let new = shared.take(own, key)?;
     if is_to_be_checked(new)
         && let Some(database) = shared.databases.find(own)
-        && database.tell(News::QUEUES)
     {
-        bell::ring_if_there(shared, database, Wake::WATCHER);
+        bell::ring_if_there(shared, database, database.tell(News::QUEUES));
     }
     Ok(new)
 }

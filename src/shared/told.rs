@@ -9,7 +9,7 @@
 use std::cell::Cell;
 
 use aimq_core::batch::Level;
-use aimq_core::shared::{News, State, Wake};
+use aimq_core::shared::{News, State};
 
 use super::bell;
 use super::memory::own_oid;
@@ -126,8 +126,11 @@ fn tell(done: Done) {
         && let Some(shared) = get()
     {
         let others = shared.databases.all.iter().filter(|entry| entry.oid() != 0);
-        for entry in others.filter(|entry| entry.is_followed() && entry.tell(News::EVERYTHING)) {
-            bell::ring(shared, entry, Wake::WATCHER);
+        for entry in others.filter(|entry| entry.is_followed()) {
+            let wake = entry.tell(News::EVERYTHING);
+            if wake.is_any() {
+                bell::ring(shared, entry, wake);
+            }
         }
     }
     let has_changed = done.has(Did::Made) || done.has(Did::Changed);
@@ -154,8 +157,9 @@ fn tell(done: Done) {
         ];
         let told = told.into_iter().filter(|(is_so, _)| *is_so);
         let news = told.fold(News(0), |all, (_, news)| all | news);
-        if database.tell(news) {
-            bell::ring(shared, database, Wake::WATCHER);
+        let wake = database.tell(news);
+        if wake.is_any() {
+            bell::ring(shared, database, wake);
         }
     }
     // The entry of a queue whose trigger was disabled has stayed.
@@ -171,9 +175,11 @@ pub(crate) fn prepared() {
     if done.has(Did::Made)
         && let Some(shared) = get()
         && let Some(database) = shared.wait_for_own_database()
-        && database.tell(News::PREPARED)
     {
-        bell::ring(shared, database, Wake::WATCHER);
+        let wake = database.tell(News::PREPARED);
+        if wake.is_any() {
+            bell::ring(shared, database, wake);
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod asking;
 mod attaching;
+mod kinds;
 mod refusals;
 mod shown;
 

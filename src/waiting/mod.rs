@@ -13,7 +13,7 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use aimq_core::route::Route;
-use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State, Wake};
+use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::datum::Array;
 use pgrx::pg_sys;
@@ -363,7 +363,8 @@ fn _leave_rest() {
     leave();
 }
 
-/// The session does not wait any more. What it was called for, and did not read, another session gets. Cannot raise.
+/// The session does not wait any more. What it was called for, and did not read, another session gets. Neither this
+/// nor [`roll_back`] and [`committed`] can raise.
 pub(crate) fn leave() {
     if is_waiting() {
         if let Some(shared) = shared::get() {
@@ -383,14 +384,14 @@ fn give_place_back(shared: Shared) {
 
 fn give_back(shared: Shared, call: Option<Call>) {
     if let Some(call) = call {
-        shared.table.give_back(call);
+        let wake = shared.table.give_back(call);
         if let Some(database) = shared.databases.find(shared::own_oid()) {
-            bell::ring(shared, database, Wake::WATCHER);
+            bell::ring(shared, database, wake);
         }
     }
 }
 
-/// The savepoint at `level` was rolled back: so was the call, if it began in there. Cannot raise.
+/// The savepoint at `level` was rolled back: so was the call, if it began in there.
 pub(crate) fn roll_back(level: u32) {
     if with_wait(false, |wait| wait.level >= level) {
         leave();
@@ -402,7 +403,7 @@ fn is_waiting() -> bool {
     with_wait(false, |_| true)
 }
 
-/// The transaction is committed. Cannot raise.
+/// The transaction is committed.
 pub(crate) fn committed() {
     if !with_wait(false, |wait| std::mem::take(&mut wait.is_kept)) {
         leave();

@@ -431,10 +431,10 @@ fn all_times_keep_their_order_on_the_way_through_a_slot() {
         (1, Timestamp(1)),
         (850_000_000_000_000, Timestamp(850_000_000_000_000)),
     ] {
-        it.table().moved(claim, Timestamp(from));
+        let _: Marked = it.table().moved(claim, Timestamp(from));
         assert_eq!(it.table().take_moved(claim), found, "{from}");
     }
     assert_eq!(it.table().take_moved(claim), Timestamp::INFINITY, "nothing");
-    it.table().moved(claim, Timestamp(i64::MAX - 1));
+    let _: Marked = it.table().moved(claim, Timestamp(i64::MAX - 1));
     assert!(it.table().moved_from(claim) < Timestamp::INFINITY, "a time past all clocks");
 }

@@ -6,7 +6,8 @@
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*};
 use crate::timestamp::Timestamp;
 
-use super::times::{from_time, to_time};
+use super::news::Wake;
+use super::packed::time;
 
 /// Which bucket a table is in.
 #[must_use]
@@ -39,35 +40,38 @@ impl Bucket {
         self.prepared.store(0, SeqCst);
     }
 
-    /// True if that is news.
-    pub(super) fn look_from(&self, from: Timestamp) -> bool {
+    /// Has the tables looked at. The watcher has to be woken if that is news.
+    pub(super) fn look_from(&self, from: Timestamp) -> Wake {
         // The greatest is the earliest. It is written even if nothing changes: the process that takes the note sees
         // what is visible now.
-        self.moved.fetch_max(from_time(from), SeqCst) == 0
+        Wake::WATCHER.only_if(self.moved.fetch_max(time::backwards(from), SeqCst) == 0)
     }
 
-    /// True if that is earlier than what was known.
-    pub(super) fn expect(&self, at: Timestamp) -> bool {
-        let Ok(time) = u64::try_from(at.0.max(1)) else {
-            return false;
+    /// Notes a time. The watcher has to be woken if that is earlier than what was known.
+    pub(super) fn expect(&self, at: Timestamp) -> Wake {
+        let Ok(number) = u64::try_from(at.0.max(1)) else {
+            return Wake::NOBODY;
         };
         // Backwards, as in `moved` and unlike in a slot, so that zeroed memory is none.
-        let word = from_time(Timestamp(time.cast_signed()));
-        self.earliest.fetch_max(word, SeqCst) < word
+        let word = time::backwards(Timestamp(number.cast_signed()));
+        Wake::WATCHER.only_if(self.earliest.fetch_max(word, SeqCst) < word)
     }
 
     pub(super) fn earliest(&self) -> Option<Timestamp> {
-        Some(to_time(self.earliest.load(SeqCst))).filter(|at| *at < Timestamp::INFINITY)
+        Some(time::of_backwards(self.earliest.load(SeqCst))).filter(|at| *at < Timestamp::INFINITY)
     }
 
     /// From when on the tables are to be looked at now, if they are. This forgets it.
     pub(super) fn take_look(&self, now: Timestamp) -> Option<Timestamp> {
         let come = self.earliest().filter(|at| *at <= now).is_some();
-        let earliest =
-            if come { to_time(self.earliest.swap(0, SeqCst)) } else { Timestamp::INFINITY };
+        let earliest = if come {
+            time::of_backwards(self.earliest.swap(0, SeqCst))
+        } else {
+            Timestamp::INFINITY
+        };
         let moved = match self.moved.load(SeqCst) {
             0 => Timestamp::INFINITY,
-            _ => to_time(self.moved.swap(0, SeqCst)),
+            _ => time::of_backwards(self.moved.swap(0, SeqCst)),
         };
         Some(earliest.min(moved)).filter(|from| *from < Timestamp::INFINITY)
     }

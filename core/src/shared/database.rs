@@ -112,9 +112,9 @@ impl Database {
         seat.state() == State::Running && seat.is_attended(now)
     }
 
-    /// Asks the launcher for a notifier; true if nobody had.
-    pub fn want(&self) -> bool {
-        self.wanted.swap(1, SeqCst) == 0
+    /// Asks the launcher for a notifier. It has to be woken if nobody had asked.
+    pub fn want(&self) -> Wake {
+        Wake::LAUNCHER.only_if(self.wanted.swap(1, SeqCst) == 0)
     }
 
     /// Whether somebody asked since the last time. For the launcher.
@@ -133,7 +133,7 @@ impl Database {
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
-        Ok(Wake { notifier: is_marked, watcher: table.leave_to_waiters(claim, messages) })
+        Ok(Wake::NOTIFIER.only_if(is_marked) | table.leave_to_waiters(claim, messages))
     }
 
     /// Notes messages that become visible at `at`. The watcher is woken if it would look at the clock too late.
@@ -168,12 +168,12 @@ impl Database {
     /// Has a table looked at that has no slot, or whose slot is not to be had now: what is visible there is news from
     /// the visibility time `from` on.
     pub fn look_at(&self, relation: u32, from: Timestamp) -> Wake {
-        Wake::WATCHER.only_if(self.bucket(relation).look_from(from))
+        self.bucket(relation).look_from(from)
     }
 
     /// Notes a time for such a table.
     pub fn expect_without_slot(&self, relation: u32, at: Timestamp) -> Wake {
-        Wake::WATCHER.only_if(self.bucket(relation).expect(at))
+        self.bucket(relation).expect(at)
     }
 
     /// Notes that a prepared transaction has something for the table: it is looked at when one has ended.
@@ -198,15 +198,16 @@ impl Database {
         self.closed.load(SeqCst) == 0
     }
 
-    /// Tells the process that watches something. True if it has to be woken.
-    pub fn tell(&self, news: News) -> bool {
-        self.news.fetch_or(news.0, SeqCst) & news.0 != news.0
+    /// Tells the process that watches something. It has to be woken unless it was told the same already.
+    pub fn tell(&self, news: News) -> Wake {
+        Wake::WATCHER.only_if(self.news.fetch_or(news.0, SeqCst) & news.0 != news.0)
     }
 
-    /// Has the launcher see to it that the watcher attends to what it is rung for. True if it has to be woken for
-    /// that.
-    pub fn guard(&self) -> bool {
-        self.guarded.load(SeqCst) == 0 && self.guarded.swap(1, SeqCst) == 0
+    /// Has the launcher see to it that the watcher attends to what it is rung for. It has to be woken for that unless
+    /// it does so already.
+    pub fn guard(&self) -> Wake {
+        let is_news = self.guarded.load(SeqCst) == 0 && self.guarded.swap(1, SeqCst) == 0;
+        Wake::LAUNCHER.only_if(is_news)
     }
 
     /// Until when the watcher has to show that it attends, `None` if it has to do nothing. For the launcher, which
@@ -406,7 +407,7 @@ impl<'a> Databases<'a> {
         if own.lacks(table, share) > 0 {
             let others = self.all.iter().filter(|entry| ![0, own.oid()].contains(&entry.oid()));
             for entry in others.filter(|entry| table.of(entry.oid()).count() > share) {
-                if entry.tell(News::SHARE) {
+                if entry.tell(News::SHARE).is_any() {
                     ring(entry);
                 }
             }

@@ -11,7 +11,14 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
 const CELLS: usize = if cfg!(feature = "loom") { 1 } else { IDS_MOST };
 
 /// A cell holds an id, and above it what there is room for of the slot's generation: an id that was put there for the
-/// queue that had the slot before is not this one's.
+/// queue that had the slot before is not this one's. 0 is an empty cell.
+///
+/// ```text
+///  63         48 47                              0
+/// ┌─────────────┬─────────────────────────────────┐
+/// │ generation  │ id                              │
+/// └─────────────┴─────────────────────────────────┘
+/// ```
 const ID_BITS: u32 = 48;
 const ID: u64 = (1 << ID_BITS) - 1;
 

@@ -9,10 +9,10 @@ mod counters;
 mod database;
 mod ids;
 mod news;
+mod packed;
 mod seat;
 mod slot;
 mod slot_ids;
-mod times;
 mod waiters;
 
 pub use bucket::Handed;

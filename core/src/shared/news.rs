@@ -31,7 +31,7 @@ impl std::ops::BitOr for News {
     }
 }
 
-/// Who has to be woken.
+/// Who has to be woken. A caller that gets one wakes them: a wake-up that is forgotten is a warning of the compiler.
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
@@ -39,20 +39,24 @@ pub struct Wake {
     pub notifier: bool,
     /// The watcher: there is somebody to call, a time to keep, or a table to look at.
     pub watcher: bool,
+    /// The launcher: a process is to be started, or to be watched over.
+    pub launcher: bool,
 }
 
 impl Wake {
     /// Nobody.
-    pub const NOBODY: Self = Self { notifier: false, watcher: false };
+    pub const NOBODY: Self = Self { notifier: false, watcher: false, launcher: false };
     /// The notifier.
-    pub const NOTIFIER: Self = Self { notifier: true, watcher: false };
+    pub const NOTIFIER: Self = Self { notifier: true, ..Self::NOBODY };
     /// The watcher.
-    pub const WATCHER: Self = Self { notifier: false, watcher: true };
+    pub const WATCHER: Self = Self { watcher: true, ..Self::NOBODY };
+    /// The launcher.
+    pub const LAUNCHER: Self = Self { launcher: true, ..Self::NOBODY };
 
     /// Whether anybody has to be.
     #[must_use]
     pub fn is_any(self) -> bool {
-        self.notifier || self.watcher
+        self.notifier || self.watcher || self.launcher
     }
 
     /// This, if it has to be.
@@ -65,7 +69,11 @@ impl std::ops::BitOr for Wake {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self { notifier: self.notifier || other.notifier, watcher: self.watcher || other.watcher }
+        Self {
+            notifier: self.notifier | other.notifier,
+            watcher: self.watcher | other.watcher,
+            launcher: self.launcher | other.launcher,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use super::counters::{self, Counters};
 use super::ids;
-use super::times::{TIME, from_time, no_time, take_time, to_time};
+use super::packed::{mark, time};
 use crate::hash::Fnv;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -20,25 +20,16 @@ const FREE: u32 = 0;
 const CLAIMED: u32 = 1;
 const READY: u32 = 2;
 
-/// A mark holds how many messages nobody has announced yet, and above them the generation: how often
-/// the slot was given to another queue. In one word, so that a mark can't hit the wrong queue.
-const COUNT_BITS: u32 = 40;
-const COUNT: u64 = (1 << COUNT_BITS) - 1;
-
-const fn generation(mark: u64) -> u32 {
-    (mark >> COUNT_BITS) as u32
-}
-
 /// What is known of one queue. The first 64 bytes are all that a producer writes and a notifier's
 /// sweep reads, but where sessions wait or ids are asked for.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Slot {
+    /// See [`mark`].
     mark: AtomicU64,
-    /// The earliest visibility time that is still to come, 0 for none; and the generation.
+    /// The earliest visibility time that is still to come, see [`time`].
     earliest: AtomicU64,
-    /// From which visibility time on the table is to be looked at, as [`from_time`] has it, 0 if not; and the
-    /// generation.
+    /// From which visibility time on the table is to be looked at, see [`time::backwards`].
     moved: AtomicU64,
     transactions: AtomicU64,
     messages: AtomicU64,
@@ -46,7 +37,8 @@ pub struct Slot {
     database: AtomicU32,
     state: AtomicU32,
     length: AtomicU32,
-    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. Belongs to the slot, whichever queue has it.
+    /// How many sessions wait for the slot's queue, see [`super::Waiters`]. It belongs to the slot, whichever queue has
+    /// that.
     waiting: AtomicU32,
     /// Messages that are left to them, and that none of them has been called for.
     turns: AtomicU64,
@@ -70,6 +62,7 @@ pub struct Claim {
 pub struct Full;
 
 /// What happened to a mark.
+#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marked {
     /// Nothing was marked there: the notifier may have to be told, see [`super::Database::must_ring`].
@@ -190,7 +183,7 @@ impl Table<'_> {
     pub fn find(&self, database: u32, key: &[u8]) -> Option<Claim> {
         let hash = hash_of(database, key);
         self.like(hash).find_map(|(at, slot)| {
-            let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+            let claim = Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) };
             (slot.is(database, hash, key) && self.is_still(claim)).then_some(claim)
         })
     }
@@ -213,7 +206,7 @@ impl Table<'_> {
             if slot.state.load(Relaxed) == FREE
                 && slot.state.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok()
             {
-                let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+                let claim = Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) };
                 let hash = hash_of(database, key);
                 slot.write(database, hash, key);
                 self.hashes[at as usize].store(part_of(hash), SeqCst);
@@ -273,7 +266,7 @@ impl Table<'_> {
     /// Whether the slot is still the same queue's.
     #[must_use]
     pub fn is_current(&self, claim: Claim) -> bool {
-        generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
+        mark::generation(self.slot(claim).mark.load(SeqCst)) == claim.generation
     }
 
     /// The same once something was read of it: a slot that changes hands gets another generation before another
@@ -289,16 +282,16 @@ impl Table<'_> {
         let slot = self.slot(claim);
         let mut old = slot.mark.load(Relaxed);
         loop {
-            if generation(old) != claim.generation {
+            if mark::generation(old) != claim.generation {
                 return Marked::Stale;
             }
-            let room = COUNT - (old & COUNT);
-            match slot.mark.compare_exchange_weak(old, old + messages.min(room), SeqCst, Relaxed) {
+            let new = mark::plus(old, messages);
+            match slot.mark.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break,
                 Err(found) => old = found,
             }
         }
-        if old & COUNT == 0 { Marked::First } else { Marked::More }
+        if mark::count(old) == 0 { Marked::First } else { Marked::More }
     }
 
     /// Marks that a look has found something to read, unless what is marked already says so.
@@ -315,14 +308,15 @@ impl Table<'_> {
     pub fn expect(&self, claim: Claim, at: Timestamp) -> Marked {
         let slot = self.slot(claim);
         // A time that is past all clocks never comes.
-        let time = u64::try_from(at.0.max(1)).ok().filter(|time| *time <= TIME);
+        let number = u64::try_from(at.0.max(1)).ok().filter(|number| *number <= time::MOST);
         let mut old = slot.earliest.load(Relaxed);
         let is_first = loop {
-            if old & !TIME != no_time(claim.generation) {
+            if !time::is_of(old, claim.generation) {
                 return Marked::Stale;
             }
-            let first = time.filter(|time| old & TIME == 0 || *time < old & TIME);
-            let new = first.map_or(old, |time| old & !TIME | time);
+            let known = time::number(old);
+            let first = number.filter(|number| known == 0 || *number < known);
+            let new = first.map_or(old, |number| time::with(old, number));
             // Even if nothing changes: the watcher that forgets the old time sees what is visible now.
             match slot.earliest.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break first.is_some(),
@@ -342,10 +336,10 @@ impl Table<'_> {
         let slot = self.slot(claim);
         let mut old = slot.moved.load(Relaxed);
         loop {
-            if old & !TIME != no_time(claim.generation) {
+            if !time::is_of(old, claim.generation) {
                 return Marked::Stale;
             }
-            let new = old & !TIME | (old & TIME).max(from_time(from));
+            let new = time::with(old, time::number(old).max(time::backwards(from)));
             // Even if nothing changes: the watcher that takes the note sees what is visible now.
             match slot.moved.compare_exchange_weak(old, new, SeqCst, Relaxed) {
                 Ok(_) => break,
@@ -354,7 +348,7 @@ impl Table<'_> {
         }
         match self.is_current(claim) {
             false => Marked::Stale,
-            true if old & TIME == 0 => Marked::First,
+            true if time::number(old) == 0 => Marked::First,
             true => Marked::More,
         }
     }
@@ -373,7 +367,7 @@ impl Table<'_> {
     /// The slots of a database.
     pub fn of(&self, database: u32) -> impl Iterator<Item = Claim> {
         (0..).zip(self.ever_used()).filter_map(move |(at, slot)| {
-            let claim = Claim { at, generation: generation(slot.mark.load(SeqCst)) };
+            let claim = Claim { at, generation: mark::generation(slot.mark.load(SeqCst)) };
             let is_its = slot.state.load(SeqCst) == READY
                 && slot.database.load(Relaxed) == database
                 && self.is_still(claim);
@@ -392,41 +386,40 @@ impl Table<'_> {
     /// Whether anything is marked.
     #[must_use]
     pub fn is_marked(&self, claim: Claim) -> bool {
-        self.slot(claim).mark.load(SeqCst) & COUNT != 0
+        mark::count(self.slot(claim).mark.load(SeqCst)) != 0
     }
 
     /// Takes what is marked, if anything, and if the slot is still the same queue's.
     #[must_use]
     pub fn drain(&self, claim: Claim) -> Option<Drained> {
         let slot = self.slot(claim);
-        let is_ours = |old| generation(old) == claim.generation && old & COUNT != 0;
-        let take = |old: u64| is_ours(old).then_some(old & !COUNT);
-        let old = slot.mark.fetch_update(SeqCst, SeqCst, take).ok()?;
-        Some(Drained { messages: old & COUNT, transactions: slot.transactions.load(Relaxed) })
+        let messages = mark::take(&slot.mark, claim.generation)?;
+        Some(Drained { messages, transactions: slot.transactions.load(Relaxed) })
     }
 
     /// From which visibility time on messages may have got another one; infinity if none has.
     #[must_use]
     pub fn moved_from(&self, claim: Claim) -> Timestamp {
-        to_time(self.slot(claim).moved.load(SeqCst))
+        time::of_backwards(self.slot(claim).moved.load(SeqCst))
     }
 
     /// The same; forgets it: the caller looks at the table afterwards.
     #[must_use]
     pub fn take_moved(&self, claim: Claim) -> Timestamp {
-        take_time(&self.slot(claim).moved, claim.generation).map_or(Timestamp::INFINITY, to_time)
+        let taken = time::take(&self.slot(claim).moved, claim.generation);
+        taken.map_or(Timestamp::INFINITY, time::of_backwards)
     }
 
     /// The earliest visibility time to come, if any.
     #[must_use]
     pub fn earliest(&self, claim: Claim) -> Option<Timestamp> {
-        let time = self.slot(claim).earliest.load(SeqCst) & TIME;
-        i64::try_from(time).ok().filter(|time| *time != 0).map(Timestamp)
+        let number = time::number(self.slot(claim).earliest.load(SeqCst));
+        i64::try_from(number).ok().filter(|number| *number != 0).map(Timestamp)
     }
 
     /// Forgets the earliest visibility time: the caller looks at the table afterwards.
     pub fn forget_earliest(&self, claim: Claim) {
-        _ = take_time(&self.slot(claim).earliest, claim.generation);
+        _ = time::take(&self.slot(claim).earliest, claim.generation);
     }
 
     /// Counts a notification that named the queue, and the transactions that shared it.
@@ -461,9 +454,9 @@ impl Table<'_> {
         let slot = self.slot(claim);
         slot.state.store(CLAIMED, SeqCst);
         let next = claim.generation.wrapping_add(1);
-        let marked = slot.mark.swap(u64::from(next) << COUNT_BITS, SeqCst) & COUNT != 0;
-        let expected = slot.earliest.swap(no_time(next), SeqCst) & TIME != 0;
-        let moved = slot.moved.swap(no_time(next), SeqCst) & TIME != 0;
+        let marked = mark::count(slot.mark.swap(mark::none(next), SeqCst)) != 0;
+        let expected = time::number(slot.earliest.swap(time::none(next), SeqCst)) != 0;
+        let moved = time::number(slot.moved.swap(time::none(next), SeqCst)) != 0;
         slot.database.store(0, Relaxed);
         for counter in [&slot.transactions, &slot.messages] {
             counter.store(0, Relaxed);

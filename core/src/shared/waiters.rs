@@ -6,6 +6,7 @@
 //! process that watches hands the turns out, to the sessions that have waited longest. A session that was called and
 //! does not read gives the turns back to the slot.
 
+use super::news::Wake;
 use super::slot::{Claim, Table};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
@@ -15,13 +16,22 @@ const FREE: u64 = 0;
 const AWAKE: u64 = 1;
 const WAITING: u64 = 2;
 const CALLED: u64 = 3;
-const STATE: u64 = 3;
+const STATE_BITS: u32 = 2;
+const STATE: u64 = (1 << STATE_BITS) - 1;
 
 /// Above the state: how often the place was armed, so that nobody calls a session that he didn't see. And of a
 /// call: the slot and the turns.
+///
+/// ```text
+///  63         44 43         24 23          2 1     0
+/// ┌─────────────┬─────────────┬─────────────┬───────┐
+/// │ turns       │ slot        │ armed       │ state │
+/// └─────────────┴─────────────┴─────────────┴───────┘
+/// ```
 const ARMED_BITS: u32 = 22;
-const ARMED: u64 = ((1 << ARMED_BITS) - 1) << 2;
-const SLOT_SHIFT: u32 = 2 + ARMED_BITS;
+const ARMED: u64 = ((1 << ARMED_BITS) - 1) << STATE_BITS;
+const ARMED_ONCE: u64 = 1 << STATE_BITS;
+const SLOT_SHIFT: u32 = STATE_BITS + ARMED_BITS;
 const SLOT_BITS: u32 = 20;
 const TURNS_SHIFT: u32 = SLOT_SHIFT + SLOT_BITS;
 const TURNS_MOST: u64 = (1 << (64 - TURNS_SHIFT)) - 1;
@@ -168,7 +178,7 @@ impl Waiters<'_> {
     /// after this.
     pub fn arm(&self, at: usize) {
         let state = &self.all[at].state;
-        let next = (state.load(Relaxed) + 4) & ARMED | WAITING;
+        let next = (state.load(Relaxed) + ARMED_ONCE) & ARMED | WAITING;
         state.store(next, SeqCst);
         // The place before the look, as a producer has the message before the places.
         fence(SeqCst);
@@ -336,20 +346,21 @@ impl Waiters<'_> {
 
 impl Table<'_> {
     /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to the
-    /// sessions that wait for the queue, if there are any. True if the watcher has to be woken for that.
-    pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> bool {
+    /// sessions that wait for the queue, if there are any. Then the watcher has to be woken.
+    pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> Wake {
         // The message before the places, as a session has its place before it looks.
         fence(SeqCst);
         let is_awaited = messages > 0 && self.waiting(claim.at).load(SeqCst) > 0;
         if is_awaited {
             self.add_turns(claim.at, messages);
         }
-        is_awaited
+        Wake::WATCHER.only_if(is_awaited)
     }
 
-    /// What a session was called for, and did not read. The watcher has to be woken.
-    pub fn give_back(&self, call: Call) {
+    /// What a session was called for, and did not read. The watcher has to be woken, to call another one.
+    pub fn give_back(&self, call: Call) -> Wake {
         self.add_turns(call.slot, u64::from(call.turns));
+        Wake::WATCHER
     }
 
     /// A process that adds turns wakes the watcher, even if there were some: those may be of the queue that had the

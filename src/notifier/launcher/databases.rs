@@ -6,6 +6,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use aimq_core::launcher::Found;
 use pgrx::pg_sys;
 
+use crate::error::Log;
 use crate::pg::process::{self, leave};
 use crate::pg::{catalogs, timeouts};
 
@@ -49,7 +50,7 @@ pub(super) fn databases_that(fits: fn(&pg_sys::FormData_pg_database) -> bool) ->
     match found {
         Ok(found) => found,
         Err(failure) => {
-            pgrx::log!("aimq launcher cannot list the databases: {}", failure.message);
+            Log::CannotListDatabases { message: &failure.message }.report();
             leave(1)
         }
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use aimq_core::clock::Moment;
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::state::{Work, Worker};
+use crate::error::Log;
 use crate::notifier::send;
 use crate::pg::process::{self, Failure};
 use crate::pg::{ffi, text, timeouts};
@@ -93,15 +93,7 @@ impl Worker {
         self.database.last_error.store(failure.sqlstate.cast_unsigned(), Ordering::Relaxed);
         self.database.last_error_at.store(ffi::now().0, Ordering::Relaxed);
         if let Some(delay) = delay {
-            ereport!(
-                PgLogLevel::LOG,
-                PgSqlErrorCode::ERRCODE_WARNING,
-                format!("aimq notifier: {}", failure.message),
-                format!(
-                    "It is tried again in {} ms. Nothing is lost, and enqueues go on.",
-                    delay.as_millis()
-                )
-            );
+            Log::Failed { message: &failure.message, again_in: delay }.report();
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aimq_core::clock::Moment;
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, News};
+use aimq_core::shared::{Claim, News, Wake};
 use aimq_core::timestamp::Timestamp;
 
 use super::state::{HandedOver, Worker};
@@ -61,7 +61,7 @@ impl Worker {
             it.due = now + it.wait;
             if let Some(claim) = table.find(self.oid, key) {
                 // They are called in this turn.
-                table.leave_to_waiters(claim, u64::MAX);
+                let _: Wake = table.leave_to_waiters(claim, u64::MAX);
             }
             self.notifier.look_at(key, it.from);
         }
@@ -103,7 +103,7 @@ impl Worker {
             Err(failure) => {
                 self.count_failure(&failure, None);
                 // The table has been taken from where it was noted: the watcher finds it again.
-                if self.database.tell(News::EVERYTHING) {
+                if self.database.tell(News::EVERYTHING).watcher {
                     self.wake_watcher();
                 }
                 Vec::new()

@@ -163,7 +163,7 @@ impl Worker {
         }
         let is_earlier = match (seen.next, claim) {
             (Some(next), Some(claim)) => table.expect(claim, next) != Marked::More,
-            (Some(next), None) => self.database.expect_without_slot(relation, next).is_any(),
+            (Some(next), None) => self.database.expect_without_slot(relation, next).watcher,
             (None, _) => false,
         };
         if is_earlier && !self.notifier.duties.watches {
@@ -196,7 +196,7 @@ impl Worker {
             ));
         }
         if let Some(claim) = claim
-            && table.leave_to_waiters(claim, messages)
+            && table.leave_to_waiters(claim, messages).watcher
             && !self.notifier.duties.watches
         {
             self.wake_watcher();

@@ -24,6 +24,7 @@ use pgrx::prelude::*;
 
 use super::state::Worker;
 use crate::catalog::{home, triggers};
+use crate::error::GivenUp;
 use crate::pg::process::{self, Failure};
 use crate::pg::spi::{as_owner, report, with_snapshot};
 use crate::pg::text::{self, Text};
@@ -160,8 +161,7 @@ fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
                     });
                 });
                 if let Some(message) = HEARD.take() {
-                    let code = PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
-                    ereport!(PgLogLevel::ERROR, code, format!("realtime.send failed: {message}"));
+                    GivenUp::SendFailed { message }.raise();
                 }
                 Sent::Said
             }))
@@ -186,30 +186,13 @@ fn function_to_call(tables: Vec<pg_sys::Oid>) -> (pg_sys::Oid, pg_sys::Oid) {
         let superusers = is(5)?.then_some(row.get::<Text>(6)?.unwrap_or_default().0);
         Ok(Some((oid(1)?, oid(2)?, is(3)?, is(4)?, superusers)))
     }));
-    let (code, message) = match found {
-        Some((function, owner, true, true, None)) => return (function, owner),
-        None => (
-            PgSqlErrorCode::ERRCODE_UNDEFINED_FUNCTION,
-            "there is no function realtime.send(jsonb, text, text, boolean)".to_owned(),
-        ),
-        Some((_, _, _, _, Some(table))) => (
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!(
-                "nothing is broadcast as a superuser: give table {table} to a role that is none (ALTER TABLE {table} OWNER TO ...)"
-            ),
-        ),
-        Some((_, _, false, _, None)) => (
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "realtime.send belongs neither to a superuser nor to the owner of the database"
-                .to_owned(),
-        ),
-        Some((_, _, true, false, None)) => (
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "the owner of the queue's table may not call realtime.send".to_owned(),
-        ),
-    };
-    ereport!(PgLogLevel::ERROR, code, message);
-    unreachable!("an ERROR does not return")
+    match found {
+        Some((function, owner, true, true, None)) => (function, owner),
+        None => GivenUp::NoRealtimeSend.raise(),
+        Some((_, _, _, _, Some(table))) => GivenUp::TableOfSuperuser { table }.raise(),
+        Some((_, _, false, _, None)) => GivenUp::SendOfStranger.raise(),
+        Some((_, _, true, false, None)) => GivenUp::MayNotSend.raise(),
+    }
 }
 
 thread_local! {

@@ -82,7 +82,7 @@ fn what_is_said_of_a_former_queue_is_not_counted_for_the_next() {
 fn another_databases_queues_are_left_alone() {
     let mut it = Simulation::new();
     let strange = it.table().claim(OID + 1, &key("c", "q")).unwrap();
-    it.table().mark(strange, 1);
+    let _: Marked = it.table().mark(strange, 1);
     assert_eq!(it.turn(1000), (vec![], IDLE));
     it.keep_only(|_| false);
     assert!(it.table().is_current(strange));

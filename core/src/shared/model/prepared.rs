@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::thread::spawn;
 
 use super::world::check;
-use crate::shared::{Database, News};
+use crate::shared::{Database, News, Wake};
 use crate::sync::{AtomicU32, Ordering::SeqCst};
 
 const TABLE: u32 = 7;
@@ -24,14 +24,14 @@ impl House {
         Arc::new(Self { database: Database::new(), prepared, visible })
     }
 
-    /// It is to be seen before it notes anything (access/transam/xact.c, PrepareTransaction), and what it has can be read
-    /// before it is not to be seen any more (access/transam/twophase.c, FinishPreparedTransaction).
+    /// It is to be seen before it notes anything (access/transam/xact.c, PrepareTransaction), and what it has can be
+    /// read before it is not to be seen any more (access/transam/twophase.c, FinishPreparedTransaction).
     fn prepare_and_end(&self) {
         self.prepared.store(1, SeqCst);
         self.database.prepare(TABLE);
         self.visible.store(1, SeqCst);
         self.prepared.store(0, SeqCst);
-        self.database.tell(News::FINISHED);
+        let _: Wake = self.database.tell(News::FINISHED);
     }
 
     /// The watcher attends, if it was told of one that has ended. Whether it sees the message.
@@ -54,7 +54,7 @@ impl House {
 fn prepared_beside_one_that_ends(asks_first: bool) {
     check(move || {
         let house = House::new();
-        house.database.tell(News::FINISHED);
+        let _: Wake = house.database.tell(News::FINISHED);
         let session = Arc::clone(&house);
         let session = spawn(move || session.prepare_and_end());
         let mut is_seen = house.attend(asks_first);

@@ -95,13 +95,13 @@ fn who_sleeps_without_another_look_is_not() {
 fn guards(sleeps_until: Option<Timestamp>) {
     check(move || {
         let (house, _) = House::new();
-        assert!(house.database.guard());
+        assert!(house.database.guard().launcher);
         house.database.watcher.sleeps(sleeps_until);
         let producer = {
             let house = house.clone();
             spawn(move || {
                 house.database.watcher.count_on(NOW);
-                if house.database.guard() {
+                if house.database.guard().launcher {
                     house.launcher.store(1, SeqCst);
                 }
             })

@@ -6,7 +6,9 @@ use loom::thread::{JoinHandle, spawn};
 
 use super::world::check;
 use crate::notifier::Notifier;
-use crate::shared::{Claim, Database, Marked, News, Session, Slot, State, Table, Waiter, Waiters};
+use crate::shared::{
+    Claim, Database, Marked, News, Session, Slot, State, Table, Waiter, Waiters, Wake,
+};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
 
@@ -78,7 +80,7 @@ impl Hall {
     }
 
     fn tell(&self, claim: Claim) {
-        if self.table().leave_to_waiters(claim, 1) {
+        if self.table().leave_to_waiters(claim, 1).is_any() {
             self.ring();
         }
     }
@@ -97,7 +99,7 @@ impl Hall {
             let new = table.take(OID, KEY).unwrap();
             if tells_of_doubles
                 && table.is_double(new, OID, KEY)
-                && self.database.tell(News::QUEUES)
+                && self.database.tell(News::QUEUES).is_any()
             {
                 self.ring();
             }
@@ -130,8 +132,9 @@ impl Hall {
     }
 
     fn leave(&self, at: usize) {
-        if let Some(call) = self.waiters().leave(self.table(), at) {
-            self.table().give_back(call);
+        if let Some(call) = self.waiters().leave(self.table(), at)
+            && self.table().give_back(call).is_any()
+        {
             self.ring();
         }
     }
@@ -195,7 +198,7 @@ impl Hall {
             while let Some((key, _)) = notifier.next_look() {
                 let visible = self.visible.load(SeqCst);
                 if let Some(claim) = self.table().find(OID, &key) {
-                    self.table().leave_to_waiters(claim, visible);
+                    let _: Wake = self.table().leave_to_waiters(claim, visible);
                 }
             }
         }

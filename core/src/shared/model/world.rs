@@ -114,7 +114,7 @@ impl World {
                 },
             }
         }
-        if self.database.tell(News::EVERYTHING) {
+        if self.database.tell(News::EVERYTHING).is_any() {
             self.ring();
         }
     }
@@ -189,7 +189,7 @@ impl World {
     pub(super) fn leave(&self) {
         self.database.end(State::None);
         if self.database.news() != News(0) || self.table().of(OID).next().is_some() {
-            self.database.want();
+            let _: Wake = self.database.want();
         }
     }
 
