@@ -95,6 +95,7 @@ pub(super) mod time {
             number => Timestamp((MOST - number).cast_signed()),
         }
     }
+
     /// Forgets the time of a slot, if the slot is still of this generation: what was there.
     pub(in super::super) fn take(word: &AtomicU64, generation: u32) -> Option<u64> {
         let none = none(generation);
