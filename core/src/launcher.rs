@@ -27,8 +27,11 @@ const NO_SLOT_AGAIN: Moment = 1_000_000;
 /// How long a watcher is put off once there was no slot for a notifier.
 const CROWDED_FOR: Moment = 60_000_000;
 
-/// How often a database that does not answer when the server starts is asked.
+/// How often a database that does not answer when the server starts is asked before the others.
 const ATTEMPTS: u32 = 5;
+
+/// How long a watcher that was told to end has for that, until it or another one is told.
+const GIVEN_UP_FOR: Moment = 10_000_000;
 
 /// The least time until it is looked again whether a watcher shows itself, in microseconds.
 const GUARD_AGAIN: i64 = 1000;
@@ -38,10 +41,9 @@ const GUARD_AGAIN: i64 = 1000;
 pub struct Launcher {
     /// In their order: where there is one slot, a notifier is tried before a watcher.
     jobs: BTreeMap<Process, Job>,
-    /// Databases that are still to be asked whether there is anything to do.
-    probes: VecDeque<u32>,
-    /// A database that was to be asked is being copied or changed.
-    is_busy: bool,
+    /// Databases that are still to be asked whether there is anything to do, and from when on: not at once, if one is
+    /// being copied or changed.
+    probes: VecDeque<(u32, Moment)>,
     /// The roles of which the log already tells that there are no slots.
     logged: BTreeSet<Role>,
     /// There was no slot for a notifier: none is taken for a watcher until this time, or until a notifier is not needed
@@ -58,11 +60,10 @@ pub struct Launcher {
 impl Launcher {
     /// One that asks these databases.
     #[must_use]
-    pub fn new(probes: VecDeque<u32>) -> Self {
+    pub fn new(probes: impl IntoIterator<Item = u32>) -> Self {
         Self {
             jobs: BTreeMap::new(),
-            probes,
-            is_busy: false,
+            probes: probes.into_iter().map(|oid| (oid, 0)).collect(),
             logged: BTreeSet::new(),
             crowded_until: 0,
             has_free_slot: false,
@@ -85,7 +86,7 @@ impl Launcher {
             Event::Found(process, found) => self.found(process, found, moment),
             Event::Tried(process, tried) => self.tried(process, tried, moment),
             Event::NoSlotNoted { process, is_noted } => self.no_slot_noted(process, is_noted),
-            Event::GivenUp { oid, is_told } => self.given_up(oid, is_told),
+            Event::GivenUp { oid, is_told } => self.given_up(oid, is_told, moment),
             Event::Guarded(left) => self.end_turn(&left, moment),
             Event::Done => {}
         }
@@ -148,9 +149,10 @@ impl Launcher {
         if self.has_probe() {
             return;
         }
-        while let Some(oid) = self.probes.pop_front() {
+        let next = |probes: &VecDeque<_>| probes.iter().position(|(_, from)| *from <= moment);
+        while let Some((oid, _)) = next(&self.probes).and_then(|at| self.probes.remove(at)) {
             let mut entries = self.entries.iter();
-            let runs = entries.any(|(of, seats)| *of == oid && seats.notifier == State::Running);
+            let runs = entries.any(|(of, seats)| *of == oid && runs(Some(*seats)));
             let process = Process::notifier(oid);
             if !runs && !self.jobs.contains_key(&process) {
                 self.jobs.insert(process, Job::new(Wish::Probe, moment));
@@ -159,8 +161,9 @@ impl Launcher {
         }
     }
 
+    /// Whether a database is being asked. The others need not wait for one that never answers.
     fn has_probe(&self) -> bool {
-        self.jobs.values().any(|job| job.wish == Wish::Probe)
+        self.jobs.values().any(|job| job.wish == Wish::Probe && job.attempts < ATTEMPTS)
     }
 
     fn seen(&mut self, process: Process, seen: Seen, moment: Moment) {
@@ -168,7 +171,7 @@ impl Launcher {
             return;
         };
         let seat = seen.seats.map(|seats| seats.of(process.role));
-        if let Stage::Started(since) | Stage::GivenUp(since) = job.stage {
+        if let Stage::Started(since) | Stage::GivenUp { since, .. } = job.stage {
             let Life::Gone { has_looked } = seen.life else {
                 // It has made itself known: the next probe may begin.
                 if seen.life == Life::Runs && seat == Some(State::Running) {
@@ -180,6 +183,8 @@ impl Launcher {
             self.has_free_slot = true;
             job.end(since, moment);
             let is_done = match seat {
+                // It has seen that no notifier is needed, and there is one again.
+                Some(State::None) if process.role == Role::Watcher && runs(seen.seats) => false,
                 // It left because there was nothing to do, or another process had its place; and nobody has asked
                 // since.
                 Some(State::None | State::Running) => job.wish != Wish::Open,
@@ -196,7 +201,12 @@ impl Launcher {
             }
             job.restart(moment);
         }
+        let lacked_slot = matches!(job.stage, Stage::LacksSlot(_));
         job.note_slot(seat == Some(State::NoSlot));
+        if process.role == Role::Watcher && lacked_slot && seat != Some(State::NoSlot) {
+            // Another notifier has come since: it does the work of a watcher only where the seat says so.
+            job.wait_until(moment);
+        }
         let has_notifier = seen.seats.is_some_and(|seats| seats.notifier != State::None);
         if process.role == Role::Watcher && !has_notifier {
             // A watcher without a notifier has nothing to watch.
@@ -221,9 +231,8 @@ impl Launcher {
             Found::Gone => self.plan.push_front(Act::Forget(process.oid)),
             Found::Busy if is_probe => {
                 // The others need not wait for this one.
-                self.probes.push_back(process.oid);
+                self.probes.push_back((process.oid, moment.saturating_add(BUSY_AGAIN)));
                 self.jobs.remove(&process);
-                self.is_busy = true;
             }
             Found::Busy => job.wait_until(moment.saturating_add(BUSY_AGAIN)),
         }
@@ -256,7 +265,7 @@ impl Launcher {
                 job.retry(moment, NO_SLOT_AGAIN);
                 if process.role == Role::Notifier {
                     self.crowded_until = moment.saturating_add(CROWDED_FOR);
-                    let watcher = self.watcher_to_give_up();
+                    let watcher = self.watcher_to_give_up(moment);
                     self.plan_next(watcher.map(Act::GiveUp));
                 }
                 let is_new = self.logged.insert(process.role);
@@ -283,22 +292,29 @@ impl Launcher {
 
     /// A notifier needs the slot more than a watcher does, whose work the notifier beside it can do as well. Returns
     /// the database of the watcher that is to end, if one is.
-    fn watcher_to_give_up(&self) -> Option<u32> {
-        let mut watchers = self.jobs.iter().filter(|(process, _)| process.role == Role::Watcher);
+    fn watcher_to_give_up(&self, moment: Moment) -> Option<u32> {
+        let watchers = || self.jobs.iter().filter(|(process, _)| process.role == Role::Watcher);
+        let is_ending = |job: &Job| match job.stage {
+            Stage::GivenUp { told, .. } => moment < told.saturating_add(GIVEN_UP_FOR),
+            _ => false,
+        };
         // One at a time: when it has ended, a process that waits for a slot may try.
-        if watchers.clone().any(|(_, job)| matches!(job.stage, Stage::GivenUp(_))) {
+        if watchers().any(|(_, job)| is_ending(job)) {
             return None;
         }
-        let first = watchers.find(|(_, job)| matches!(job.stage, Stage::Started(_)));
-        first.map(|(process, _)| process.oid)
+        // One that was told and did not end may be stopped, or may have had a reason to stay.
+        let is_new = |job: &Job| matches!(job.stage, Stage::Started(_));
+        let is_old = |job: &Job| matches!(job.stage, Stage::GivenUp { .. });
+        let first = watchers().find(|(_, job)| is_new(job));
+        first.or_else(|| watchers().find(|(_, job)| is_old(job))).map(|(process, _)| process.oid)
     }
 
-    fn given_up(&mut self, oid: u32, is_told: bool) {
+    fn given_up(&mut self, oid: u32, is_told: bool, moment: Moment) {
         if is_told
             && let Some(job) = self.jobs.get_mut(&Process::watcher(oid))
-            && let Stage::Started(since) = job.stage
+            && let Stage::Started(since) | Stage::GivenUp { since, .. } = job.stage
         {
-            job.stage = Stage::GivenUp(since);
+            job.stage = Stage::GivenUp { since, told: moment };
         }
     }
 
@@ -327,10 +343,12 @@ impl Launcher {
         let due = self.jobs.values().filter_map(Job::due).min();
         let due = due.map(|due| due.saturating_sub(moment));
         // The last probe has just ended.
-        let probe = (!self.probes.is_empty() && !self.has_probe()).then(|| {
-            let is_busy = std::mem::take(&mut self.is_busy);
-            if is_busy { BUSY_AGAIN } else { 0 }
-        });
+        let probe = self.probes.iter().map(|(_, from)| from.saturating_sub(moment)).min();
+        let probe = probe.filter(|_| !self.has_probe());
         due.into_iter().chain(probe).min()
     }
+}
+
+fn runs(seats: Option<Seats>) -> bool {
+    seats.is_some_and(|seats| seats.notifier == State::Running)
 }

@@ -157,7 +157,7 @@ impl Worker {
             if let Some(database) = entry
                 && process::take_place(&database.notifier.pid)
             {
-                database.end(State::None);
+                leaving::end_both(database);
                 // A queue that became realtime after we looked was told of, or asks the launcher. Taken, not
                 // only looked at: what stays there would start one process after the other.
                 if database.news() != News(0) {

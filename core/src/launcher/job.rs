@@ -50,8 +50,8 @@ pub(super) enum Stage {
     LacksSlot(Moment),
     /// It was started at this time.
     Started(Moment),
-    /// It was started at this time, and told to end, so that another one may run.
-    GivenUp(Moment),
+    /// It was started at `since`, and told to end at `told`, so that another one may run.
+    GivenUp { since: Moment, told: Moment },
 }
 
 /// Whether somebody wants the process.
@@ -86,7 +86,7 @@ impl Job {
     pub(super) const fn due(&self) -> Option<Moment> {
         match self.stage {
             Stage::Waits(due) | Stage::LacksSlot(due) => Some(due),
-            Stage::Started(_) | Stage::GivenUp(_) => None,
+            Stage::Started(_) | Stage::GivenUp { .. } => None,
         }
     }
 

@@ -60,7 +60,7 @@ impl World {
         probes: impl IntoIterator<Item = u32>,
     ) -> Self {
         Self {
-            launcher: Launcher::new(probes.into_iter().collect()),
+            launcher: Launcher::new(probes),
             moment: SECOND,
             databases: databases.into_iter().map(|oid| (oid, Found::Here)).collect(),
             entries: BTreeMap::new(),

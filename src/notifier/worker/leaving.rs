@@ -1,7 +1,7 @@
 //! When a process ends: because somebody asks it to, or because nothing is expected of it any more.
 
 use aimq_core::notifier::Duties;
-use aimq_core::shared::{News, State};
+use aimq_core::shared::{Database, News, State};
 
 use super::state::Worker;
 use crate::notifier::queues;
@@ -62,12 +62,7 @@ impl Worker {
 
     /// The notifier leaves, and the watcher with it.
     fn leave(&self) {
-        self.database.end(State::None);
-        if let Some(bell) = self.database.watcher.bell() {
-            ffi::set_latch(bell);
-        } else {
-            self.database.watcher.set_waiting(State::None);
-        }
+        end_both(self.database);
         self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
         // From here on a session that marks finds no bell, and asks the launcher. A session that marked before has left
         // a slot, or news. If the watcher has taken them, it has said so.
@@ -78,5 +73,15 @@ impl Worker {
             bell::want(self.shared, self.database);
         }
         leave(0);
+    }
+}
+
+/// Says in the seats that no notifier is needed, and no watcher. A watcher that runs ends by itself then.
+pub(super) fn end_both(database: &Database) {
+    database.end(State::None);
+    if let Some(bell) = database.watcher.bell() {
+        ffi::set_latch(bell);
+    } else {
+        database.watcher.set_waiting(State::None);
     }
 }

@@ -276,13 +276,14 @@ fn a_probe_that_somebody_asks_for_is_none_any_more() {
 fn a_database_that_is_busy_while_it_is_to_be_asked_goes_to_the_end() {
     let mut world = World::with_probes([A, B], [A, B]);
     world.databases.insert(A, Found::Busy);
-    assert_eq!((world.turn(), world.started()), (Some(100 * MILLISECOND), vec![]));
-    world.pass(100 * MILLISECOND);
+    assert_eq!((world.turn(), world.started()), (Some(0), vec![]));
     assert_eq!((world.turn(), world.probed()), (None, Some(B)));
     world.run(Process::notifier(B));
-    // It has not been asked in vain since.
-    assert_eq!(world.turn(), Some(0));
-    assert_eq!(world.turn(), Some(100 * MILLISECOND));
+    // However often the launcher comes, it does not ask again before the time.
+    for _ in 0..3 {
+        assert_eq!(world.turn(), Some(100 * MILLISECOND));
+        assert!(!world.has_done(&Act::Find(NOTIFIER)));
+    }
     world.databases.insert(A, Found::Here);
     world.pass(100 * MILLISECOND);
     assert_eq!((world.turn(), world.probed()), (None, Some(A)));
@@ -308,7 +309,7 @@ fn a_job_that_waits_for_long_keeps_no_database_from_being_asked() {
     world.entry(A).seats = Seats { notifier: State::Running, watcher: State::Down };
     world.launcher.crowded_until = world.moment + 60 * SECOND;
     assert_eq!((world.turn(), world.probed()), (Some(60 * SECOND), Some(B)));
-    world.launcher.probes.push_back(C);
+    world.launcher.probes.push_back((C, 0));
     world.databases.insert(C, Found::Here);
     world.run(Process::notifier(B));
     assert_eq!(world.turn(), Some(0));
@@ -465,4 +466,40 @@ fn the_launcher_sleeps_until_the_first_thing_is_due() {
     assert_eq!(world.turn(), Some(50 * MILLISECOND));
     world.entry(A).shows_by = Some(world.moment + 20 * MILLISECOND);
     assert_eq!(world.turn(), Some(20 * MILLISECOND));
+}
+
+/// The watcher saw that no notifier was needed. Before it was seen to have ended, there was one again.
+#[test]
+fn a_watcher_that_left_just_before_the_next_notifier_came_is_started() {
+    let mut world = settled(A);
+    world.end(NOTIFIER, Some(State::None));
+    world.turn();
+    world.want(A);
+    world.turn();
+    world.run(NOTIFIER);
+    world.entry(A).seats.watcher = State::None;
+    assert_eq!((world.turn(), world.started()), (None, vec![]), "its process is still there");
+    world.end(WATCHER, None);
+    assert_eq!((world.turn(), world.started()), (None, vec![WATCHER]));
+    // One that always leaves is started ever later.
+    world.end(WATCHER, Some(State::None));
+    assert_eq!((world.turn(), world.started()), (Some(50 * MILLISECOND), vec![]));
+}
+
+/// A failure that nothing is known of.
+#[test]
+fn a_probe_that_always_fails_keeps_no_other_from_being_asked() {
+    let mut world = World::with_probes([A, B], [A, B]);
+    world.entry(A);
+    let mut started = Vec::new();
+    for _ in 0..16 {
+        let limit = world.turn().unwrap_or(0);
+        started.extend(world.started().iter().map(|process| process.oid));
+        if world.lives.contains_key(&NOTIFIER) {
+            world.end(NOTIFIER, None);
+        } else {
+            world.pass(limit);
+        }
+    }
+    assert_eq!(started[..7], [A, A, A, A, A, B, A]);
 }

@@ -328,3 +328,47 @@ fn one_slot_goes_to_a_notifier_rather_than_to_a_watcher() {
     assert!(world.lives.contains_key(&Process::notifier(B)));
     assert_eq!(world.state(Process::watcher(A)), State::NoSlot);
 }
+
+/// The notifier that did the work of the watcher has left, and another one has come.
+#[test]
+fn a_watcher_without_a_slot_is_tried_at_once_beside_another_notifier() {
+    for is_crowded in [false, true] {
+        let mut world = World::new([A]);
+        world.free_slots = 1;
+        world.want(A);
+        world.turn();
+        world.run(Process::notifier(A));
+        world.turn();
+        assert_eq!(world.state(Process::watcher(A)), State::NoSlot);
+        if is_crowded {
+            world.launcher.crowded_until = world.moment + 60 * SECOND;
+        }
+        world.end(Process::notifier(A), Some(State::None));
+        world.entry(A).seats.watcher = State::None;
+        world.want(A);
+        // A second slot is there by now.
+        world.free_slots = 2;
+        world.turn();
+        world.turn();
+        let watcher = world.state(Process::watcher(A));
+        assert_eq!(watcher, if is_crowded { State::NoSlot } else { State::Starting });
+    }
+}
+
+#[test]
+fn a_watcher_that_does_not_end_is_told_again_or_another_one_is() {
+    let mut world = crowd();
+    let mut told = Vec::new();
+    let mut limit = world.turn().unwrap();
+    for _ in 0..60 {
+        told.extend(world.acts.iter().filter_map(|act| match act {
+            Act::GiveUp(oid) => Some((world.moment / SECOND, *oid)),
+            _ => None,
+        }));
+        world.pass(limit);
+        limit = world.turn().unwrap();
+    }
+    let oids: Vec<_> = told.iter().map(|(_, oid)| *oid).take(4).collect();
+    assert_eq!(oids, [A, B, A, A]);
+    assert!(told.windows(2).all(|pair| pair[1].0 - pair[0].0 >= 10), "{told:?}");
+}
