@@ -1,5 +1,6 @@
 //! The launcher over a simulated server: each rule by name, and whatever happens in `random`.
 
+mod probes;
 mod random;
 mod rules;
 mod slots;
