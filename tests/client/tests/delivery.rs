@@ -254,7 +254,10 @@ fn a_prepared_transaction_is_possible_and_leaks_nothing() {
     // The next transaction of the same session knows nothing of it.
     run(&mut client, "SELECT 1");
     run(&mut client, "SELECT pgmq.send('b', '{}')");
-    assert_eq!(listener.counts(), one([("b", 1)]));
+    // The notifier and its watcher, which come for prepared transactions, look at everything when they begin. So they
+    // may name a queue once more.
+    let counts = listener.counts();
+    assert!(!counts.is_empty() && counts.iter().all(|it| *it == one([("b", 1)])[0]), "{counts:?}");
     // Committed by another session: the message is there. Nobody has to be told; but a notifier that follows
     // the time may see it, and what else is unread.
     run(&mut quiet, &format!("COMMIT PREPARED '{name}'"));
@@ -271,7 +274,7 @@ fn a_prepared_transaction_is_possible_and_leaks_nothing() {
     run(&mut client, "SELECT pgmq.send('c', '{}')");
     let counts = listener.counts();
     let of_c: Vec<_> = counts.iter().filter_map(|queues| queues.get("c")).collect();
-    assert_eq!(of_c, [&1], "{counts:?}");
+    assert!(!of_c.is_empty() && of_c.iter().all(|count| **count == 1), "{counts:?}");
 }
 
 #[test]
