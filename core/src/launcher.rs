@@ -98,7 +98,7 @@ impl Launcher {
             // A notifier that runs has a watcher beside it, if there is room. One that starts and is not known here was
             // started by a former launcher. It may have ended before it came to its seat, so another one is started: of
             // two, one leaves.
-            if seats.notifier == State::Running && seats.watcher != State::Running {
+            if runs(*seats) && seats.watcher != State::Running {
                 let new = || Job::new(Wish::Answered, moment);
                 self.jobs.entry(Process::watcher(*oid)).or_insert_with(new);
             }
@@ -152,7 +152,7 @@ impl Launcher {
         let next = |probes: &VecDeque<_>| probes.iter().position(|(_, from)| *from <= moment);
         while let Some((oid, _)) = next(&self.probes).and_then(|at| self.probes.remove(at)) {
             let mut entries = self.entries.iter();
-            let runs = entries.any(|(of, seats)| *of == oid && runs(Some(*seats)));
+            let runs = entries.any(|(of, seats)| *of == oid && runs(*seats));
             let process = Process::notifier(oid);
             if !runs && !self.jobs.contains_key(&process) {
                 self.jobs.insert(process, Job::new(Wish::Probe, moment));
@@ -184,7 +184,11 @@ impl Launcher {
             job.end(since, moment);
             let is_done = match seat {
                 // It has seen that no notifier is needed, and there is one again.
-                Some(State::None) if process.role == Role::Watcher && runs(seen.seats) => false,
+                Some(State::None)
+                    if process.role == Role::Watcher && seen.seats.is_some_and(runs) =>
+                {
+                    false
+                }
                 // It left because there was nothing to do, or another process had its place; and nobody has asked
                 // since.
                 Some(State::None | State::Running) => job.wish != Wish::Open,
@@ -349,6 +353,6 @@ impl Launcher {
     }
 }
 
-fn runs(seats: Option<Seats>) -> bool {
-    seats.is_some_and(|seats| seats.notifier == State::Running)
+fn runs(seats: Seats) -> bool {
+    seats.notifier == State::Running
 }
