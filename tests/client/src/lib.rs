@@ -155,6 +155,15 @@ fn server(database: &str) -> Client {
     config(database).connect(NoTls).expect("connect")
 }
 
+fn parsed(payload: &str) -> Payload {
+    serde_json::from_str(payload).expect("JSON")
+}
+
+fn counts_of(payload: Payload) -> BTreeMap<String, u64> {
+    let queues = payload.queues.expect("queues are named").into_iter();
+    queues.map(|(name, news)| (name, news.count)).collect()
+}
+
 /// An identifier in SQL.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -199,34 +208,42 @@ impl Listener {
     /// Every payload that was sent before this call, as it came. Notifications arrive in the order
     /// of the commits, so one that we send ourselves tells when all are there: nothing is waited out.
     pub fn raw(&mut self) -> Vec<String> {
+        self.heard().into_iter().map(|(_, payload)| payload).collect()
+    }
+
+    /// The same with the processes that sent it.
+    fn heard(&mut self) -> Vec<(i32, String)> {
         self.fences += 1;
         let fence = format!("fence {}", self.fences);
         let client = self.fence.as_mut().expect("a listener of a test database");
         client.execute("SELECT pg_notify($1, $2)", &[&self.channel, &fence]).expect("fence");
-        let mut payloads = Vec::new();
+        let mut heard = Vec::new();
         let mut notifications = self.client.notifications();
         let mut coming = notifications.timeout_iter(DEADLINE);
         loop {
             let one = coming.next().expect("listening").expect("the fence before the deadline");
             if one.payload() == fence {
-                return payloads;
+                return heard;
             }
-            payloads.push(one.payload().to_owned());
+            heard.push((one.process_id(), one.payload().to_owned()));
         }
     }
 
     /// The same, parsed.
     pub fn payloads(&mut self) -> Vec<Payload> {
-        self.raw().iter().map(|text| serde_json::from_str(text).expect("JSON")).collect()
+        self.raw().iter().map(|text| parsed(text)).collect()
     }
 
     /// Of each notification: the queues it names, with their counts.
     pub fn counts(&mut self) -> Vec<BTreeMap<String, u64>> {
-        let counts = |payload: Payload| {
-            let queues = payload.queues.expect("queues are named").into_iter();
-            queues.map(|(name, news)| (name, news.count)).collect()
-        };
-        self.payloads().into_iter().map(counts).collect()
+        self.payloads().into_iter().map(counts_of).collect()
+    }
+
+    /// The same, apart for what this process sent and for what others did.
+    pub fn counts_by(&mut self, pid: i32) -> [Vec<BTreeMap<String, u64>>; 2] {
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.heard().into_iter().partition(|(sender, _)| *sender == pid);
+        [own, others].map(|heard| heard.iter().map(|(_, text)| counts_of(parsed(text))).collect())
     }
 
     /// A listener in a session that the caller made, without a fence.
@@ -240,7 +257,7 @@ impl Listener {
     pub fn wait_for_count(&mut self, queue: &str, count: u64) -> (u64, usize) {
         let (mut sum, mut notifications) = (0, 0);
         while sum < count {
-            let payload: Payload = serde_json::from_str(&self.wait_for_one()).expect("JSON");
+            let payload = parsed(&self.wait_for_one());
             if let Some(news) = payload.queues.expect("queues are named").get(queue) {
                 sum += news.count;
                 notifications += 1;
