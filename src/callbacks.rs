@@ -42,14 +42,14 @@ fn follow(event: Event) -> Result<(), Fault> {
         Event::Prepared => {
             delivery::prepared();
             told::prepared();
-            waiting::leave();
+            waiting::vacate();
         }
         Event::Aborted => {
             if transaction::has_written() {
                 batch::show(delivery::aborted);
             }
             told::aborted();
-            waiting::leave();
+            waiting::vacate();
         }
         Event::PartEnded => told::aborted(),
     }

@@ -10,7 +10,7 @@ use aimq_core::batch::{Batch, Level};
 use aimq_core::ids::Ids;
 use aimq_core::payload::{self, Entry};
 use aimq_core::route::Route;
-use aimq_core::shared::{Claim, Database, Marked, Slot, Table};
+use aimq_core::shared::{Claim, Database, Marked, Slot, Slots};
 use aimq_core::timestamp::Timestamp;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -118,32 +118,32 @@ mod shared {
                 used: AtomicU32::new(0),
             };
             for name in names(queues) {
-                memory.table().claim(DATABASE, &route(&name).key()).expect("a free slot");
+                memory.slots().claim(DATABASE, &route(&name).key()).expect("a free slot");
             }
             memory
         }
 
-        fn table(&self) -> Table<'_> {
-            Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+        fn slots(&self) -> Slots<'_> {
+            Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
         }
 
         fn claims(&self) -> Vec<Claim> {
-            self.table().of(DATABASE).collect()
+            self.slots().of(DATABASE).collect()
         }
     }
 
     /// Two producers of the same queue write to the same place: for long enough to meet.
     #[divan::bench(threads = [1, 2], sample_size = 20_000)]
     fn enqueue(bencher: Bencher) {
-        let (table, claim) = (MEMORY.table(), MEMORY.claims()[0]);
-        bencher.bench(|| MEMORY.database.enqueue(table, black_box(claim), 1).is_ok());
+        let (slots, claim) = (MEMORY.slots(), MEMORY.claims()[0]);
+        bencher.bench(|| MEMORY.database.enqueue(slots, black_box(claim), 1).is_ok());
     }
 
     #[divan::bench]
     fn enqueue_and_drain(bencher: Bencher) {
-        let (table, claim) = (MEMORY.table(), MEMORY.claims()[0]);
+        let (slots, claim) = (MEMORY.slots(), MEMORY.claims()[0]);
         bencher.bench_local(|| {
-            (MEMORY.database.enqueue(table, black_box(claim), 1).is_ok(), table.drain(claim))
+            (MEMORY.database.enqueue(slots, black_box(claim), 1).is_ok(), slots.drain(claim))
         });
     }
 
@@ -151,23 +151,23 @@ mod shared {
     #[divan::bench(args = QUEUES)]
     fn drain_all(bencher: Bencher, queues: usize) {
         let memory = Memory::new(queues);
-        let (table, claims) = (memory.table(), memory.claims());
+        let (slots, claims) = (memory.slots(), memory.claims());
         let mark = || {
             for claim in claims.iter().step_by(10) {
-                let _: Marked = table.mark(*claim, 1);
+                let _: Marked = slots.mark(*claim, 1);
             }
         };
-        let drain = |()| table.of(DATABASE).filter_map(|claim| table.drain(claim)).count();
+        let drain = |()| slots.of(DATABASE).filter_map(|claim| slots.drain(claim)).count();
         bencher.counter(ItemsCount::new(queues)).with_inputs(mark).bench_local_values(drain);
     }
 
     #[divan::bench(args = [1, 32])]
     fn note_ids_and_take_them(bencher: Bencher, count: i64) {
-        let (table, claim) = (MEMORY.table(), MEMORY.claims()[0]);
+        let (slots, claim) = (MEMORY.slots(), MEMORY.claims()[0]);
         let ids = Ids { newest: count, some: (1..=count).collect(), more: false };
         bencher.bench_local(|| {
-            table.note_ids(claim, black_box(&ids));
-            table.take_ids(claim)
+            slots.note_ids(claim, black_box(&ids));
+            slots.take_ids(claim)
         });
     }
 
@@ -177,7 +177,7 @@ mod shared {
         let memory = Memory::new(queues);
         let name = names(queues).pop().unwrap_or_default();
         let key = route(&name).key();
-        bencher.bench_local(|| memory.table().find(DATABASE, black_box(&key)));
+        bencher.bench_local(|| memory.slots().find(DATABASE, black_box(&key)));
     }
 }
 

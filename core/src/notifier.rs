@@ -22,8 +22,8 @@ use crate::memory::OutOfMemory;
 use crate::options::Options;
 use crate::pace::{self, Pace};
 use crate::payload::{Entry, Notification, event, notifications};
-use crate::route::Route;
-use crate::shared::{Claim, Database, Marked, Table};
+use crate::route::RouteKey;
+use crate::shared::{Claim, Database, Marked, Slots};
 use crate::sinks::Sinks;
 use crate::sync::{Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
@@ -32,7 +32,7 @@ use crate::timestamp::Timestamp;
 #[derive(Debug)]
 struct Known {
     claim: Claim,
-    key: Box<[u8]>,
+    key: RouteKey,
     channel: usize,
     options: Options,
     /// The route is of what happens to messages later.
@@ -87,9 +87,9 @@ pub struct Notifier {
     known: Vec<Option<Known>>,
     channels: Vec<CString>,
     /// By route.
-    due: IndexMap<Box<[u8]>, Due>,
+    due: IndexMap<RouteKey, Due>,
     /// Routes whose tables are to be looked at, and the visibility time from which on a message is news.
-    looks: IndexMap<Box<[u8]>, Timestamp>,
+    looks: IndexMap<RouteKey, Timestamp>,
     /// The broadcasts.
     pub sinks: Sinks,
     pace: Pace,
@@ -135,7 +135,7 @@ impl Notifier {
         &mut self,
         database: &Database,
         oid: u32,
-        table: Table<'_>,
+        slots: Slots<'_>,
         moment: Moment,
         now: Timestamp,
     ) -> Timers {
@@ -150,18 +150,18 @@ impl Notifier {
         let (mut deadline, mut later) = (Earliest::default(), Earliest::default());
         let may_look = self.look_pace.rests(moment).unwrap_or(0);
         self.marked.clear();
-        for claim in table.of(oid) {
-            let Some(known) = know(&mut self.known, &mut self.channels, table, claim) else {
+        for claim in slots.of(oid) {
+            let Some(known) = know(&mut self.known, &mut self.channels, slots, claim) else {
                 continue;
             };
-            if self.duties.announces && table.is_marked(claim) {
+            if self.duties.announces && slots.is_marked(claim) {
                 self.marked.push(claim);
             }
             if !self.duties.watches {
                 continue;
             }
-            let is_awaited = table.how_many_wait(claim) > 0;
-            match table.earliest(claim) {
+            let is_awaited = slots.how_many_wait(claim) > 0;
+            match slots.earliest(claim) {
                 Some(earliest) if earliest <= now => {
                     // What it finds could not be sent before; and by then it may find more. But a session
                     // that blocks is not sent anything.
@@ -170,14 +170,14 @@ impl Notifier {
                     let at = known.look_not_before.max(if is_awaited { 0 } else { sent });
                     if later.has_come(at, moment) {
                         // The look finds the next one.
-                        table.forget_earliest(claim);
+                        slots.forget_earliest(claim);
                         look_from(&mut self.looks, &known.key, earliest);
                     }
                 }
                 Some(earliest) => deadline.add(earliest),
                 None => {}
             }
-            let moved = table.moved_from(claim);
+            let moved = slots.moved_from(claim);
             if moved < Timestamp::INFINITY {
                 // A visibility timeout is whole seconds, so messages that were read can wait. A message whose time was
                 // set by hand, or that comes back from a transaction that failed, may be what a session blocks for.
@@ -186,13 +186,13 @@ impl Notifier {
                 let at = read.max(known.look_not_before).max(may_look);
                 if later.has_come(at, moment) {
                     known.read_not_before = moment.saturating_add(LOOK_INTERVAL);
-                    look_from(&mut self.looks, &known.key, table.take_moved(claim));
+                    look_from(&mut self.looks, &known.key, slots.take_moved(claim));
                 }
             }
         }
         match rests {
             _ if !self.duties.announces => {}
-            None => self.drain(table, &mut later),
+            None => self.drain(slots, &mut later),
             // Until somebody marks, the door stays open: a single message needs no timer after it.
             Some(_) if self.marked.is_empty() && !self.is_closed => {}
             Some(until) => {
@@ -206,10 +206,10 @@ impl Notifier {
 
     /// Takes the marks of the queues whose interval has passed, and of all that share a channel with one of
     /// them. Notes when the next may be taken.
-    fn drain(&mut self, table: Table<'_>, later: &mut Earliest<Moment>) {
+    fn drain(&mut self, slots: Slots<'_>, later: &mut Earliest<Moment>) {
         let mut open = self.open_channels();
         let mut marked = std::mem::take(&mut self.marked);
-        let not_before = |due: &IndexMap<Box<[u8]>, Due>, known: &Known| {
+        let not_before = |due: &IndexMap<RouteKey, Due>, known: &Known| {
             due.get(&known.key).map_or(0, |due| due.not_before)
         };
         for claim in &marked {
@@ -225,7 +225,7 @@ impl Notifier {
             };
             if !open[known.channel] {
                 later.add(not_before(&self.due, known));
-            } else if let Some(drained) = table.drain(claim) {
+            } else if let Some(drained) = slots.drain(claim) {
                 let transactions = drained.transactions.saturating_sub(known.transactions);
                 known.transactions = drained.transactions;
                 let due = due(&mut self.due, &known.key, known.channel, known.options);
@@ -234,7 +234,7 @@ impl Notifier {
                 due.transactions = due.transactions.saturating_add(transactions);
                 let options = known.options;
                 if options.wants_ids() {
-                    let mut ids = table.take_ids(claim);
+                    let mut ids = slots.take_ids(claim);
                     if known.is_later {
                         // Here the newest is a message to which something happened, not one that was enqueued.
                         ids.newest = ids.greatest();
@@ -269,13 +269,13 @@ impl Notifier {
     }
 
     /// Has the table of a route looked at: what is visible there is news from the visibility time `from` on.
-    pub fn look_at(&mut self, key: &[u8], from: Timestamp) {
+    pub fn look_at(&mut self, key: &RouteKey, from: Timestamp) {
         look_from(&mut self.looks, key, from);
     }
 
     /// A route whose table is to be looked at, and from which visibility time on; which is forgotten by this.
     /// Call [`Notifier::looked`] afterwards.
-    pub fn next_look(&mut self) -> Option<(Box<[u8]>, Timestamp)> {
+    pub fn next_look(&mut self) -> Option<(RouteKey, Timestamp)> {
         self.looks.shift_remove_index(0)
     }
 
@@ -303,17 +303,17 @@ impl Notifier {
     }
 
     /// A look of the watcher's found that there is a visible message: has the notifier announce it.
-    pub fn mark_found(&self, table: Table<'_>, key: &[u8], claim: Claim) {
-        if Route::from_key(key).is_some_and(|route| route.options().wants_ids()) {
+    pub fn mark_found(&self, slots: Slots<'_>, key: &RouteKey, claim: Claim) {
+        if key.route().is_some_and(|route| route.options().wants_ids()) {
             // Which of them it was is not known.
-            table.note_ids(claim, &Ids { more: true, ..Ids::default() });
+            slots.note_ids(claim, &Ids { more: true, ..Ids::default() });
         }
-        let _: Marked = table.mark_found(claim);
+        let _: Marked = slots.mark_found(claim);
     }
 
     /// A look found that there is a visible message. `claim` is the route's slot, if it has one.
-    pub fn found(&mut self, table: Table<'_>, key: &[u8], claim: Option<Claim>) {
-        let Some(route) = Route::from_key(key) else {
+    pub fn found(&mut self, slots: Slots<'_>, key: &RouteKey, claim: Option<Claim>) {
+        let Some(route) = key.route() else {
             return;
         };
         let channel = channel_of(&mut self.channels, route.channel);
@@ -328,7 +328,7 @@ impl Notifier {
         if options.broadcasts {
             let claim = due.claim;
             // The newest that anybody has told of.
-            let newest = claim.map_or(0, |claim| table.newest(claim));
+            let newest = claim.map_or(0, |claim| slots.newest(claim));
             self.sinks.add(key, claim, 1, &Ids { newest, ..Ids::default() });
         }
     }
@@ -342,7 +342,7 @@ impl Notifier {
         };
         let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
         notifications(ready.filter(|(_, due)| !due.is_silent).filter_map(|(key, due)| {
-            let (route, ids) = (Route::from_key(key)?, due.ids.as_deref());
+            let (route, ids) = (key.route()?, due.ids.as_deref());
             Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None, ids }))
         }))
     }
@@ -359,7 +359,7 @@ impl Notifier {
     /// channel has something to say.
     pub fn sent(
         &mut self,
-        table: Table<'_>,
+        slots: Slots<'_>,
         moment: Moment,
         now: Timestamp,
         interval: Moment,
@@ -368,9 +368,9 @@ impl Notifier {
         for due in self.due.values_mut().filter(|due| is_sending(&self.sending, due)) {
             // The slot may be another queue's by now.
             if !due.is_silent
-                && let Some(claim) = due.claim.filter(|claim| table.is_current(*claim))
+                && let Some(claim) = due.claim.filter(|claim| slots.is_current(*claim))
             {
-                table.notified(claim, due.transactions.saturating_sub(1), now);
+                slots.notified(claim, due.transactions.saturating_sub(1), now);
             }
             (due.messages, due.transactions, due.ids) = (0, 0, None);
             due.not_before = moment.saturating_add(interval);
@@ -395,14 +395,14 @@ impl Notifier {
 
     /// Whether anything is marked, or noted that it watches. What it has a timer for counts too.
     #[must_use]
-    pub fn is_noted(&self, oid: u32, table: Table<'_>) -> bool {
+    pub fn is_noted(&self, oid: u32, slots: Slots<'_>) -> bool {
         let Duties { announces, watches } = self.duties;
-        table.of(oid).any(|claim| {
-            announces && table.is_marked(claim)
+        slots.of(oid).any(|claim| {
+            announces && slots.is_marked(claim)
                 || watches
-                    && (table.has_turns(claim)
-                        || table.moved_from(claim) < Timestamp::INFINITY
-                        || table.earliest(claim).is_some())
+                    && (slots.has_turns(claim)
+                        || slots.moved_from(claim) < Timestamp::INFINITY
+                        || slots.earliest(claim).is_some())
         })
     }
 
@@ -419,7 +419,7 @@ impl Notifier {
 fn know<'a>(
     known: &'a mut Vec<Option<Known>>,
     channels: &mut Vec<CString>,
-    table: Table<'_>,
+    slots: Slots<'_>,
     claim: Claim,
 ) -> Option<&'a mut Known> {
     let at = claim.at as usize;
@@ -428,16 +428,16 @@ fn know<'a>(
     }
     let place = &mut known[at];
     if place.as_ref().is_none_or(|known| known.claim != claim) {
-        let key = table.key(claim).into_boxed_slice();
+        let key = slots.key(claim);
         // The watcher may have given it back meanwhile, and another queue got it.
-        if !table.is_still(claim) {
+        if !slots.is_still(claim) {
             return None;
         }
-        let route = Route::from_key(&key)?;
+        let route = key.route()?;
         let (channel, options) = (channel_of(channels, route.channel), route.options());
         let is_later = event::ALL.contains(&route.event);
         // Those of a former notifier were announced by it.
-        let counters = table.counters(claim);
+        let counters = slots.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
         *place = Some(Known {
             claim,
@@ -463,8 +463,8 @@ fn channel_of(channels: &mut Vec<CString>, name: &CStr) -> usize {
 
 /// What is to be said of a route.
 fn due<'a>(
-    all: &'a mut IndexMap<Box<[u8]>, Due>,
-    key: &[u8],
+    all: &'a mut IndexMap<RouteKey, Due>,
+    key: &RouteKey,
     channel: usize,
     options: Options,
 ) -> &'a mut Due {
@@ -479,14 +479,14 @@ fn due<'a>(
     };
     match all.get_index_of(key) {
         Some(at) => &mut all[at],
-        None => all.entry(key.into()).or_insert_with(new),
+        None => all.entry(key.clone()).or_insert_with(new),
     }
 }
 
-fn look_from(looks: &mut IndexMap<Box<[u8]>, Timestamp>, key: &[u8], from: Timestamp) {
+fn look_from(looks: &mut IndexMap<RouteKey, Timestamp>, key: &RouteKey, from: Timestamp) {
     match looks.get_mut(key) {
         Some(known) => *known = from.min(*known),
-        None => _ = looks.insert(key.into(), from),
+        None => _ = looks.insert(key.clone(), from),
     }
 }
 

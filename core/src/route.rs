@@ -3,11 +3,15 @@
 //!
 //! The table is part of it, because anybody can repeat the arguments on a table of his own.
 
+mod key;
+
 use std::ffi::CStr;
 use std::hash::Hasher;
 
 use crate::memory::OutOfMemory;
 use crate::options::Options;
+
+pub use key::RouteKey;
 
 /// The longest channel that Postgres takes, in bytes: `NAMEDATALEN - 1` (commands/async.c).
 pub const CHANNEL_MAX_BYTES: usize = 63;
@@ -95,13 +99,12 @@ impl<'a> Route<'a> {
         self.key()[RELATION_BYTES..].into()
     }
 
-    /// The route as one string of bytes: the table, then each argument with its NUL. What a slot of the shared table
-    /// holds.
+    /// The route as one string of bytes.
     #[must_use]
-    pub fn key(self) -> Box<[u8]> {
+    pub fn key(self) -> RouteKey {
         let mut key = Vec::new();
         self.write_key(&mut key);
-        key.into_boxed_slice()
+        key.into()
     }
 
     /// Whether `key` is what [`Route::write_key`] writes: without writing it.

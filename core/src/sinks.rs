@@ -7,6 +7,7 @@ use crate::back_off::BackOff;
 use crate::clock::Moment;
 use crate::ids::Ids;
 use crate::pace::{self, Pace};
+use crate::route::RouteKey;
 use crate::shared::Claim;
 
 /// How soon a failed broadcast is tried again, at first and at most.
@@ -40,7 +41,7 @@ impl Default for Pending {
 /// All of them.
 #[derive(Debug)]
 pub struct Sinks {
-    pending: IndexMap<Box<[u8]>, Pending>,
+    pending: IndexMap<RouteKey, Pending>,
     pace: Pace,
 }
 
@@ -52,9 +53,9 @@ impl Default for Sinks {
 
 impl Sinks {
     /// There are messages.
-    pub fn add(&mut self, key: &[u8], claim: Option<Claim>, messages: u64, ids: &Ids) {
+    pub fn add(&mut self, key: &RouteKey, claim: Option<Claim>, messages: u64, ids: &Ids) {
         if !self.pending.contains_key(key) {
-            self.pending.insert(key.into(), Pending::default());
+            self.pending.insert(key.clone(), Pending::default());
         }
         if let Some(pending) = self.pending.get_mut(key) {
             pending.claim = claim.or(pending.claim);
@@ -65,7 +66,7 @@ impl Sinks {
 
     /// One that may be sent now. Call [`Sinks::sent`] or [`Sinks::failed`] afterwards.
     #[must_use]
-    pub fn ready(&self, moment: Moment) -> Option<(Box<[u8]>, Pending)> {
+    pub fn ready(&self, moment: Moment) -> Option<(RouteKey, Pending)> {
         if self.pace.rests(moment).is_some() {
             return None;
         }
@@ -75,7 +76,7 @@ impl Sinks {
     }
 
     /// It was sent, which took `cost` microseconds: nothing more of it before the interval has passed.
-    pub fn sent(&mut self, key: &[u8], moment: Moment, interval: Moment, cost: Moment) {
+    pub fn sent(&mut self, key: &RouteKey, moment: Moment, interval: Moment, cost: Moment) {
         self.pace.spent(moment, cost);
         // It goes behind the others, so that all have their turn.
         if let Some(mut pending) = self.pending.shift_remove(key) {
@@ -83,7 +84,7 @@ impl Sinks {
             pending.ids = Ids::default();
             pending.back_off.succeeded();
             pending.not_before = moment.saturating_add(interval);
-            self.pending.insert(key.into(), pending);
+            self.pending.insert(key.clone(), pending);
         }
     }
 
@@ -97,14 +98,14 @@ impl Sinks {
 
     /// It could not be sent; the try took `cost` microseconds. Returns how long it will wait, and whether to
     /// log it (the 1st, 2nd, 4th, 8th …).
-    pub fn failed(&mut self, key: &[u8], moment: Moment, cost: Moment) -> (Moment, bool) {
+    pub fn failed(&mut self, key: &RouteKey, moment: Moment, cost: Moment) -> (Moment, bool) {
         self.pace.spent(moment, cost);
         let Some(mut pending) = self.pending.shift_remove(key) else {
             return (0, false);
         };
         let (delay, is_to_be_logged) = pending.back_off.failed();
         pending.not_before = moment.saturating_add(delay);
-        self.pending.insert(key.into(), pending);
+        self.pending.insert(key.clone(), pending);
         (delay, is_to_be_logged)
     }
 
@@ -122,7 +123,7 @@ impl Sinks {
     }
 
     /// Forgets those that have nothing to say, and may say something at once; and those of routes that are gone.
-    pub fn tidy(&mut self, moment: Moment, is_wanted: impl Fn(&[u8]) -> bool) {
+    pub fn tidy(&mut self, moment: Moment, is_wanted: impl Fn(&RouteKey) -> bool) {
         self.pending.retain(|key, pending| {
             (pending.messages > 0 || pending.not_before > moment) && is_wanted(key)
         });
@@ -139,11 +140,15 @@ impl Sinks {
 mod tests {
     use super::*;
 
+    fn key(bytes: &[u8]) -> RouteKey {
+        bytes.into()
+    }
+
     /// Sends what is ready.
     fn send(sinks: &mut Sinks, moment: Moment) -> Vec<(u64, i64)> {
         let mut sent = Vec::new();
-        while let Some((key, pending)) = sinks.ready(moment) {
-            sinks.sent(&key, moment, 100, 0);
+        while let Some((sent_key, pending)) = sinks.ready(moment) {
+            sinks.sent(&sent_key, moment, 100, 0);
             sent.push((pending.messages, pending.ids.newest));
         }
         sent
@@ -153,11 +158,11 @@ mod tests {
     fn a_burst_is_one_for_each_queue_and_interval() {
         let mut sinks = Sinks::default();
         for id in 1..=10 {
-            sinks.add(b"a", None, 1, &Ids::one(id));
-            sinks.add(b"b", None, 2, &Ids::one(10 * id));
+            sinks.add(&key(b"a"), None, 1, &Ids::one(id));
+            sinks.add(&key(b"b"), None, 2, &Ids::one(10 * id));
         }
         assert_eq!(send(&mut sinks, 5), [(10, 10), (20, 100)]);
-        sinks.add(b"a", None, 3, &Ids::one(11));
+        sinks.add(&key(b"a"), None, 3, &Ids::one(11));
         assert_eq!(send(&mut sinks, 104), []);
         assert_eq!(sinks.next(104), Some(105));
         assert_eq!(send(&mut sinks, 105), [(3, 11)]);
@@ -169,16 +174,16 @@ mod tests {
     #[test]
     fn one_that_fails_keeps_no_other_waiting() {
         let mut sinks = Sinks::default();
-        sinks.add(b"bad", None, 1, &Ids::one(1));
-        sinks.add(b"good", None, 1, &Ids::one(2));
+        sinks.add(&key(b"bad"), None, 1, &Ids::one(1));
+        sinks.add(&key(b"good"), None, 1, &Ids::one(2));
         let mut moment = 0;
         let mut delays = Vec::new();
         for _ in 0..8 {
-            let (key, _) = sinks.ready(moment).unwrap();
-            assert_eq!(&*key, b"bad");
-            delays.push(sinks.failed(&key, moment, 0).0);
+            let (bad, _) = sinks.ready(moment).unwrap();
+            assert_eq!(&*bad, b"bad");
+            delays.push(sinks.failed(&bad, moment, 0).0);
             assert_eq!(send(&mut sinks, moment).len(), usize::from(moment == 0));
-            sinks.add(b"bad", None, 1, &Ids::one(3));
+            sinks.add(&key(b"bad"), None, 1, &Ids::one(3));
             moment = sinks.next(moment).unwrap();
         }
         assert_eq!(&delays[..3], [100_000, 200_000, 400_000]);
@@ -189,10 +194,10 @@ mod tests {
     #[test]
     fn what_takes_long_rests() {
         let mut sinks = Sinks::default();
-        sinks.add(b"a", None, 1, &Ids::one(1));
+        sinks.add(&key(b"a"), None, 1, &Ids::one(1));
         let begin = 10 * pace::CREDIT;
-        sinks.sent(b"a", begin, 0, pace::CREDIT);
-        sinks.add(b"a", None, 1, &Ids::one(2));
+        sinks.sent(&key(b"a"), begin, 0, pace::CREDIT);
+        sinks.add(&key(b"a"), None, 1, &Ids::one(2));
         assert!(sinks.ready(begin).is_none());
         assert!(sinks.ready(sinks.next(begin).unwrap()).is_some());
     }

@@ -21,7 +21,7 @@ use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS, attached};
 use crate::error::{Error, Misuse};
 use crate::pg::catalogs;
 use crate::pg::entry::event_trigger_function;
-use crate::pg::spi::report;
+use crate::pg::spi::or_raise;
 use crate::pg::statement::Statement;
 
 /// What pgmq puts before a queue's name to name its tables.
@@ -68,9 +68,9 @@ fn follow(name: &CStr, queue: &[u8]) {
     }
     let table = format!("pgmq.{}", quote_identifier(name.to_string_lossy()));
     for kind in &kinds {
-        report(Spi::run(&attach::create(kind, &table, &wanted)));
+        or_raise(Spi::run(&attach::create(kind, &table, &wanted)));
         if let Some(enable) = attach::enable_as(kind, &table, enabled) {
-            report(Spi::run(&enable));
+            or_raise(Spi::run(&enable));
         }
     }
 }
@@ -98,7 +98,7 @@ fn is_elsewhere(archive: pg_sys::Oid, wanted: &Setting) -> bool {
         in_sql::is_event()
     );
     let arguments = [wanted.arguments.to_vec().into(), archive.into()];
-    report(Spi::get_one_with_args(&sql, &arguments)) == Some(true)
+    or_raise(Spi::get_one_with_args(&sql, &arguments)) == Some(true)
 }
 
 /// Whether the role that replaces the table may make the trigger: otherwise the statement would fail because of us.
@@ -109,5 +109,5 @@ fn may_attach(archive: pg_sys::Oid) -> bool {
                 AND pg_catalog.has_function_privilege({}, 'EXECUTE')",
         in_sql::event_function()
     );
-    report(Spi::get_one_with_args(&sql, &[archive.into()])) == Some(true)
+    or_raise(Spi::get_one_with_args(&sql, &[archive.into()])) == Some(true)
 }

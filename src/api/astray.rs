@@ -13,7 +13,7 @@ use crate::catalog::pgmq::{self, Queue};
 use crate::catalog::{in_sql, triggers};
 use crate::error::Warning;
 use crate::pg::catalogs;
-use crate::pg::spi::{Spi, report};
+use crate::pg::spi::{Spi, or_raise};
 use crate::pg::text::{self, Text};
 
 /// A trigger of ours, but no copy that a partition has.
@@ -78,7 +78,7 @@ fn above(prefix: &str) -> String {
 }
 
 fn find(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<(pg_sys::Oid, String)> {
-    report(Spi::connect(|client| {
+    or_raise(Spi::connect(|client| {
         let rows = client.select(sql, None, arguments)?;
         rows.map(|row| {
             let name = row.get::<Text>(2)?.unwrap_or_default().0;
@@ -111,7 +111,7 @@ fn take_off_those(tables: Vec<pg_sys::Oid>, is_wanted: impl Fn(&str) -> bool) ->
             continue;
         };
         for (trigger, queue) in triggers() {
-            report(Spi::run(&format!("DROP TRIGGER {} ON {table}", quote_identifier(&trigger))));
+            or_raise(Spi::run(&format!("DROP TRIGGER {} ON {table}", quote_identifier(&trigger))));
             if !queue.is_empty() && !queues.contains(&queue) {
                 queues.push(queue);
             }

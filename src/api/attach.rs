@@ -10,7 +10,7 @@ use super::wanted::{News, Wanted};
 use crate::catalog::pgmq::{self, Queue};
 use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS};
 use crate::error::Error;
-use crate::pg::spi::{Spi, report};
+use crate::pg::spi::{Spi, or_raise};
 use crate::pg::text::{self, Text};
 use crate::shared;
 
@@ -93,12 +93,12 @@ pub(super) fn enable(queue: &Queue, wanted: &Wanted<'_>) -> Result<bool, Error> 
     for Change { kind, wanted: setting, enabled } in &found {
         let (name, table) = (kind.name, queue.table_for(kind.is_of_archive).0);
         let Some(setting) = setting else {
-            report(Spi::run(&format!("DROP TRIGGER {name} ON {table}")));
+            or_raise(Spi::run(&format!("DROP TRIGGER {name} ON {table}")));
             continue;
         };
-        report(Spi::run(&create(kind, table, setting)));
+        or_raise(Spi::run(&create(kind, table, setting)));
         if let Some(enable) = enable_as(kind, table, *enabled) {
-            report(Spi::run(&enable));
+            or_raise(Spi::run(&enable));
         }
     }
     Ok(!found.is_empty())
@@ -153,7 +153,7 @@ pub(super) fn disable_own(queue: &Queue) -> Result<bool, Error> {
     let all = queue.attached()?;
     for (kind, _) in TRIGGERS.iter().zip(&all).filter(|(_, attached)| attached.is_some()) {
         let table = queue.table_for(kind.is_of_archive).0;
-        report(Spi::run(&format!("DROP TRIGGER {} ON {table}", kind.name)));
+        or_raise(Spi::run(&format!("DROP TRIGGER {} ON {table}", kind.name)));
     }
     Ok(all.iter().any(Option::is_some))
 }

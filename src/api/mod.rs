@@ -24,7 +24,7 @@ use self::attach::{changed, changes_of_all, choose, disable, disable_own};
 use self::wanted::{Wanted, present};
 use crate::catalog::pgmq;
 use crate::error::{Error, Warning};
-use crate::pg::spi::{Spi, report};
+use crate::pg::spi::{Spi, or_raise};
 use crate::pg::text::Text;
 use crate::pg::transaction;
 use crate::shared::{self, bell, told};
@@ -86,7 +86,7 @@ fn create_queue(
     let (channel, event, sink) = (channel.as_deref(), event.as_deref(), sink.as_deref());
     let wanted = Wanted::checked(channel, event, sink, events, ids)?;
     pgmq::check_version()?;
-    report(Spi::run_with_args("SELECT pgmq.create($1)", &[Text::of(queue).into()]));
+    or_raise(Spi::run_with_args("SELECT pgmq.create($1)", &[Text::of(queue).into()]));
     if realtime {
         let queue = pgmq::find(queue)?;
         choose(&queue, &wanted)?;

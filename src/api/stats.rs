@@ -39,13 +39,13 @@ fn _queue_counters() -> TableIterator<
     shared::prepare();
     let mut rows = Vec::new();
     if let Some(shared) = shared::get().filter(|_| pgmq::may_see_queues()) {
-        for claim in shared.table.of(shared::own_oid()) {
-            let key = shared.table.key(claim);
+        for claim in shared.slots.of(shared::own_oid()) {
+            let key = shared.slots.key(claim);
             let Some(route) = Route::from_key(&key) else {
                 continue;
             };
             let text = |part: &std::ffi::CStr| Some(Text(text::from_server(part.to_bytes())));
-            let counters = shared.table.counters(claim);
+            let counters = shared.slots.counters(claim);
             rows.push((
                 text(route.queue),
                 text(route.channel),
@@ -106,7 +106,7 @@ fn _is_preloaded() -> bool {
 #[search_path(pg_catalog, pg_temp)]
 fn _has_room() -> bool {
     shared::prepare();
-    shared::get().is_none_or(|shared| shared.databases.may_take(shared.table, shared::own_oid()))
+    shared::get().is_none_or(|shared| shared.databases.may_take(shared.slots, shared::own_oid()))
 }
 
 type Row = (

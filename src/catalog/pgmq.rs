@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use super::triggers::{Attached, TRIGGERS, attached, has_trigger};
 use crate::error::{Error, PGMQ_MIN};
 use crate::pg::catalogs;
-use crate::pg::spi::{Spi, report};
+use crate::pg::spi::{Spi, or_raise};
 use crate::pg::text::{self, Text};
 
 /// Where pgmq is.
@@ -81,7 +81,7 @@ fn find_spelt(queue: &str) -> Option<Queue> {
 }
 
 fn find_by(sql: &str, queue: &str) -> Option<Queue> {
-    let found = report(Spi::connect(|client| {
+    let found = or_raise(Spi::connect(|client| {
         let rows = client.select(sql, Some(1), &[Text::of(queue).into()])?;
         rows.map(|row| Ok([row.get::<Text>(1)?, row.get(2)?, row.get(3)?])).next().transpose()
     }));
@@ -143,7 +143,7 @@ pub(crate) fn find_all() -> Vec<Queue> {
 }
 
 fn all(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<Queue> {
-    report(Spi::connect(|client| {
+    or_raise(Spi::connect(|client| {
         client
             .select(sql, None, arguments)?
             .map(|row| {
@@ -158,7 +158,7 @@ fn all(sql: &str, arguments: &[DatumWithOid<'_>]) -> Vec<Queue> {
 /// One value. Where the transaction has written nothing yet this only reads, and so takes no
 /// transaction id. So a call that changes nothing costs others nothing.
 fn ask<T: FromDatum + IntoDatum>(sql: &str, arguments: &[DatumWithOid<'_>]) -> Option<T> {
-    report(Spi::connect(|client| client.select(sql, Some(1), arguments)?.first().get_one()))
+    or_raise(Spi::connect(|client| client.select(sql, Some(1), arguments)?.first().get_one()))
 }
 
 /// A queue's table, found without `pgmq.meta`, for which a reader needs no privilege.
@@ -346,10 +346,10 @@ impl Queue {
                     SELECT pgmq.disable_notify_insert(queue_name::text) FROM pgmq.notify_insert_throttle
                      WHERE lower('q_' || queue_name)::name = aimq._table($1) AND queue_name <> $1";
             }
-            report(Spi::run_with_args(&sql, &[Text::of(&self.name).into()]));
+            or_raise(Spi::run_with_args(&sql, &[Text::of(&self.name).into()]));
         } else {
             let table = &self.table;
-            report(Spi::run(&format!(
+            or_raise(Spi::run(&format!(
                 "DROP TRIGGER trigger_notify_queue_insert_listeners ON {table}"
             )));
         }

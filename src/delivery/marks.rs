@@ -12,7 +12,7 @@ use std::sync::atomic::{Ordering::SeqCst, fence};
 use aimq_core::batch::{Batch, Tally};
 use aimq_core::ids::Ids;
 use aimq_core::memory::{OutOfMemory, push};
-use aimq_core::route::Route;
+use aimq_core::route::{Route, RouteKey};
 use aimq_core::shared::{Claim, Database, Full, Marked, News, Stale, State, Wake};
 use aimq_core::timestamp::Timestamp;
 
@@ -129,7 +129,7 @@ fn plan_tables(batch: &Batch) -> Result<(), OutOfMemory> {
 }
 
 /// Finds the slots. Returns the routes that have none, to be announced in the transaction.
-pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<Box<[u8]>>, OutOfMemory> {
+pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<RouteKey>, OutOfMemory> {
     let rest = plan_marks(shared, batch, false)?;
     if let Some(key) = rest.first()
         && !WARNED.replace(true)
@@ -140,10 +140,10 @@ pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<Box<[u8]>>, O
     Ok(rest)
 }
 
-fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Result<Vec<Box<[u8]>>, OutOfMemory> {
+fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Result<Vec<RouteKey>, OutOfMemory> {
     let now = ffi::now();
     let mut result = Ok(());
-    let mut rest: Vec<Box<[u8]>> = Vec::new();
+    let mut rest: Vec<RouteKey> = Vec::new();
     with_plan(|plan| {
         result = batch.keyed().try_for_each(|told| match told? {
             (_, _, tally) if !tally.has_news() => Ok(()),
@@ -172,7 +172,7 @@ impl Plan {
         (own_key, route, tally): (&[u8], Route<'_>, Tally),
         now: Timestamp,
         is_said: bool,
-        rest: &mut Vec<Box<[u8]>>,
+        rest: &mut Vec<RouteKey>,
     ) -> Result<(), OutOfMemory> {
         let begin = self.keys.len();
         self.keys.try_reserve(own_key.len())?;
@@ -207,7 +207,7 @@ impl Plan {
                     let mut own = Vec::new();
                     own.try_reserve_exact(own_key.len())?;
                     own.extend_from_slice(own_key);
-                    push(rest, own.into_boxed_slice())?;
+                    push(rest, own.into())?;
                 }
                 Ok(())
             }
@@ -279,11 +279,11 @@ fn leave_to_new_slots(shared: Shared, plan: &Plan) -> Wake {
     // The messages before the slots; a session that waits has its slot before it looks.
     fence(SeqCst);
     let claims = told.filter_map(|table| {
-        let claim = shared.table.find(shared::own_oid(), &plan.keys[table.key.clone()])?;
+        let claim = shared.slots.find(shared::own_oid(), &plan.keys[table.key.clone()])?;
         Some((claim, table.messages))
     });
     claims.fold(Wake::NOBODY, |wake, (claim, messages)| {
-        wake | shared.table.leave_to_waiters(claim, messages)
+        wake | shared.slots.leave_to_waiters(claim, messages)
     })
 }
 
@@ -310,33 +310,33 @@ fn make(
 }
 
 fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Result<Wake, Stale> {
-    let table = shared.table;
+    let slots = shared.slots;
     let for_moved = match mark.moved {
         Timestamp::INFINITY => Wake::NOBODY,
-        from => database.moved(table, claim, from)?,
+        from => database.moved(slots, claim, from)?,
     };
     let for_messages = match (mark.messages, mark.visible_at) {
         (0, _) => Wake::NOBODY,
-        (messages, None) if mark.is_said => match table.is_current(claim) {
-            true => table.leave_to_waiters(claim, messages),
+        (messages, None) if mark.is_said => match slots.is_current(claim) {
+            true => slots.leave_to_waiters(claim, messages),
             false => return Err(Stale),
         },
-        (_, Some(at)) if mark.is_said => match table.expect(claim, at) {
+        (_, Some(at)) if mark.is_said => match slots.expect(claim, at) {
             Marked::Stale => return Err(Stale),
             first => Wake::WATCHER.only_if(first == Marked::First),
         },
         (messages, None) => {
             if let Some(ids) = &mark.ids {
-                table.note_ids(claim, ids);
+                slots.note_ids(claim, ids);
             }
-            database.enqueue(table, claim, messages)?
+            database.enqueue(slots, claim, messages)?
         }
         (messages, Some(at)) => {
             // It must not be announced yet, but it is the newest message then.
             if let Some(ids) = &mark.ids {
-                table.note_ids(claim, &Ids { newest: ids.newest, ..Ids::default() });
+                slots.note_ids(claim, &Ids { newest: ids.newest, ..Ids::default() });
             }
-            database.expect(table, claim, messages, at)?
+            database.expect(slots, claim, messages, at)?
         }
     };
     Ok(for_moved | for_messages)
@@ -362,7 +362,7 @@ pub(super) fn aborted(batch: &Batch) {
         let relation = Route::relation_of(key);
         wake |= match claims::find_or_take(shared, key) {
             Ok(claim) => make((shared, database), claim, (relation, key), |claim| {
-                database.moved(shared.table, claim, Timestamp::NEG_INFINITY)
+                database.moved(shared.slots, claim, Timestamp::NEG_INFINITY)
             }),
             Err(Full) => database.look_at(relation, Timestamp::NEG_INFINITY),
         };

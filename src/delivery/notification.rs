@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use aimq_core::batch::Batch;
 use aimq_core::memory::{OutOfMemory, push};
+use aimq_core::route::RouteKey;
 
 use crate::error::Warning;
 use crate::pg::{ffi, notify, text};
@@ -17,7 +18,7 @@ use crate::pg::{ffi, notify, text};
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Announces the whole batch, or only the routes that are named.
-pub(crate) fn announce(batch: &Batch, only: Option<&[Box<[u8]>]>) -> Result<(), OutOfMemory> {
+pub(crate) fn announce(batch: &Batch, only: Option<&[RouteKey]>) -> Result<(), OutOfMemory> {
     if !notify::has_room() {
         warn_full();
         return Ok(());

@@ -24,7 +24,7 @@ use self::databases::{accepts, databases_that, find, is_whole};
 use super::start::Start;
 use crate::error::Log;
 use crate::pg::entry::background_worker;
-use crate::pg::process::{self, leave};
+use crate::pg::process::{self, exit};
 use crate::pg::{ffi, signals};
 use crate::shared::{self, Shared};
 
@@ -38,10 +38,10 @@ fn run(_argument: pg_sys::Datum) -> ! {
     process::connect(None, false);
     let Some(shared) = shared::of_process() else {
         Log::NoSharedMemory { process: "aimq launcher" }.report();
-        leave(0);
+        exit(0);
     };
     if !process::take_place(&shared.launcher.pid) {
-        leave(0);
+        exit(0);
     }
     process::at_exit(on_exit);
     shared.launcher.bell.store(ffi::own_latch(), Ordering::SeqCst);
@@ -55,7 +55,7 @@ fn run(_argument: pg_sys::Datum) -> ! {
     loop {
         if process::begin_turn() {
             // Not 0: that would be for ever.
-            leave(1);
+            exit(1);
         }
         let next = pump.turn();
         if !process::had_transaction() {
@@ -157,8 +157,8 @@ impl Pump {
         };
         let is_released = self.shared.databases.release(entry);
         if is_released {
-            for claim in self.shared.table.of(oid) {
-                self.shared.table.release(claim);
+            for claim in self.shared.slots.of(oid) {
+                self.shared.slots.release(claim);
             }
         }
         is_released

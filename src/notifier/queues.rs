@@ -5,20 +5,20 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aimq_core::route::{CHANNEL_MAX_BYTES, Route};
+use aimq_core::route::{CHANNEL_MAX_BYTES, Route, RouteKey};
 use aimq_core::timestamp::Timestamp;
 use aimq_core::version::Version;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::catalog::{home, in_sql};
-use crate::pg::spi::{as_owner, report, timestamp, with_snapshot};
+use crate::pg::spi::{as_owner, or_raise, timestamp, with_snapshot};
 use crate::pg::text::{self, Text};
 use crate::pg::{catalogs, ffi};
 use crate::shared;
 
 /// The realtime queues by route.
-pub(super) type Queues = HashMap<Box<[u8]>, Queue>;
+pub(super) type Queues = HashMap<RouteKey, Queue>;
 
 /// A route that a table's trigger says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ fn triggers() -> Vec<Trigger> {
         makes_realtime(),
         in_sql::is_ours()
     );
-    report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+    or_raise(Spi::connect(|client| -> spi::Result<Vec<_>> {
         client
             .select(&sql, None, &[])?
             .map(|row| {
@@ -147,7 +147,7 @@ pub(super) fn realtime() -> Queues {
 }
 
 fn children() -> Vec<(u32, Version)> {
-    report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+    or_raise(Spi::connect(|client| -> spi::Result<Vec<_>> {
         client
             .select(&children_sql(), None, &[])?
             .map(|row| {
@@ -159,7 +159,7 @@ fn children() -> Vec<(u32, Version)> {
 }
 
 /// The routes of messages that a table's triggers say. In a transaction.
-pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
+pub(super) fn routes_of(table: u32) -> Vec<RouteKey> {
     let sql = format!(
         "SELECT t.tgargs
            FROM pg_catalog.pg_trigger t
@@ -169,7 +169,7 @@ pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
         makes_realtime()
     );
     let all = with_snapshot(|| {
-        report(Spi::connect(|client| -> spi::Result<Vec<_>> {
+        or_raise(Spi::connect(|client| -> spi::Result<Vec<_>> {
             let rows = client.select(&sql, None, &[pg_sys::Oid::from(table).into()])?;
             rows.map(|row| row.get::<Vec<u8>>(1)).collect()
         }))
@@ -181,7 +181,7 @@ pub(super) fn routes_of(table: u32) -> Vec<Box<[u8]>> {
 /// The queues' tables, or partitions of them, that a subscription writes to. In a transaction.
 pub(super) fn subscribed() -> HashSet<u32> {
     with_snapshot(|| {
-        report(Spi::connect(|client| -> spi::Result<HashSet<u32>> {
+        or_raise(Spi::connect(|client| -> spi::Result<HashSet<u32>> {
             let rows = client.select(&subscribed_sql(), None, &[])?;
             let tables = rows.map(|row| row.get::<pg_sys::Oid>(1));
             tables
@@ -239,7 +239,7 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
         return Seen::LOCKED;
     }
     with_snapshot(|| {
-        let found = report(Spi::connect(|client| -> spi::Result<_> {
+        let found = or_raise(Spi::connect(|client| -> spi::Result<_> {
             let rows = client.select(TABLE, Some(1), &[table.into()])?;
             if rows.is_empty() { Ok((None, None)) } else { rows.first().get_two() }
         }));
@@ -261,7 +261,7 @@ pub(super) fn look(table: pg_sys::Oid, from: Timestamp, count: u32, may_wait: bo
                       ORDER BY vt LIMIT 1)"
         );
         let (visible, next) = as_owner(owner, || {
-            report(Spi::connect(|client| {
+            or_raise(Spi::connect(|client| {
                 let arguments = [timestamp(from), i64::from(count).into()];
                 let rows = client.select(text::to_c(&sql).as_c_str(), Some(1), &arguments)?;
                 rows.first().get_two::<i64, TimestampWithTimeZone>()
@@ -279,7 +279,7 @@ pub(super) fn owner_of(table: u32) -> Option<String> {
         "SELECT pg_catalog.pg_get_userbyid(relowner)::pg_catalog.text FROM pg_catalog.pg_class
                 WHERE oid OPERATOR(pg_catalog.=) $1";
     with_snapshot(|| {
-        report(Spi::connect(|client| {
+        or_raise(Spi::connect(|client| {
             let rows = client.select(sql, Some(1), &[pg_sys::Oid::from(table).into()])?;
             if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Text>() }
         }))
@@ -296,7 +296,7 @@ pub(super) fn others_connected(asked_by: i32) -> i64 {
                   AND backend_type OPERATOR(pg_catalog.<>) ALL
                       ('{aimq notifier,aimq watcher,autovacuum worker}'::pg_catalog.text[])";
     let count = with_snapshot(|| {
-        report(Spi::connect(|client| {
+        or_raise(Spi::connect(|client| {
             client.select(sql, Some(1), &[asked_by.into()])?.first().get_one()
         }))
     });
@@ -307,7 +307,7 @@ pub(super) fn others_connected(asked_by: i32) -> i64 {
 pub(super) fn owner() -> pg_sys::Oid {
     let sql = "SELECT datdba FROM pg_catalog.pg_database WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
     let owner = with_snapshot(|| {
-        report(Spi::connect(|client| client.select(sql, Some(1), &[])?.first().get_one()))
+        or_raise(Spi::connect(|client| client.select(sql, Some(1), &[])?.first().get_one()))
     });
     owner.unwrap_or(pg_sys::InvalidOid)
 }
@@ -326,7 +326,7 @@ pub(super) fn prepared() -> HashSet<String> {
         return HashSet::new();
     }
     with_snapshot(|| {
-        report(Spi::connect(|client| {
+        or_raise(Spi::connect(|client| {
             let sql =
                 "SELECT pg_catalog.concat(gid, ' ', transaction) FROM pg_catalog.pg_prepared_xacts
                         WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()";

@@ -24,7 +24,7 @@ use super::queues;
 use super::start::Start;
 use crate::error::Log;
 use crate::pg::entry::background_worker;
-use crate::pg::process::{self, Failure, leave};
+use crate::pg::process::{self, Failure, exit};
 use crate::pg::{ffi, signals, text};
 use crate::settings::{self, Delivery};
 use crate::shared::{self, Shared, bell};
@@ -75,7 +75,7 @@ fn run_notifier(argument: pg_sys::Datum) -> ! {
     let shared = connect(start, c"aimq notifier");
     sinks::init();
     let Some(worker) = Worker::begin(shared, start) else {
-        leave(0);
+        exit(0);
     };
     worker.run(process::wait_event(c"AimqNotifierMain"))
 }
@@ -84,7 +84,7 @@ fn run_watcher(argument: pg_sys::Datum) -> ! {
     let start = Start::from(argument);
     let shared = connect(start, c"aimq watcher");
     let Some(worker) = Worker::begin_to_watch(shared, start.database) else {
-        leave(0);
+        exit(0);
     };
     worker.run(process::wait_event(c"AimqWatcherMain"))
 }
@@ -101,7 +101,7 @@ fn connect(start: Start, name: &CStr) -> Shared {
     process::set(c"application_name", name);
     let Some(shared) = shared::of_process() else {
         Log::NoSharedMemory { process: &name.to_string_lossy() }.report();
-        leave(0);
+        exit(0);
     };
     shared
 }
@@ -147,7 +147,7 @@ impl Worker {
         // A mark that was made while the last notifier left is in a slot.
         let is_free = queues.is_empty()
             && (prepared.is_empty() || !nobody_tells)
-            && shared.table.of(oid).next().is_none();
+            && shared.slots.of(oid).next().is_none();
         if is_unwanted || is_free {
             // The COMMIT PREPARED of a transaction that made a queue realtime has to find the entry.
             let entry = match prepared.is_empty() {
@@ -223,7 +223,7 @@ impl Worker {
         loop {
             if process::begin_turn() || self.must_go() {
                 // Politely: the process that ended us may just want the database for itself.
-                leave(0);
+                exit(0);
             }
             let limit = self.turn();
             if !process::had_transaction() && limit.is_none_or(|limit| limit > Duration::ZERO) {
@@ -258,12 +258,12 @@ impl Worker {
 
         self.see_to_handed_over(now);
 
-        let table = self.shared.table;
+        let slots = self.shared.slots;
         let mut timers =
-            self.notifier.sweep(self.database, self.oid, table, self.moment(), ffi::now());
+            self.notifier.sweep(self.database, self.oid, slots, self.moment(), ffi::now());
         if watches {
             self.look_without_slots();
-            self.shared.waiters.call(self.oid, table, ffi::set_latch);
+            self.shared.waiters.call(self.oid, slots, ffi::set_latch);
             let deadline = self.database.earliest_without_slot();
             timers.deadline = [timers.deadline, deadline].into_iter().flatten().min();
         }
@@ -339,19 +339,19 @@ impl Worker {
     /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do. False if it is not to
     /// sleep after all.
     fn rest(&self, limit: Option<Duration>) -> bool {
-        process::report(pg_sys::BackendState::STATE_IDLE, None);
+        process::show_activity(pg_sys::BackendState::STATE_IDLE, None);
         process::report_statistics(limit.is_none());
         let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
         let until = micros.map(|micros| Timestamp(ffi::now().0.saturating_add(micros)));
         self.seat.sleeps(until);
         // A session that marked before that did not note that it counts on us.
         !process::is_rung()
-            && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.table))
+            && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.slots))
     }
 }
 
 /// Before there is a place to note it.
 fn fail(failure: &Failure) -> ! {
     Log::CannotBegin { message: &failure.message }.report();
-    leave(1)
+    exit(1)
 }

@@ -208,7 +208,7 @@ pub(crate) fn set(name: &CStr, value: &CStr) {
 }
 
 /// Says in `pg_stat_activity` whether the process works.
-pub(crate) fn report(state: pg_sys::BackendState::Type, activity: Option<&CStr>) {
+pub(crate) fn show_activity(state: pg_sys::BackendState::Type, activity: Option<&CStr>) {
     // SAFETY: the text is copied.
     unsafe {
         pg_sys::pgstat_report_activity(state, activity.map_or(std::ptr::null(), CStr::as_ptr));
@@ -310,7 +310,7 @@ pub(crate) fn connect(database: Option<u32>, bypass: bool) {
 }
 
 /// Ends this process in the orderly way.
-pub(crate) fn leave(code: i32) -> ! {
+pub(crate) fn exit(code: i32) -> ! {
     #[allow(unreachable_code, reason = "pgrx knows that it does not return, but on PostgreSQL 18")]
     // SAFETY: the callbacks of the exit run, then the process ends.
     unsafe {

@@ -32,7 +32,7 @@ impl Spi {
 }
 
 /// SPI's own failures are bugs of ours, not mistakes of a user: raise them as they are.
-pub(crate) fn report<T>(result: spi::Result<T>) -> T {
+pub(crate) fn or_raise<T>(result: spi::Result<T>) -> T {
     result.unwrap_or_else(|error| {
         pgrx::error!("aimq: {error}");
     })

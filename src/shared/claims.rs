@@ -5,6 +5,7 @@ use std::mem::ManuallyDrop;
 
 use aimq_core::hash::BuildFnv;
 use aimq_core::memory::OutOfMemory;
+use aimq_core::route::RouteKey;
 use aimq_core::shared::{Claim, Full, News};
 use indexmap::IndexMap;
 
@@ -17,7 +18,7 @@ const REMEMBERED: usize = 4096;
 /// By the routes' keys, and the one that was asked for last: a session that has sent to a queue mostly sends to it
 /// again.
 struct Slots {
-    all: IndexMap<Box<[u8]>, Claim, BuildFnv>,
+    all: IndexMap<RouteKey, Claim, BuildFnv>,
     last: usize,
 }
 
@@ -49,7 +50,7 @@ pub(crate) fn claim(shared: Shared, key: &[u8]) -> Result<Option<Claim>, OutOfMe
 
 /// Somebody else may take a slot for the route at the same moment: the watcher gives one back.
 fn is_double(shared: Shared, key: &[u8]) -> impl Fn(Claim) -> bool {
-    move |new| shared.table.is_double(new, own_oid(), key)
+    move |new| shared.slots.is_double(new, own_oid(), key)
 }
 
 /// The same for a session that is going to wait: it holds no lock on the queue's table, so the triggers that it has
@@ -64,7 +65,7 @@ fn slot_of(
     is_to_be_checked: impl Fn(Claim) -> bool,
 ) -> Result<Option<Claim>, OutOfMemory> {
     SLOTS.with_borrow_mut(|slots| {
-        if let Some(claim) = slots.get(key).filter(|claim| shared.table.is_current(*claim)) {
+        if let Some(claim) = slots.get(key).filter(|claim| shared.slots.is_current(*claim)) {
             return Ok(Some(claim));
         }
         let Ok(claim) = take_if_none(shared, key, is_to_be_checked) else {
@@ -78,7 +79,7 @@ fn slot_of(
         let mut own = Vec::new();
         own.try_reserve_exact(key.len())?;
         own.extend_from_slice(key);
-        slots.insert(own.into_boxed_slice(), claim);
+        slots.insert(own.into(), claim);
         Ok(Some(claim))
     })
 }
@@ -95,7 +96,7 @@ fn take_if_none(
     is_to_be_checked: impl Fn(Claim) -> bool,
 ) -> Result<Claim, Full> {
     let own = own_oid();
-    if let Some(claim) = shared.table.find(own, key) {
+    if let Some(claim) = shared.slots.find(own, key) {
         return Ok(claim);
     }
     let new = shared.take(own, key)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aimq_core::shared::{
-    Claim, Database, Databases, Full, NoEntry, Slot, Table, Waiter, Waiters, words,
+    Claim, Database, Databases, Full, NoEntry, Slot, Slots, Waiter, Waiters, words,
 };
 use pgrx::pg_sys;
 
@@ -34,13 +34,13 @@ struct Header {
     lock: AtomicU32,
     used_places: AtomicU32,
     tickets: AtomicU64,
-    launcher: Launcher,
+    launcher: LauncherState,
 }
 
 /// The launcher, as others see it.
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct Launcher {
+pub(crate) struct LauncherState {
     /// Its process; 0 for none.
     pub(crate) pid: AtomicU32,
     /// Its latch; 0 for none.
@@ -58,10 +58,10 @@ pub(crate) struct Launcher {
 /// The shared memory, in this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared {
-    pub(crate) table: Table<'static>,
+    pub(crate) slots: Slots<'static>,
     pub(crate) databases: Databases<'static>,
     pub(crate) waiters: Waiters<'static>,
-    pub(crate) launcher: &'static Launcher,
+    pub(crate) launcher: &'static LauncherState,
 }
 
 /// How many queues and waiters there is room for.
@@ -126,8 +126,8 @@ impl Shared {
             let bits = places.add(waiters).cast::<AtomicU64>();
             let hashes = bits.add(waiters * words(queues)).cast::<AtomicU32>();
             Some(Self {
-                table: Table {
-                    slots: std::slice::from_raw_parts(slots, queues),
+                slots: Slots {
+                    all: std::slice::from_raw_parts(slots, queues),
                     hashes: std::slice::from_raw_parts(hashes, queues),
                     used: &header.used,
                 },
@@ -148,8 +148,8 @@ impl Shared {
 
     /// Takes a slot for a route that has none, if this database may have another slot. Cannot raise.
     pub(crate) fn take(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
-        if self.databases.may_take(self.table, database) {
-            self.table.take(database, key)
+        if self.databases.may_take(self.slots, database) {
+            self.slots.take(database, key)
         } else {
             Err(Full)
         }
@@ -157,7 +157,7 @@ impl Shared {
 
     /// Finds the slot of a route, or takes one as [`Shared::take`].
     pub(crate) fn claim(&self, database: u32, key: &[u8]) -> Result<Claim, Full> {
-        self.table.find(database, key).map_or_else(|| self.take(database, key), Ok)
+        self.slots.find(database, key).map_or_else(|| self.take(database, key), Ok)
     }
 
     /// This backend's database, whose entry is taken if it has none. `None` if there is no room, or

@@ -12,7 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use aimq_core::route::Route;
+use aimq_core::route::{Route, RouteKey};
 use aimq_core::shared::{Call, Claim, SLOTS_MOST, Session, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::datum::Array;
@@ -182,7 +182,7 @@ fn _arm(
     while let Some(at) = place().or_else(|| enter(shared)) {
         shared.waiters.arm(at);
         let is_current =
-            |wait: &mut Wait| wait.claims.iter().all(|claim| shared.table.is_current(*claim));
+            |wait: &mut Wait| wait.claims.iter().all(|claim| shared.slots.is_current(*claim));
         if with_wait(true, is_current) {
             break;
         }
@@ -250,7 +250,7 @@ fn enter(shared: Shared) -> Option<usize> {
             takes: if may_read { wait.takes } else { 0 },
             since: wait.since,
         };
-        wait.place = shared.waiters.enter(shared.table, session, ticket, &claims);
+        wait.place = shared.waiters.enter(shared.slots, session, ticket, &claims);
         wait.claims = claims;
         wait.place
     });
@@ -268,7 +268,7 @@ fn are_realtime() -> bool {
 
 /// The route of a realtime queue, from the relation cache. Only for a session that may read the table: a session that
 /// is called keeps others from being called.
-fn key_of(table: &pgmq::Table) -> Option<Box<[u8]>> {
+fn key_of(table: &pgmq::Table) -> Option<RouteKey> {
     if !table.is_there() || !table.allows(pg_sys::ACL_SELECT) {
         return None;
     }
@@ -353,19 +353,19 @@ fn is_watched(shared: Shared) -> bool {
 #[pg_extern]
 fn _leave() {
     with_wait((), |wait| wait.call = None);
-    leave();
+    vacate();
 }
 
 /// `aimq._leave_rest()`: the same, but it has read only a part of that.
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _leave_rest() {
-    leave();
+    vacate();
 }
 
 /// The session does not wait any more. What it was called for, and did not read, another session gets. Neither this
 /// nor [`roll_back`] and [`committed`] can raise.
-pub(crate) fn leave() {
+pub(crate) fn vacate() {
     if is_waiting() {
         if let Some(shared) = shared::get() {
             give_back(shared, with_wait(None, |wait| wait.call.take()));
@@ -378,13 +378,13 @@ pub(crate) fn leave() {
 
 fn give_place_back(shared: Shared) {
     if let Some(at) = with_wait(None, |wait| wait.place.take()) {
-        give_back(shared, shared.waiters.leave(shared.table, at));
+        give_back(shared, shared.waiters.vacate(shared.slots, at));
     }
 }
 
 fn give_back(shared: Shared, call: Option<Call>) {
     if let Some(call) = call {
-        let wake = shared.table.give_back(call);
+        let wake = shared.slots.give_back(call);
         if let Some(database) = shared.databases.find(shared::own_oid()) {
             bell::ring(shared, database, wake);
         }
@@ -394,7 +394,7 @@ fn give_back(shared: Shared, call: Option<Call>) {
 /// The savepoint at `level` was rolled back: so was the call, if it began in there.
 pub(crate) fn roll_back(level: u32) {
     if with_wait(false, |wait| wait.level >= level) {
-        leave();
+        vacate();
     }
 }
 
@@ -406,14 +406,14 @@ fn is_waiting() -> bool {
 /// The transaction is committed.
 pub(crate) fn committed() {
     if !with_wait(false, |wait| std::mem::take(&mut wait.is_kept)) {
-        leave();
+        vacate();
     }
 }
 
 /// Once in a session: should it end while it waits, its place is free.
 fn prepare_for_exit() {
     if !IS_PREPARED.replace(true) {
-        process::at_exit(leave);
+        process::at_exit(vacate);
     }
 }
 
@@ -437,12 +437,12 @@ fn _waiters() -> TableIterator<
     let mut rows = Vec::new();
     if let Some(shared) = shared::get().filter(|_| pgmq::may_see_queues()) {
         let own = shared::own_oid();
-        let claims: Vec<_> = shared.table.of(own).collect();
+        let claims: Vec<_> = shared.slots.of(own).collect();
         for seen in shared.waiters.seen(own) {
             let ours = claims.iter().filter(|claim| seen.slots.contains(&claim.at));
             let names = ours.filter_map(|claim| {
-                let key = shared.table.key(*claim);
-                Some(Text(text::from_server(Route::from_key(&key)?.queue.to_bytes())))
+                let key = shared.slots.key(*claim);
+                Some(Text(text::from_server(key.route()?.queue.to_bytes())))
             });
             let since = TimestampWithTimeZone::try_from(seen.since.0).ok();
             rows.push((seen.pid.cast_signed(), names.collect(), since));

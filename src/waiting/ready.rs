@@ -13,7 +13,7 @@ use pgrx::spi::OwnedPreparedStatement;
 use crate::catalog::pgmq;
 use crate::error::Error;
 use crate::pg::ffi;
-use crate::pg::spi::{Spi, report};
+use crate::pg::spi::{Spi, or_raise};
 use crate::pg::text::{self, Text};
 use crate::pg::transaction;
 
@@ -56,7 +56,7 @@ fn is_ready(queue: &str, free: bool) -> Result<bool, Error> {
         None => prepare(queue)?,
     };
     // Partitions have no index on vt: pgmq.read knows a shorter way to the first messages.
-    let is_ready = !free && known.table.is_partitioned() || report(any_visible(&known, free));
+    let is_ready = !free && known.table.is_partitioned() || or_raise(any_visible(&known, free));
     KNOWN.with_borrow_mut(|all| {
         if all.len() >= REMEMBERED {
             all.clear();
@@ -110,6 +110,6 @@ fn prepare(queue: &str) -> Result<Known, Error> {
     let sql = text::to_c(&sql);
     let time = pgrx::PgBuiltInOids::TIMESTAMPTZOID.oid();
     let visible =
-        report(Spi::connect(|client| Ok(client.prepare(sql.as_c_str(), &[time])?.keep())));
+        or_raise(Spi::connect(|client| Ok(client.prepare(sql.as_c_str(), &[time])?.keep())));
     Ok(Known { table, visible })
 }

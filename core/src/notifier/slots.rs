@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use super::{Notifier, look_from};
-use crate::shared::{Claim, Table};
+use crate::route::RouteKey;
+use crate::shared::{Claim, Slots};
 use crate::timestamp::Timestamp;
 
 /// What happened to slots that are not wanted.
@@ -20,19 +21,19 @@ impl Notifier {
     pub fn keep_only(
         &mut self,
         oid: u32,
-        table: Table<'_>,
-        is_realtime: impl Fn(&[u8]) -> bool,
+        slots: Slots<'_>,
+        is_realtime: impl Fn(&RouteKey) -> bool,
     ) -> Kept {
-        let mut seen: HashSet<Box<[u8]>> = HashSet::new();
+        let mut seen: HashSet<RouteKey> = HashSet::new();
         let mut kept = Kept::default();
-        for claim in table.of(oid) {
-            let key = table.key(claim).into_boxed_slice();
+        for claim in slots.of(oid) {
+            let key = slots.key(claim);
             // Of two slots of one route, the first is the one that producers find.
             let is_realtime = is_realtime(&key);
             if is_realtime && seen.insert(key.clone()) {
                 continue;
             }
-            if !self.duties.announces && table.is_marked(claim) {
+            if !self.duties.announces && slots.is_marked(claim) {
                 // It was realtime when that was enqueued: the listeners are told of it first.
                 kept.must_ask_again = true;
                 continue;
@@ -41,7 +42,7 @@ impl Notifier {
                 *known = None;
             }
             kept.released.push(claim.at);
-            let was_noted = table.release(claim);
+            let was_noted = slots.release(claim);
             if is_realtime {
                 // It may have been a time that was noted there. Or it was a message whose producer did not see the
                 // session that waited at the other slot.
@@ -51,7 +52,7 @@ impl Notifier {
             }
             // No look tells of what happens to messages later.
             if was_noted && self.duties.announces {
-                self.found(table, &key, None);
+                self.found(slots, &key, None);
             }
         }
         kept
@@ -59,20 +60,20 @@ impl Notifier {
 
     /// Gives back slots until the database has no more than `most`, rather those for which nobody waits. What was noted
     /// in them is looked for.
-    pub fn keep_at_most(&mut self, oid: u32, table: Table<'_>, most: usize) -> Vec<u32> {
-        let mut all: Vec<_> = table.of(oid).collect();
+    pub fn keep_at_most(&mut self, oid: u32, slots: Slots<'_>, most: usize) -> Vec<u32> {
+        let mut all: Vec<_> = slots.of(oid).collect();
         // What is marked is announced first: of some routes no look tells.
-        let is_bound = |claim: &Claim| !self.duties.announces && table.is_marked(*claim);
+        let is_bound = |claim: &Claim| !self.duties.announces && slots.is_marked(*claim);
         let most = most.saturating_sub(all.iter().filter(|claim| is_bound(claim)).count());
         all.retain(|claim| !is_bound(claim));
-        all.sort_by_key(|claim| std::cmp::Reverse(table.how_many_wait(*claim)));
+        all.sort_by_key(|claim| std::cmp::Reverse(slots.how_many_wait(*claim)));
         let given_up = all.split_off(most.min(all.len()));
         for claim in &given_up {
-            let key = table.key(*claim).into_boxed_slice();
+            let key = slots.key(*claim);
             if let Some(known) = self.known.get_mut(claim.at as usize) {
                 *known = None;
             }
-            if table.release(*claim) {
+            if slots.release(*claim) {
                 look_from(&mut self.looks, &key, Timestamp::NEG_INFINITY);
             }
         }

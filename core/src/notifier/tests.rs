@@ -42,14 +42,14 @@ impl Simulation {
         }
     }
 
-    fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+    fn slots(&self) -> Slots<'_> {
+        Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     /// Gives slots back.
-    fn keep_only(&mut self, is_realtime: impl Fn(&[u8]) -> bool) -> Kept {
-        let table = Table { slots: &self.slots, hashes: &self.hashes, used: &self.used };
-        self.notifier.keep_only(OID, table, is_realtime)
+    fn keep_only(&mut self, is_realtime: impl Fn(&RouteKey) -> bool) -> Kept {
+        let slots = Slots { all: &self.slots, hashes: &self.hashes, used: &self.used };
+        self.notifier.keep_only(OID, slots, is_realtime)
     }
 
     fn now(&self) -> Timestamp {
@@ -57,31 +57,31 @@ impl Simulation {
     }
 
     fn claim(&self, channel: &str, queue: &str) -> Claim {
-        self.table().claim(OID, &key(channel, queue)).unwrap()
+        self.slots().claim(OID, &key(channel, queue)).unwrap()
     }
 
     /// True if the notifier has to be woken.
     fn enqueue(&self, claim: Claim, messages: u64) -> bool {
-        self.database.enqueue(self.table(), claim, messages).unwrap().is_any()
+        self.database.enqueue(self.slots(), claim, messages).unwrap().is_any()
     }
 
     fn expect(&self, claim: Claim, at: i64) -> bool {
-        self.database.expect(self.table(), claim, 1, Timestamp(at)).unwrap().is_any()
+        self.database.expect(self.slots(), claim, 1, Timestamp(at)).unwrap().is_any()
     }
 
     fn sweep(&mut self) -> Timers {
-        let (now, table) =
-            (self.now(), Table { slots: &self.slots, hashes: &self.hashes, used: &self.used });
-        self.notifier.sweep(&self.database, OID, table, self.moment, now)
+        let (now, slots) =
+            (self.now(), Slots { all: &self.slots, hashes: &self.hashes, used: &self.used });
+        self.notifier.sweep(&self.database, OID, slots, self.moment, now)
     }
 
     /// What may be sent, as if it was; and when what was not may be.
     fn say(&mut self) -> (Vec<Said>, Option<Moment>) {
         let said = self.ready();
         if !said.is_empty() {
-            let (now, table) =
-                (self.now(), Table { slots: &self.slots, hashes: &self.hashes, used: &self.used });
-            self.notifier.sent(table, self.moment, now, self.interval, self.cost);
+            let (now, slots) =
+                (self.now(), Slots { all: &self.slots, hashes: &self.hashes, used: &self.used });
+            self.notifier.sent(slots, self.moment, now, self.interval, self.cost);
         }
         (said, self.notifier.next(self.moment))
     }
@@ -108,7 +108,7 @@ impl Simulation {
     }
 }
 
-fn key(channel: &str, queue: &str) -> Box<[u8]> {
+fn key(channel: &str, queue: &str) -> RouteKey {
     [b"\x01\0\0\0", format!("{channel}\0e\0{queue}\0").as_bytes()].concat().into()
 }
 
@@ -117,14 +117,14 @@ fn look_at(simulation: &mut Simulation, channel: &str, queue: &str) {
 }
 
 /// What is to be looked at, all of it.
-fn looks(it: &mut Simulation) -> Vec<(Box<[u8]>, Timestamp)> {
+fn looks(it: &mut Simulation) -> Vec<(RouteKey, Timestamp)> {
     std::iter::from_fn(|| it.notifier.next_look()).collect()
 }
 
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
-    let table =
-        Table { slots: &simulation.slots, hashes: &simulation.hashes, used: &simulation.used };
-    simulation.notifier.found(table, &key(channel, queue), None);
+    let slots =
+        Slots { all: &simulation.slots, hashes: &simulation.hashes, used: &simulation.used };
+    simulation.notifier.found(slots, &key(channel, queue), None);
 }
 
 /// A notification of one queue.
@@ -377,7 +377,7 @@ fn a_deadline_within_the_interval_is_looked_at_at_its_end() {
 }
 
 fn moved(it: &Simulation, claim: Claim, from: i64) -> bool {
-    it.database.moved(it.table(), claim, Timestamp(from)).unwrap().is_any()
+    it.database.moved(it.slots(), claim, Timestamp(from)).unwrap().is_any()
 }
 
 #[test]
@@ -431,10 +431,10 @@ fn all_times_keep_their_order_on_the_way_through_a_slot() {
         (1, Timestamp(1)),
         (850_000_000_000_000, Timestamp(850_000_000_000_000)),
     ] {
-        let _: Marked = it.table().moved(claim, Timestamp(from));
-        assert_eq!(it.table().take_moved(claim), found, "{from}");
+        let _: Marked = it.slots().moved(claim, Timestamp(from));
+        assert_eq!(it.slots().take_moved(claim), found, "{from}");
     }
-    assert_eq!(it.table().take_moved(claim), Timestamp::INFINITY, "nothing");
-    let _: Marked = it.table().moved(claim, Timestamp(i64::MAX - 1));
-    assert!(it.table().moved_from(claim) < Timestamp::INFINITY, "a time past all clocks");
+    assert_eq!(it.slots().take_moved(claim), Timestamp::INFINITY, "nothing");
+    let _: Marked = it.slots().moved(claim, Timestamp(i64::MAX - 1));
+    assert!(it.slots().moved_from(claim) < Timestamp::INFINITY, "a time past all clocks");
 }

@@ -3,7 +3,7 @@
 use super::bucket::{Bucket, Handed, bucket_of};
 use super::news::{News, Wake};
 use super::seat::{ATTENDS_WITHIN, Seat, State};
-use super::slot::{Claim, Marked, Table};
+use super::slot::{Claim, Marked, Slots};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
@@ -125,43 +125,43 @@ impl Database {
     // The producer's side: all of it after the transaction is visible to others.
 
     /// Marks `messages` that are visible.
-    pub fn enqueue(&self, table: Table<'_>, claim: Claim, messages: u64) -> Result<Wake, Stale> {
+    pub fn enqueue(&self, slots: Slots<'_>, claim: Claim, messages: u64) -> Result<Wake, Stale> {
         // Before the mark: the sweep that finds the mark counts the transaction as well.
-        table.count(claim, messages);
-        let is_marked = match table.mark(claim, messages) {
+        slots.count(claim, messages);
+        let is_marked = match slots.mark(claim, messages) {
             Marked::First => self.must_ring(),
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
-        Ok(Wake::NOTIFIER.only_if(is_marked) | table.leave_to_waiters(claim, messages))
+        Ok(Wake::NOTIFIER.only_if(is_marked) | slots.leave_to_waiters(claim, messages))
     }
 
     /// Notes messages that become visible at `at`. The watcher is woken if it would look at the clock too late.
     pub fn expect(
         &self,
-        table: Table<'_>,
+        slots: Slots<'_>,
         claim: Claim,
         messages: u64,
         at: Timestamp,
     ) -> Result<Wake, Stale> {
-        match table.expect(claim, at) {
+        match slots.expect(claim, at) {
             Marked::Stale => Err(Stale),
             first => {
-                table.count(claim, messages);
+                slots.count(claim, messages);
                 Ok(Wake::WATCHER.only_if(first == Marked::First))
             }
         }
     }
 
     /// Notes that messages may have got another visibility time, of `from` or later.
-    pub fn moved(&self, table: Table<'_>, claim: Claim, from: Timestamp) -> Result<Wake, Stale> {
-        let is_noted = match table.moved(claim, from) {
+    pub fn moved(&self, slots: Slots<'_>, claim: Claim, from: Timestamp) -> Result<Wake, Stale> {
+        let is_noted = match slots.moved(claim, from) {
             Marked::First => true,
             Marked::More => false,
             Marked::Stale => return Err(Stale),
         };
         // Sessions that block don't wait for the watcher's timers, if there may be something to read.
-        let is_awaited = from == Timestamp::NEG_INFINITY && table.how_many_wait(claim) > 0;
+        let is_awaited = from == Timestamp::NEG_INFINITY && slots.how_many_wait(claim) > 0;
         Ok(Wake::WATCHER.only_if(is_noted || is_awaited))
     }
 
@@ -182,9 +182,9 @@ impl Database {
     }
 
     /// How many slots it has below its share, if it could use them.
-    fn lacks(&self, table: Table<'_>, share: usize) -> usize {
+    fn lacks(&self, slots: Slots<'_>, share: usize) -> usize {
         let wants = self.wants.load(Relaxed) as usize;
-        wants.min(share).saturating_sub(table.of(self.oid()).count())
+        wants.min(share).saturating_sub(slots.of(self.oid()).count())
     }
 
     fn bucket(&self, relation: u32) -> &Bucket {
@@ -380,33 +380,33 @@ impl<'a> Databases<'a> {
 
     /// How many slots each database is sure of, if it can use that many.
     #[must_use]
-    pub fn share(&self, table: Table<'_>) -> usize {
+    pub fn share(&self, slots: Slots<'_>) -> usize {
         let users = self.all.iter().filter(|entry| entry.wants.load(Relaxed) > 0).count();
-        table.slots.len() / users.max(1)
+        slots.all.len() / users.max(1)
     }
 
     /// Whether a database may take one more slot: below its share, or as long as what others are sure of stays free.
     #[must_use]
-    pub fn may_take(&self, table: Table<'_>, oid: u32) -> bool {
-        if !table.is_scarce() {
+    pub fn may_take(&self, slots: Slots<'_>, oid: u32) -> bool {
+        if !slots.is_scarce() {
             return true;
         }
-        let share = self.share(table);
-        if table.of(oid).count() < share {
+        let share = self.share(slots);
+        if slots.of(oid).count() < share {
             return true;
         }
         let others = self.all.iter().filter(|entry| ![0, oid].contains(&entry.oid()));
-        let reserved: usize = others.map(|entry| entry.lacks(table, share)).sum();
-        table.how_many_free() > reserved
+        let reserved: usize = others.map(|entry| entry.lacks(slots, share)).sum();
+        slots.how_many_free() > reserved
     }
 
     /// Has the databases above their share give slots back, if this one is below. Calls `ring` for each that has to be
     /// woken.
-    pub fn demand(&self, table: Table<'_>, own: &Database, mut ring: impl FnMut(&Database)) {
-        let share = self.share(table);
-        if own.lacks(table, share) > 0 {
+    pub fn demand(&self, slots: Slots<'_>, own: &Database, mut ring: impl FnMut(&Database)) {
+        let share = self.share(slots);
+        if own.lacks(slots, share) > 0 {
             let others = self.all.iter().filter(|entry| ![0, own.oid()].contains(&entry.oid()));
-            for entry in others.filter(|entry| table.of(entry.oid()).count() > share) {
+            for entry in others.filter(|entry| slots.of(entry.oid()).count() > share) {
                 if entry.tell(News::SHARE).is_any() {
                     ring(entry);
                 }

@@ -20,7 +20,7 @@ pub use counters::Counters;
 pub use database::{Database, Databases, NoEntry, Stale};
 pub use news::{News, Wake};
 pub use seat::{ATTENDS_WITHIN, Seat, State};
-pub use slot::{Claim, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Table};
+pub use slot::{Claim, Drained, Full, KEY_MAX_BYTES, Marked, Slot, Slots};
 pub use waiters::{Call, SLOTS_MOST, Seen, Session, Waiter, Waiters, words};
 
 #[cfg(all(test, not(feature = "loom")))]

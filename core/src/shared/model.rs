@@ -113,7 +113,7 @@ fn behind_the_door(world: &World, claim: Claim) -> Host {
         host.take_latch();
         host.turn();
     }
-    let wake = world.database.enqueue(world.table(), world.claim(B), 0).unwrap();
+    let wake = world.database.enqueue(world.slots(), world.claim(B), 0).unwrap();
     assert!(!wake.is_any(), "no door");
     host
 }

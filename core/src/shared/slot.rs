@@ -6,6 +6,7 @@ use super::counters::{self, Counters};
 use super::ids;
 use super::packed::{mark, time};
 use crate::hash::Fnv;
+use crate::route::RouteKey;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
@@ -148,16 +149,16 @@ fn hash_of(database: u32, key: &[u8]) -> u64 {
     hash.finish()
 }
 
-/// What [`Table::hashes`] has of a hash.
+/// What [`Slots::hashes`] has of a hash.
 const fn part_of(hash: u64) -> u32 {
     (hash ^ hash >> 32) as u32
 }
 
 /// The table of all databases' queues.
 #[derive(Clone, Copy, Debug)]
-pub struct Table<'a> {
+pub struct Slots<'a> {
     /// The slots.
-    pub slots: &'a [Slot],
+    pub all: &'a [Slot],
     /// For each a part of its route's hash, close together: a search reads only these, and the slots that may be the
     /// right one.
     pub hashes: &'a [AtomicU32],
@@ -165,11 +166,11 @@ pub struct Table<'a> {
     pub used: &'a AtomicU32,
 }
 
-impl Table<'_> {
+impl Slots<'_> {
     /// The slots that were ever used.
     fn ever_used(&self) -> &[Slot] {
         let used = self.used.load(SeqCst) as usize;
-        &self.slots[..used.min(self.slots.len())]
+        &self.all[..used.min(self.all.len())]
     }
 
     /// Finds the slot of a route, or takes one for it. Never waits: two that do this at the same
@@ -194,7 +195,7 @@ impl Table<'_> {
         let part = part_of(hash);
         let hashes = self.hashes[..self.ever_used().len()].iter();
         let like = (0..).zip(hashes).filter(move |(_, of)| of.load(SeqCst) == part);
-        like.map(|(at, _)| (at, &self.slots[at as usize]))
+        like.map(|(at, _)| (at, &self.all[at as usize]))
     }
 
     /// Takes a slot for a route that has none.
@@ -202,7 +203,7 @@ impl Table<'_> {
         if key.len() > KEY_MAX_BYTES {
             return Err(Full);
         }
-        for (at, slot) in (0..).zip(self.slots) {
+        for (at, slot) in (0..).zip(self.all) {
             if slot.state.load(Relaxed) == FREE
                 && slot.state.compare_exchange(FREE, CLAIMED, SeqCst, Relaxed).is_ok()
             {
@@ -221,11 +222,11 @@ impl Table<'_> {
 
     /// Whether so many slots are in use that it has to be counted who has them.
     pub(super) fn is_scarce(&self) -> bool {
-        self.used.load(SeqCst) as usize > self.slots.len() / 2
+        self.used.load(SeqCst) as usize > self.all.len() / 2
     }
 
     pub(super) fn how_many_free(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.state.load(Relaxed) == FREE).count()
+        self.all.iter().filter(|slot| slot.state.load(Relaxed) == FREE).count()
     }
 
     /// Whether the route has another slot too. Of two that take one at the same moment, one at least sees that.
@@ -238,7 +239,7 @@ impl Table<'_> {
     }
 
     fn slot(&self, claim: Claim) -> &Slot {
-        &self.slots[claim.at as usize]
+        &self.all[claim.at as usize]
     }
 
     pub(super) fn ids(&self, claim: Claim) -> (&ids::Cells, u32) {
@@ -246,15 +247,15 @@ impl Table<'_> {
     }
 
     pub(super) fn waiting(&self, at: u32) -> &AtomicU32 {
-        &self.slots[at as usize].waiting
+        &self.all[at as usize].waiting
     }
 
     pub(super) fn turns(&self, at: u32) -> &AtomicU64 {
-        &self.slots[at as usize].turns
+        &self.all[at as usize].turns
     }
 
     pub(super) fn count_call(&self, at: u32) {
-        self.slots[at as usize].counters.called();
+        self.all[at as usize].counters.called();
     }
 
     /// How many sessions wait for the queue.
@@ -377,10 +378,10 @@ impl Table<'_> {
 
     /// The route of a slot.
     #[must_use]
-    pub fn key(&self, claim: Claim) -> Vec<u8> {
+    pub fn key(&self, claim: Claim) -> RouteKey {
         let slot = self.slot(claim);
         let words = slot.key.iter().flat_map(|word| word.load(Relaxed).to_le_bytes());
-        words.take(slot.length.load(Relaxed) as usize).collect()
+        words.take(slot.length.load(Relaxed) as usize).collect::<Vec<_>>().into()
     }
 
     /// Whether anything is marked.

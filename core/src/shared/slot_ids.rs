@@ -1,9 +1,9 @@
 //! The ids of messages, of one queue's slot.
 
-use super::slot::{Claim, Table};
+use super::slot::{Claim, Slots};
 use crate::ids::Ids;
 
-impl Table<'_> {
+impl Slots<'_> {
     /// A producer whose transaction is visible says which messages it is about to mark.
     pub fn note_ids(&self, claim: Claim, ids: &Ids) {
         let (cells, generation) = self.ids(claim);

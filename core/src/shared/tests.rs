@@ -14,8 +14,8 @@ impl Memory {
         Self { slots: (0..slots).map(|_| Slot::new()).collect(), hashes, used: AtomicU32::new(0) }
     }
 
-    fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+    fn slots(&self) -> Slots<'_> {
+        Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 }
 
@@ -25,101 +25,101 @@ fn zeroed_memory_is_an_empty_table() {
     assert_eq!(size_of::<Slot>() % 64, 0);
     assert_eq!(size_of::<Database>() % 64, 0);
     let memory = Memory::new(1);
-    assert_eq!(memory.table().find(0, b""), None, "an unused slot is nobody's");
-    assert_eq!(memory.table().of(0).count(), 0);
+    assert_eq!(memory.slots().find(0, b""), None, "an unused slot is nobody's");
+    assert_eq!(memory.slots().of(0).count(), 0);
 }
 
 #[test]
 fn a_route_keeps_its_slot() {
     let memory = Memory::new(3);
-    let table = memory.table();
-    let first = table.claim(1, b"a").unwrap();
-    assert_eq!(table.claim(1, b"a"), Ok(first));
-    assert_ne!(table.claim(2, b"a").unwrap().at, first.at, "another database's");
-    assert_ne!(table.claim(1, b"b").unwrap().at, first.at);
-    assert_eq!(table.claim(1, b"c"), Err(Full));
-    assert_eq!(table.key(first), b"a");
+    let slots = memory.slots();
+    let first = slots.claim(1, b"a").unwrap();
+    assert_eq!(slots.claim(1, b"a"), Ok(first));
+    assert_ne!(slots.claim(2, b"a").unwrap().at, first.at, "another database's");
+    assert_ne!(slots.claim(1, b"b").unwrap().at, first.at);
+    assert_eq!(slots.claim(1, b"c"), Err(Full));
+    assert_eq!(*slots.key(first), *b"a");
 }
 
 #[test]
 fn a_route_that_is_too_long_has_no_slot() {
     let memory = Memory::new(1);
-    assert_eq!(memory.table().claim(1, &[b'x'; KEY_MAX_BYTES + 1]), Err(Full));
-    let longest = memory.table().claim(1, &[b'x'; KEY_MAX_BYTES]).unwrap();
-    assert_eq!(memory.table().key(longest), [b'x'; KEY_MAX_BYTES]);
+    assert_eq!(memory.slots().claim(1, &[b'x'; KEY_MAX_BYTES + 1]), Err(Full));
+    let longest = memory.slots().claim(1, &[b'x'; KEY_MAX_BYTES]).unwrap();
+    assert_eq!(*memory.slots().key(longest), [b'x'; KEY_MAX_BYTES]);
 }
 
 #[test]
 fn only_the_first_mark_is_first() {
     let memory = Memory::new(1);
-    let table = memory.table();
-    let claim = table.claim(1, b"a").unwrap();
-    assert_eq!(table.mark(claim, 2), Marked::First);
-    assert_eq!(table.mark(claim, 3), Marked::More);
-    assert_eq!(table.drain(claim).unwrap().messages, 5);
-    assert_eq!(table.drain(claim), None);
-    assert_eq!(table.mark(claim, u64::MAX), Marked::First, "counts as much as there is room for");
-    assert_eq!(table.mark(claim, 1), Marked::More);
-    assert!(table.is_current(claim), "the count never reaches the generation");
+    let slots = memory.slots();
+    let claim = slots.claim(1, b"a").unwrap();
+    assert_eq!(slots.mark(claim, 2), Marked::First);
+    assert_eq!(slots.mark(claim, 3), Marked::More);
+    assert_eq!(slots.drain(claim).unwrap().messages, 5);
+    assert_eq!(slots.drain(claim), None);
+    assert_eq!(slots.mark(claim, u64::MAX), Marked::First, "counts as much as there is room for");
+    assert_eq!(slots.mark(claim, 1), Marked::More);
+    assert!(slots.is_current(claim), "the count never reaches the generation");
 }
 
 #[test]
 fn a_slot_that_changed_hands_takes_no_mark() {
     let memory = Memory::new(1);
-    let table = memory.table();
-    let old = table.claim(1, b"a").unwrap();
-    assert_eq!(table.mark(old, 1), Marked::First);
-    assert!(table.release(old), "something was marked");
-    assert_eq!(table.mark(old, 1), Marked::Stale);
-    let new = table.claim(1, b"b").unwrap();
+    let slots = memory.slots();
+    let old = slots.claim(1, b"a").unwrap();
+    assert_eq!(slots.mark(old, 1), Marked::First);
+    assert!(slots.release(old), "something was marked");
+    assert_eq!(slots.mark(old, 1), Marked::Stale);
+    let new = slots.claim(1, b"b").unwrap();
     assert_eq!(new.at, old.at);
-    assert_eq!(table.mark(old, 1), Marked::Stale);
-    assert_eq!(table.expect(old, Timestamp(1)), Marked::Stale);
-    assert_eq!(table.drain(new), None, "the stranger's mark is not ours");
-    assert_eq!(table.mark(new, 1), Marked::First);
+    assert_eq!(slots.mark(old, 1), Marked::Stale);
+    assert_eq!(slots.expect(old, Timestamp(1)), Marked::Stale);
+    assert_eq!(slots.drain(new), None, "the stranger's mark is not ours");
+    assert_eq!(slots.mark(new, 1), Marked::First);
 }
 
 #[test]
 fn the_earliest_time_wins() {
     let memory = Memory::new(1);
-    let table = memory.table();
-    let claim = table.claim(1, b"a").unwrap();
-    assert_eq!(table.earliest(claim), None);
-    assert_eq!(table.expect(claim, Timestamp(500)), Marked::First);
-    assert_eq!(table.expect(claim, Timestamp(700)), Marked::More);
-    assert_eq!(table.expect(claim, Timestamp(300)), Marked::First);
-    assert_eq!(table.earliest(claim), Some(Timestamp(300)));
-    table.forget_earliest(claim);
-    assert_eq!(table.expect(claim, Timestamp(i64::MAX)), Marked::More, "infinity never comes");
-    assert_eq!(table.earliest(claim), None);
+    let slots = memory.slots();
+    let claim = slots.claim(1, b"a").unwrap();
+    assert_eq!(slots.earliest(claim), None);
+    assert_eq!(slots.expect(claim, Timestamp(500)), Marked::First);
+    assert_eq!(slots.expect(claim, Timestamp(700)), Marked::More);
+    assert_eq!(slots.expect(claim, Timestamp(300)), Marked::First);
+    assert_eq!(slots.earliest(claim), Some(Timestamp(300)));
+    slots.forget_earliest(claim);
+    assert_eq!(slots.expect(claim, Timestamp(i64::MAX)), Marked::More, "infinity never comes");
+    assert_eq!(slots.earliest(claim), None);
 }
 
 #[test]
 fn a_slot_that_changed_hands_takes_no_time() {
     let memory = Memory::new(1);
-    let table = memory.table();
-    let mut old = table.claim(1, b"a").unwrap();
+    let slots = memory.slots();
+    let mut old = slots.claim(1, b"a").unwrap();
     let first = old;
     // The time has room for less of the generation than the mark: it comes round.
     for _ in 0..1 << 12 {
-        assert_eq!(table.expect(old, Timestamp(100)), Marked::First);
-        assert!(table.release(old), "a time was noted");
-        assert_eq!(table.expect(old, Timestamp(100)), Marked::Stale);
-        old = table.claim(1, b"b").unwrap();
-        assert_eq!(table.earliest(old), None, "the stranger's time is not ours");
+        assert_eq!(slots.expect(old, Timestamp(100)), Marked::First);
+        assert!(slots.release(old), "a time was noted");
+        assert_eq!(slots.expect(old, Timestamp(100)), Marked::Stale);
+        old = slots.claim(1, b"b").unwrap();
+        assert_eq!(slots.earliest(old), None, "the stranger's time is not ours");
     }
-    assert_eq!(table.expect(first, Timestamp(100)), Marked::Stale);
-    assert_eq!(table.expect(old, Timestamp(50)), Marked::First);
-    assert_eq!(table.earliest(old), Some(Timestamp(50)));
+    assert_eq!(slots.expect(first, Timestamp(100)), Marked::Stale);
+    assert_eq!(slots.expect(old, Timestamp(50)), Marked::First);
+    assert_eq!(slots.earliest(old), Some(Timestamp(50)));
 }
 
 #[test]
 fn a_time_that_has_passed_long_ago_has_passed() {
     let memory = Memory::new(1);
-    let table = memory.table();
-    let claim = table.claim(1, b"a").unwrap();
-    assert_eq!(table.expect(claim, Timestamp::NEG_INFINITY), Marked::First);
-    assert!(table.earliest(claim) < Some(Timestamp(1000)), "2000 is long ago");
+    let slots = memory.slots();
+    let claim = slots.claim(1, b"a").unwrap();
+    assert_eq!(slots.expect(claim, Timestamp::NEG_INFINITY), Marked::First);
+    assert!(slots.earliest(claim) < Some(Timestamp(1000)), "2000 is long ago");
 }
 
 #[test]

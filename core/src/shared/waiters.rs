@@ -7,7 +7,7 @@
 //! does not read gives the turns back to the slot.
 
 use super::news::Wake;
-use super::slot::{Claim, Table};
+use super::slot::{Claim, Slots};
 use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
@@ -143,7 +143,7 @@ impl Waiters<'_> {
     #[must_use]
     pub fn enter(
         &self,
-        table: Table<'_>,
+        slots: Slots<'_>,
         session: Session,
         ticket: u64,
         queues: &[Claim],
@@ -168,7 +168,7 @@ impl Waiters<'_> {
         for claim in queues {
             let bit = 1 << (claim.at % 64);
             if self.words_of(at)[claim.at as usize / 64].fetch_or(bit, SeqCst) & bit == 0 {
-                table.waiting(claim.at).fetch_add(1, SeqCst);
+                slots.waiting(claim.at).fetch_add(1, SeqCst);
             }
         }
         Some(at)
@@ -191,7 +191,7 @@ impl Waiters<'_> {
     }
 
     /// The session is awake, and not called any more until it is armed again. Says what it was called for, which
-    /// it reads, or [gives back](Table::give_back).
+    /// it reads, or [gives back](Slots::give_back).
     pub fn wake(&self, at: usize) -> Option<Call> {
         let state = &self.all[at].state;
         let old = state.swap((state.load(Relaxed) & ARMED) | AWAKE, SeqCst);
@@ -201,12 +201,12 @@ impl Waiters<'_> {
     }
 
     /// The session does not wait any more. Says what it was called for and has not read.
-    pub fn leave(&self, table: Table<'_>, at: usize) -> Option<Call> {
+    pub fn vacate(&self, slots: Slots<'_>, at: usize) -> Option<Call> {
         let call = self.wake(at);
         for (word, bits) in (0..).zip(self.words_of(at)) {
             let mut left = bits.swap(0, SeqCst);
             while left != 0 {
-                table.waiting(word * 64 + left.trailing_zeros()).fetch_sub(1, SeqCst);
+                slots.waiting(word * 64 + left.trailing_zeros()).fetch_sub(1, SeqCst);
                 left &= left - 1;
             }
         }
@@ -224,18 +224,18 @@ impl Waiters<'_> {
 
     /// Hands out the turns of a database's slots, and calls with `ring` the sessions that have waited longest. Turns
     /// that nobody waits for are dropped: a session that comes later looks for itself.
-    pub fn call(&self, database: u32, table: Table<'_>, mut ring: impl FnMut(u64)) {
-        let slots: Vec<_> = table
+    pub fn call(&self, database: u32, slots: Slots<'_>, mut ring: impl FnMut(u64)) {
+        let left: Vec<_> = slots
             .of(database)
-            .filter_map(|claim| Some((claim.at, table.take_turns(claim)?)))
+            .filter_map(|claim| Some((claim.at, slots.take_turns(claim)?)))
             .collect();
-        if slots.is_empty() {
+        if left.is_empty() {
             return;
         }
         // The turns, and with them the messages, before the places; as a session has its place before it looks.
         fence(SeqCst);
         let line = self.line(database);
-        for (slot, mut turns) in slots {
+        for (slot, mut turns) in left {
             let of_slot = line.iter().filter(|(_, at, _)| self.has(*at, slot));
             for (_, at, state) in of_slot {
                 if turns == 0 {
@@ -246,7 +246,7 @@ impl Waiters<'_> {
                 let for_it = takes.min(turns).min(TURNS_MOST);
                 if self.call_one(*at, *state, slot, for_it, &mut ring) {
                     turns -= for_it;
-                    table.count_call(slot);
+                    slots.count_call(slot);
                 }
             }
         }
@@ -344,7 +344,7 @@ impl Waiters<'_> {
     }
 }
 
-impl Table<'_> {
+impl Slots<'_> {
     /// A producer whose transaction is visible enqueued `messages` that are visible: leaves them to the
     /// sessions that wait for the queue, if there are any. Then the watcher has to be woken.
     pub fn leave_to_waiters(&self, claim: Claim, messages: u64) -> Wake {

@@ -7,7 +7,7 @@ use aimq_core::launcher::Found;
 use pgrx::pg_sys;
 
 use crate::error::Log;
-use crate::pg::process::{self, leave};
+use crate::pg::process::{self, exit};
 use crate::pg::{catalogs, timeouts};
 
 /// A transaction that waits for no lock for long: somebody may have locked pg_database.
@@ -51,7 +51,7 @@ pub(super) fn databases_that(fits: fn(&pg_sys::FormData_pg_database) -> bool) ->
         Ok(found) => found,
         Err(failure) => {
             Log::CannotListDatabases { message: &failure.message }.report();
-            leave(1)
+            exit(1)
         }
     }
 }

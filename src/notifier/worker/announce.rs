@@ -29,12 +29,12 @@ impl Worker {
         if notifications.is_empty() {
             // For some queues nothing is notified: their interval begins all the same.
             if self.notifier.is_sending() {
-                let (table, interval) = (self.shared.table, settings::notify_interval());
-                self.notifier.sent(table, self.moment(), ffi::now(), interval, 0);
+                let (slots, interval) = (self.shared.slots, settings::notify_interval());
+                self.notifier.sent(slots, self.moment(), ffi::now(), interval, 0);
             }
             return;
         }
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
+        process::show_activity(pg_sys::BackendState::STATE_RUNNING, Some(c"notifying"));
         let ready: Vec<send::Ready> = notifications
             .into_iter()
             // JSON holds no NUL: serde escapes control characters.
@@ -57,9 +57,9 @@ impl Worker {
                 self.back_off.succeeded();
                 self.database.notifications.fetch_add(ready.len() as u64, Ordering::Relaxed);
                 let interval = settings::notify_interval();
-                let table = self.shared.table;
+                let slots = self.shared.slots;
                 let cost = process::processor_time().saturating_sub(begun);
-                self.notifier.sent(table, self.moment(), ffi::now(), interval, cost);
+                self.notifier.sent(slots, self.moment(), ffi::now(), interval, cost);
             }
             // Something else is to be done first. It is said again at once.
             Err(failure) if failure.is_cut() => {

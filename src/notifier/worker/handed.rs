@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use aimq_core::clock::Moment;
-use aimq_core::route::Route;
+use aimq_core::route::RouteKey;
 use aimq_core::shared::{Claim, News, Wake};
 use aimq_core::timestamp::Timestamp;
 
@@ -27,13 +27,13 @@ impl Worker {
     // The watcher's side.
 
     /// The notifier looks at it, which has more time.
-    pub(super) fn hand_over(&mut self, key: Box<[u8]>, claim: Option<Claim>, from: Timestamp) {
-        let rest = match claim.map_or(0, |claim| self.shared.table.look_cost(claim)) {
+    pub(super) fn hand_over(&mut self, key: RouteKey, claim: Option<Claim>, from: Timestamp) {
+        let rest = match claim.map_or(0, |claim| self.shared.slots.look_cost(claim)) {
             0 => DEAR_FOR.0,
             cost => cost.saturating_mul(aimq_core::pace::LOOK).clamp(DEAR_FOR.0, DEAR_FOR.1),
         };
         self.notifier.rest_from_looks(claim, self.moment().saturating_add(rest));
-        let is_noted = self.database.dear.put(Route::relation_of(&key), from);
+        let is_noted = self.database.dear.put(key.relation(), from);
         if is_noted {
             self.wake_notifier();
         }
@@ -51,10 +51,9 @@ impl Worker {
     /// Sees to the tables that the notifier has not come to, though there was time: the sessions that block look for
     /// themselves, and the watcher tries again.
     pub(super) fn see_to_handed_over(&mut self, now: Instant) {
-        let (database, table) = (self.database, self.shared.table);
-        let is_open = |key: &[u8], it: &HandedOver| {
-            !it.is_noted || database.dear.holds(Route::relation_of(key))
-        };
+        let (database, table) = (self.database, self.shared.slots);
+        let is_open =
+            |key: &RouteKey, it: &HandedOver| !it.is_noted || database.dear.holds(key.relation());
         self.handed_over.retain(|key, it| it.due > now || is_open(key, it));
         for (key, it) in self.handed_over.iter_mut().filter(|(_, it)| it.due <= now) {
             it.wait = (it.wait * 2).min(AGAIN.1);
@@ -73,7 +72,7 @@ impl Worker {
     pub(super) fn take_found(&mut self) {
         while let Some((relation, _)) = self.database.found.take() {
             for key in self.routes_of(relation) {
-                self.notifier.found(self.shared.table, &key, None);
+                self.notifier.found(self.shared.slots, &key, None);
             }
         }
     }
@@ -97,7 +96,7 @@ impl Worker {
         true
     }
 
-    fn routes_of(&self, relation: u32) -> Vec<Box<[u8]>> {
+    fn routes_of(&self, relation: u32) -> Vec<RouteKey> {
         match process::transaction(move || queues::routes_of(relation)) {
             Ok(routes) => routes,
             Err(failure) => {

@@ -5,7 +5,7 @@ use aimq_core::shared::{Database, News, State};
 
 use super::state::Worker;
 use crate::notifier::queues;
-use crate::pg::process::{self, leave};
+use crate::pg::process::{self, exit};
 use crate::pg::{catalogs, ffi, signals};
 use crate::shared::bell;
 
@@ -49,30 +49,30 @@ impl Worker {
         let has_news = self.database.has_news();
         if announces {
             // Taken slots are asked for last: they are given back by the watcher only.
-            let has_slots = || self.shared.table.of(self.oid).next().is_some();
+            let has_slots = || self.shared.slots.of(self.oid).next().is_some();
             if self.database.is_empty() && self.is_free() && !has_news && !has_slots() {
-                self.leave();
+                self.end();
             }
         } else if self.database.state() == State::None {
             self.database.watcher.end(State::None);
             self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
-            leave(0);
+            exit(0);
         }
     }
 
     /// The notifier leaves, and the watcher with it.
-    fn leave(&self) {
+    fn end(&self) {
         end_both(self.database);
         self.shared.waiters.call_everybody(self.oid, ffi::set_latch);
         // From here on a session that marks finds no bell, and asks the launcher. A session that marked before has left
         // a slot, or news. If the watcher has taken them, it has said so.
         if self.database.has_news()
             || !self.database.is_empty()
-            || self.shared.table.of(self.oid).next().is_some()
+            || self.shared.slots.of(self.oid).next().is_some()
         {
             bell::want(self.shared, self.database);
         }
-        leave(0);
+        exit(0);
     }
 }
 

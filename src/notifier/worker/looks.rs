@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use aimq_core::back_off::BackOff;
 use aimq_core::clock::Moment;
-use aimq_core::route::Route;
+use aimq_core::route::RouteKey;
 use aimq_core::shared::{Claim, Marked, News};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
@@ -59,7 +59,7 @@ impl Worker {
     }
 
     /// One that failed and whose time has come.
-    fn next_retry(&mut self) -> Option<(Box<[u8]>, Timestamp)> {
+    fn next_retry(&mut self) -> Option<(RouteKey, Timestamp)> {
         let now = Instant::now();
         let (key, failing) = self.failing.iter_mut().find(|(_, it)| it.due <= now)?;
         // Until the look has failed again.
@@ -67,7 +67,7 @@ impl Worker {
         Some((key.clone(), failing.from))
     }
 
-    pub(super) fn look_for(&mut self, key: Box<[u8]>, from: Timestamp) {
+    pub(super) fn look_for(&mut self, key: RouteKey, from: Timestamp) {
         if self.notifier.duties.watches {
             match self.queues.get(&key) {
                 Some(queue) if queue.is_event => return,
@@ -87,7 +87,7 @@ impl Worker {
             let now = Instant::now();
             if failing.told + TOLD_AGAIN <= now {
                 failing.told = now;
-                let claim = self.shared.table.find(self.oid, &key);
+                let claim = self.shared.slots.find(self.oid, &key);
                 self.found(&key, claim, u64::MAX);
             } else {
                 failing.due = failing.due.min(failing.told + TOLD_AGAIN);
@@ -98,7 +98,7 @@ impl Worker {
     }
 
     /// One that failed is tried again before its time: what is noted now counts too.
-    pub(super) fn retry(&mut self, key: Box<[u8]>, from: Timestamp) {
+    pub(super) fn retry(&mut self, key: RouteKey, from: Timestamp) {
         if let Some(failing) = self.failing.get_mut(&key) {
             failing.from = failing.from.min(from);
             failing.is_news = true;
@@ -107,19 +107,19 @@ impl Worker {
         }
     }
 
-    fn look_now(&mut self, key: Box<[u8]>, from: Timestamp, is_news: bool) {
+    fn look_now(&mut self, key: RouteKey, from: Timestamp, is_news: bool) {
         let (begun, clock) = (process::processor_time(), Instant::now());
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
-        let table = self.shared.table;
-        let known = table.find(self.oid, &key);
-        let count = known.map_or(0, |claim| table.how_many_wait(claim)).max(1);
+        process::show_activity(pg_sys::BackendState::STATE_RUNNING, Some(c"looking at queues"));
+        let slots = self.shared.slots;
+        let known = slots.find(self.oid, &key);
+        let count = known.map_or(0, |claim| slots.how_many_wait(claim)).max(1);
         let seen = self.look_at(&key, from, count);
         let cost = process::processor_time().saturating_sub(begun);
         self.notifier.looked(known, self.moment(), cost);
         if !self.notifier.duties.watches {
             // It was handed to us: the watcher asks how long it takes.
             if let Some(claim) = known {
-                table.set_look_cost(claim, cost);
+                slots.set_look_cost(claim, cost);
             }
         }
         match seen {
@@ -146,14 +146,14 @@ impl Worker {
 
     fn saw(
         &mut self,
-        key: Box<[u8]>,
+        key: RouteKey,
         known: Option<Claim>,
         from: Timestamp,
         count: u32,
         seen: Seen,
     ) {
-        let table = self.shared.table;
-        let relation = Route::relation_of(&key);
+        let slots = self.shared.slots;
+        let relation = key.relation();
         let claim =
             known.or_else(|| seen.next.and_then(|_| self.shared.claim(self.oid, &key).ok()));
         if seen.visible > 0 {
@@ -162,7 +162,7 @@ impl Worker {
             self.found(&key, claim, if is_all { seen.visible } else { u64::MAX });
         }
         let is_earlier = match (seen.next, claim) {
-            (Some(next), Some(claim)) => table.expect(claim, next) != Marked::More,
+            (Some(next), Some(claim)) => slots.expect(claim, next) != Marked::More,
             (Some(next), None) => self.database.expect_without_slot(relation, next).watcher,
             (None, _) => false,
         };
@@ -178,25 +178,25 @@ impl Worker {
     }
 
     /// There is something to read, or nobody knows.
-    fn found(&mut self, key: &[u8], claim: Option<Claim>, messages: u64) {
-        let table = self.shared.table;
+    fn found(&mut self, key: &RouteKey, claim: Option<Claim>, messages: u64) {
+        let slots = self.shared.slots;
         if self.notifier.duties.announces {
-            self.notifier.found(table, key, claim);
+            self.notifier.found(slots, key, claim);
         } else if let Some(claim) = claim {
-            self.notifier.mark_found(table, key, claim);
+            self.notifier.mark_found(slots, key, claim);
             self.wake_notifier();
-        } else if self.database.found.put(Route::relation_of(key), Timestamp::NEG_INFINITY) {
+        } else if self.database.found.put(key.relation(), Timestamp::NEG_INFINITY) {
             self.wake_notifier();
         } else {
             // The notifier is busy: it is tried again.
             self.look_later.push((
                 Instant::now() + LOCKED_AGAIN,
-                key.into(),
+                key.clone(),
                 Timestamp::NEG_INFINITY,
             ));
         }
         if let Some(claim) = claim
-            && table.leave_to_waiters(claim, messages).watcher
+            && slots.leave_to_waiters(claim, messages).watcher
             && !self.notifier.duties.watches
         {
             self.wake_watcher();
@@ -219,8 +219,8 @@ impl Worker {
     }
 
     /// What a table holds.
-    fn look_at(&mut self, key: &[u8], from: Timestamp, count: u32) -> Result<Seen, Failure> {
-        let relation = pg_sys::Oid::from(Route::relation_of(key));
+    fn look_at(&mut self, key: &RouteKey, from: Timestamp, count: u32) -> Result<Seen, Failure> {
+        let relation = pg_sys::Oid::from(key.relation());
         // A session that enqueues tells us in its commit, a moment before it gives its locks back.
         let may_wait = !self.locked.contains(key);
         let is_short = !self.notifier.duties.announces;
@@ -246,7 +246,7 @@ impl Worker {
 
     fn look_failed(
         &mut self,
-        (key, claim, from): (Box<[u8]>, Option<Claim>, Timestamp),
+        (key, claim, from): (RouteKey, Option<Claim>, Timestamp),
         is_news: bool,
         failure: &Failure,
         rest: Duration,
@@ -273,9 +273,9 @@ impl Worker {
     }
 
     /// The queue and its table's owner, for the log.
-    fn described(&self, key: &[u8]) -> String {
-        let queue = Route::from_key(key).map(|route| text::from_server(route.queue.to_bytes()));
-        let relation = Route::relation_of(key);
+    fn described(&self, key: &RouteKey) -> String {
+        let queue = key.route().map(|route| text::from_server(route.queue.to_bytes()));
+        let relation = key.relation();
         let owner = process::transaction(move || queues::owner_of(relation)).ok().flatten();
         format!(
             "queue \"{}\" as \"{}\", the owner of its table",

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use aimq_core::route::Route;
+use aimq_core::route::RouteKey;
 use aimq_core::shared::{KEY_MAX_BYTES, News};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
@@ -76,7 +76,10 @@ impl Worker {
     fn attend_to_news(&mut self) {
         let begun = process::processor_time();
         let news = std::mem::replace(&mut self.news, News(0));
-        process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"looking for realtime queues"));
+        process::show_activity(
+            pg_sys::BackendState::STATE_RUNNING,
+            Some(c"looking for realtime queues"),
+        );
         let Answer { queues, prepared, subscribed } = match ask() {
             Ok(answer) => answer,
             Err(failure) => {
@@ -111,8 +114,8 @@ impl Worker {
         self.handed_over.retain(|key, _| self.queues.contains_key(key));
         // The failure may have been about what has changed: a privilege for instance.
         self.failing.values_mut().for_each(|failing| failing.due = Instant::now());
-        let is_realtime = |key: &[u8]| self.queues.contains_key(key);
-        let kept = self.notifier.keep_only(self.oid, self.shared.table, is_realtime);
+        let is_realtime = |key: &RouteKey| self.queues.contains_key(key);
+        let kept = self.notifier.keep_only(self.oid, self.shared.slots, is_realtime);
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
             self.wake_notifier();
@@ -134,14 +137,14 @@ impl Worker {
         if !news.has(News::SHARE) {
             return Vec::new();
         }
-        let share = self.shared.databases.share(self.shared.table);
-        self.notifier.keep_at_most(self.oid, self.shared.table, share)
+        let share = self.shared.databases.share(self.shared.slots);
+        self.notifier.keep_at_most(self.oid, self.shared.slots, share)
     }
 
     /// Has others give back what they have above their share, and asks again soon.
     fn demand_slots(&mut self) {
         let mut is_told = false;
-        self.shared.databases.demand(self.shared.table, self.database, |other| {
+        self.shared.databases.demand(self.shared.slots, self.database, |other| {
             is_told = true;
             if let Some(bell) = other.who_watches().bell() {
                 ffi::set_latch(bell);
@@ -222,7 +225,7 @@ impl Worker {
             return;
         }
         for (key, queue) in &self.queues {
-            let relation = Route::relation_of(key);
+            let relation = key.relation();
             let bucket = buckets.iter().find(|(at, _)| self.database.is_in_bucket(relation, *at));
             if let Some((_, from)) = bucket
                 && !queue.is_event
@@ -233,7 +236,7 @@ impl Worker {
         // Nobody has told us yet of a queue that has just become realtime, but somebody will: it is looked at then.
     }
 
-    fn look_at_those(&mut self, which: impl Fn(&Self, &[u8]) -> bool) {
+    fn look_at_those(&mut self, which: impl Fn(&Self, &RouteKey) -> bool) {
         let keys = self.queues.iter().filter(|(_, queue)| !queue.is_event).map(|(key, _)| key);
         let keys: Vec<_> = keys.filter(|key| which(self, key)).cloned().collect();
         for key in keys {
@@ -241,7 +244,7 @@ impl Worker {
         }
     }
 
-    fn is_subscribed(&self, key: &[u8]) -> bool {
-        self.subscribed.contains(&Route::relation_of(key))
+    fn is_subscribed(&self, key: &RouteKey) -> bool {
+        self.subscribed.contains(&key.relation())
     }
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aimq_core::payload::{self, Entry};
-use aimq_core::route::Route;
+use aimq_core::route::RouteKey;
 use aimq_core::sinks::Pending;
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
@@ -26,7 +26,7 @@ use super::state::Worker;
 use crate::catalog::{home, triggers};
 use crate::error::GivenUp;
 use crate::pg::process::{self, Failure};
-use crate::pg::spi::{as_owner, report, with_snapshot};
+use crate::pg::spi::{as_owner, or_raise, with_snapshot};
 use crate::pg::text::{self, Text};
 use crate::pg::{ffi, log, timeouts};
 use crate::settings;
@@ -69,12 +69,12 @@ impl Worker {
 
     fn broadcast_result(
         &mut self,
-        key: &[u8],
+        key: &RouteKey,
         pending: &Pending,
         result: Result<Sent, Failure>,
         cost: u64,
     ) {
-        let (moment, table) = (self.moment(), self.shared.table);
+        let (moment, table) = (self.moment(), self.shared.slots);
         // The slot may be another queue's by now.
         let claim = pending.claim.filter(|claim| table.is_current(*claim));
         match result {
@@ -131,8 +131,8 @@ const FUNCTION: &str = "
      ORDER BY s.nspname OPERATOR(pg_catalog.<>) 'pgmq'::pg_catalog.name, c.oid
      LIMIT 1";
 
-fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
-    let Some(route) = Route::from_key(key) else {
+fn send(key: &RouteKey, pending: &Pending) -> Result<Sent, Failure> {
+    let Some(route) = key.route() else {
         return Ok(Sent::Gone);
     };
     let relation = pg_sys::Oid::from(route.relation);
@@ -145,7 +145,7 @@ fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
     // JSON holds no NUL: serde escapes control characters.
     let payload = CString::new(text::payload(payload::broadcast(&entry, route.options().ids)?)?)
         .unwrap_or_default();
-    process::report(pg_sys::BackendState::STATE_RUNNING, Some(c"broadcasting"));
+    process::show_activity(pg_sys::BackendState::STATE_RUNNING, Some(c"broadcasting"));
     HEARD.set(None);
     IS_LISTENING.set(true);
     let done = timeouts::or_end_within(LAST_RESORT, || {
@@ -174,7 +174,7 @@ fn send(key: &[u8], pending: &Pending) -> Result<Sent, Failure> {
 
 /// In a transaction; raises if nobody is to call it.
 fn function_to_call(tables: Vec<pg_sys::Oid>) -> (pg_sys::Oid, pg_sys::Oid) {
-    let found = report(Spi::connect(|client| -> spi::Result<_> {
+    let found = or_raise(Spi::connect(|client| -> spi::Result<_> {
         let rows = client.select(FUNCTION, Some(1), &[tables.into()])?;
         if rows.is_empty() {
             return Ok(None);

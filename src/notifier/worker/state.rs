@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aimq_core::back_off::BackOff;
 use aimq_core::clock::Moment;
 use aimq_core::notifier::{Duties, Notifier};
+use aimq_core::route::RouteKey;
 use aimq_core::shared::{Database, News, Seat};
 use aimq_core::timestamp::Timestamp;
 
@@ -45,11 +46,11 @@ pub(super) struct Worker {
     /// From when on of the processor's time the last news were attended to, until all is looked at.
     pub(super) looking_since: Option<u64>,
     /// When tables that were locked are looked at again, and from which visibility time on.
-    pub(super) look_later: Vec<(Instant, Box<[u8]>, Timestamp)>,
+    pub(super) look_later: Vec<(Instant, RouteKey, Timestamp)>,
     /// Routes whose table could not be looked at.
-    pub(super) failing: HashMap<Box<[u8]>, Failing>,
+    pub(super) failing: HashMap<RouteKey, Failing>,
     /// Those that the watcher has left to the notifier.
-    pub(super) handed_over: HashMap<Box<[u8]>, HandedOver>,
+    pub(super) handed_over: HashMap<RouteKey, HandedOver>,
     /// The settings with which no trigger fires, as the server has them: that aimq does anything, and a session's
     /// replication role.
     pub(super) switches: (bool, i32),
@@ -57,7 +58,7 @@ pub(super) struct Worker {
     pub(super) subscribed: HashSet<u32>,
     pub(super) subscribed_due: Option<Instant>,
     /// Routes with a table that was locked when it was looked at last: nobody waits for that lock again.
-    pub(super) locked: HashSet<Box<[u8]>>,
+    pub(super) locked: HashSet<RouteKey>,
     /// For what is sent, and for all else but broadcasts, which have delays of their own.
     pub(super) back_off: BackOff,
     pub(super) other_back_off: BackOff,

@@ -8,11 +8,11 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let (kept, gone) = (it.claim("c", "kept"), it.claim("c", "gone"));
     it.enqueue(kept, 1);
     it.turn(1000);
-    let done = it.keep_only(|route| *route == *key("c", "kept"));
+    let done = it.keep_only(|route| *route == key("c", "kept"));
     assert_eq!(done, Kept { must_ask_again: false, released: vec![gone.at] });
-    assert!(it.table().is_current(kept));
-    assert!(!it.table().is_current(gone));
-    assert_eq!(it.database.enqueue(it.table(), gone, 1), Err(Stale));
+    assert!(it.slots().is_current(kept));
+    assert!(!it.slots().is_current(gone));
+    assert_eq!(it.database.enqueue(it.slots(), gone, 1), Err(Stale));
     // Whose channel it was is forgotten with it.
     let other = it.claim("d", "other");
     assert_eq!(other.at, gone.at);
@@ -33,15 +33,15 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
 fn the_second_slot_of_a_route_is_given_back() {
     let mut it = Simulation::new();
     // As if two producers had taken one at the same moment.
-    let second = Table { slots: &it.slots[1..], hashes: &it.hashes[1..], used: &AtomicU32::new(0) };
+    let second = Slots { all: &it.slots[1..], hashes: &it.hashes[1..], used: &AtomicU32::new(0) };
     second.claim(OID, &key("c", "q")).unwrap();
     let first = it.claim("c", "q");
     let other = it.claim("c", "other");
     assert_eq!((first.at, other.at), (0, 2));
-    let all: Vec<_> = it.table().of(OID).collect();
+    let all: Vec<_> = it.slots().of(OID).collect();
     it.enqueue(all[1], 1);
     it.keep_only(|_| true);
-    assert_eq!(it.table().of(OID).collect::<Vec<_>>(), [first, other]);
+    assert_eq!(it.slots().of(OID).collect::<Vec<_>>(), [first, other]);
     let looks = looks(&mut it);
     assert_eq!(looks, [(key("c", "q"), Timestamp::NEG_INFINITY)], "what was noted there");
 }
@@ -54,14 +54,14 @@ fn what_the_statistics_show() {
     it.turn(1000);
     (0..2).for_each(|_| _ = it.enqueue(claim, 1));
     it.expect(claim, 5000);
-    let counters = it.table().counters(claim);
+    let counters = it.slots().counters(claim);
     assert_eq!((counters.transactions, counters.messages), (6, 9));
     assert_eq!((counters.notifications, counters.coalesced), (1, 2));
     assert_eq!(counters.last_wake_up, Some(Timestamp(1000)));
     it.turn(1100);
-    let counters = it.table().counters(claim);
+    let counters = it.slots().counters(claim);
     assert_eq!((counters.notifications, counters.last_wake_up), (2, Some(Timestamp(1100))));
-    let counters = it.table().counters(other);
+    let counters = it.slots().counters(other);
     assert_eq!((counters.notifications, counters.last_wake_up), (0, None));
 }
 
@@ -75,15 +75,15 @@ fn what_is_said_of_a_former_queue_is_not_counted_for_the_next() {
     let next = it.claim("c", "next");
     assert_eq!(next.at, former.at);
     assert_eq!(it.say().0, [one("c", "former", 1)]);
-    assert_eq!(it.table().counters(next).notifications, 0);
+    assert_eq!(it.slots().counters(next).notifications, 0);
 }
 
 #[test]
 fn another_databases_queues_are_left_alone() {
     let mut it = Simulation::new();
-    let strange = it.table().claim(OID + 1, &key("c", "q")).unwrap();
-    let _: Marked = it.table().mark(strange, 1);
+    let strange = it.slots().claim(OID + 1, &key("c", "q")).unwrap();
+    let _: Marked = it.slots().mark(strange, 1);
     assert_eq!(it.turn(1000), (vec![], IDLE));
     it.keep_only(|_| false);
-    assert!(it.table().is_current(strange));
+    assert!(it.slots().is_current(strange));
 }

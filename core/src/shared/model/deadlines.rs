@@ -100,7 +100,7 @@ fn a_stranger_cannot_hide_a_deadline() {
     check(|| {
         let world = World::new([A, B]);
         let stranger = world.claim(A);
-        world.table().release(stranger);
+        world.slots().release(stranger);
         let mut host = Host::begin(&world, 0);
         host.run();
         let producers = [world.spawn_stranger(stranger, 10), world.spawn_late_newcomer(B, 20)];

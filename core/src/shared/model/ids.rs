@@ -9,8 +9,8 @@ use crate::shared::Claim;
 fn enqueue(world: &World, claim: Claim, id: i64) -> JoinHandle<()> {
     let world = world.clone();
     spawn(move || {
-        world.table().note_ids(claim, &Ids::one(id));
-        let _ = world.table().mark(claim, 1);
+        world.slots().note_ids(claim, &Ids::one(id));
+        let _ = world.slots().mark(claim, 1);
     })
 }
 
@@ -24,8 +24,8 @@ fn every_id_is_said_or_there_are_more() {
         let producers = [(7, enqueue(&world, claim, 7)), (8, enqueue(&world, claim, 8))];
         let mut said = Vec::new();
         let mut take = || {
-            if let Some(drained) = world.table().drain(claim) {
-                let ids = world.table().take_ids(claim);
+            if let Some(drained) = world.slots().drain(claim) {
+                let ids = world.slots().take_ids(claim);
                 let more = ids.more || (ids.some.len() as u64) < drained.messages;
                 said.push((ids.some, more));
             }
@@ -38,7 +38,7 @@ fn every_id_is_said_or_there_are_more() {
             let is_said = said.iter().any(|(ids, more)| *more || ids.contains(&id));
             assert!(is_said, "lost: {id} of {said:?}");
         }
-        assert_eq!(world.table().newest(claim), 8);
+        assert_eq!(world.slots().newest(claim), 8);
     });
 }
 
@@ -49,11 +49,11 @@ fn an_id_of_the_queue_before_is_nobodys() {
         let world = World::new([A, A]);
         let claim = world.claim(A);
         let producer = enqueue(&world, claim, 7);
-        world.table().release(claim);
+        world.slots().release(claim);
         let next = world.claim(A);
         assert_eq!((next.at, next == claim), (claim.at, false), "another generation of it");
         producer.join().unwrap();
-        let ids = world.table().take_ids(next);
+        let ids = world.slots().take_ids(next);
         assert!(ids.some.is_empty() && ids.newest == 0, "{ids:?}");
     });
 }

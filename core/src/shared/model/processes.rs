@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::thread::spawn;
 
 use super::world::check;
-use crate::shared::{ATTENDS_WITHIN, Claim, Database, Slot, Table};
+use crate::shared::{ATTENDS_WITHIN, Claim, Database, Slot, Slots};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::timestamp::Timestamp;
 
@@ -41,18 +41,18 @@ impl House {
         };
         house.database.begin(1);
         house.database.watcher.begin(2);
-        let claim = house.table().claim(OID, KEY).unwrap();
+        let claim = house.slots().claim(OID, KEY).unwrap();
         (Arc::new(house), claim)
     }
 
-    fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+    fn slots(&self) -> Slots<'_> {
+        Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     /// A producer wakes the notifier.
     fn produce(&self, claim: Claim) {
         self.visible.fetch_add(1, SeqCst);
-        if self.database.enqueue(self.table(), claim, 1).unwrap().notifier {
+        if self.database.enqueue(self.slots(), claim, 1).unwrap().notifier {
             self.database.notifier.count_on(NOW);
             self.notifier.store(1, SeqCst);
         }
@@ -70,12 +70,12 @@ fn stops(checks_once_more: bool) {
         };
         let seat = &house.database.notifier;
         seat.works(NOW);
-        let _ = house.table().drain(claim);
+        let _ = house.slots().drain(claim);
         seat.sleeps(None);
-        let goes_on = checks_once_more && house.table().is_marked(claim);
+        let goes_on = checks_once_more && house.slots().is_marked(claim);
         // Here it is stopped.
         producer.join().unwrap();
-        let is_left = house.table().is_marked(claim) && !goes_on;
+        let is_left = house.slots().is_marked(claim) && !goes_on;
         assert!(!is_left || seat.attends_by().is_some(), "lost: nobody notices");
     });
 }
@@ -129,14 +129,14 @@ fn the_launcher_guards_who_sleeps_with_a_timer() {
 fn finds(look_and_mark: impl Fn(&House, Claim) + Clone + Send + Sync + 'static) {
     check(move || {
         let (house, claim) = House::new();
-        let _ = house.table().mark(claim, 1);
+        let _ = house.slots().mark(claim, 1);
         let watcher = {
             let (house, look_and_mark) = (house.clone(), look_and_mark.clone());
             spawn(move || look_and_mark(&house, claim))
         };
         let mut seen = 0;
         let mut turn = || {
-            if house.table().drain(claim).is_some() {
+            if house.slots().drain(claim).is_some() {
                 seen = house.visible.load(SeqCst);
             }
             seen
@@ -151,7 +151,7 @@ fn finds(look_and_mark: impl Fn(&House, Claim) + Clone + Send + Sync + 'static) 
 fn what_the_watcher_finds_is_announced() {
     finds(|house, claim| {
         house.visible.store(1, SeqCst);
-        let _ = house.table().mark_found(claim);
+        let _ = house.slots().mark_found(claim);
     });
 }
 
@@ -159,10 +159,10 @@ fn what_the_watcher_finds_is_announced() {
 #[should_panic(expected = "lost: found, and not announced")]
 fn a_mark_that_was_seen_before_the_look_says_nothing() {
     finds(|house, claim| {
-        let is_marked = house.table().is_marked(claim);
+        let is_marked = house.slots().is_marked(claim);
         house.visible.store(1, SeqCst);
         if !is_marked {
-            let _ = house.table().mark(claim, 1);
+            let _ = house.slots().mark(claim, 1);
         }
     });
 }
@@ -240,6 +240,6 @@ fn a_table_is_handed_over() {
         let put = watcher.join().unwrap();
         taken.extend(house.database.dear.take());
         assert_eq!(taken.len(), put, "lost, or twice");
-        assert!(taken.iter().all(|(table, from)| from.0 == i64::from(*table) * 10), "{taken:?}");
+        assert!(taken.iter().all(|(slots, from)| from.0 == i64::from(*slots) * 10), "{taken:?}");
     });
 }

@@ -92,12 +92,12 @@ pub(super) const OTHER: u32 = 1_000;
 pub(super) fn give_to_another_database(world: &World, claim: Claim) -> JoinHandle<Claim> {
     let world = world.clone();
     spawn(move || {
-        let table = world.table();
-        table.release(claim);
-        let next = table.take(OTHER, KEYS[B]).unwrap();
+        let slots = world.slots();
+        slots.release(claim);
+        let next = slots.take(OTHER, KEYS[B]).unwrap();
         assert_eq!(next.at, claim.at);
-        table.note_ids(next, &Ids::one(7));
-        assert_ne!(table.mark(next, 1), Marked::Stale);
+        slots.note_ids(next, &Ids::one(7));
+        assert_ne!(slots.mark(next, 1), Marked::Stale);
         next
     })
 }
@@ -109,15 +109,15 @@ fn a_slot_goes_to_another_database_while_it_is_drained() {
     check(|| {
         let world = World::with_slots(1, [A, A]);
         let claim = world.claim(A);
-        let _ = world.table().mark(claim, 1);
+        let _ = world.slots().mark(claim, 1);
         let other = give_to_another_database(&world, claim);
-        if world.table().drain(claim).is_some() {
-            let ids = world.table().take_ids(claim);
+        if world.slots().drain(claim).is_some() {
+            let ids = world.slots().take_ids(claim);
             assert!(ids.some.is_empty() && !ids.more, "another's: {ids:?}");
         }
         let next = other.join().unwrap();
-        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
-        let ids = world.table().take_ids(next);
+        assert!(world.slots().drain(next).is_some(), "lost: what another database has marked");
+        let ids = world.slots().take_ids(next);
         assert!(ids.more || ids.some == [7], "lost: an id, {ids:?}");
     });
 }
@@ -129,14 +129,14 @@ fn a_slot_goes_to_another_database_while_slots_are_listed() {
         let world = World::with_slots(1, [A, A]);
         let claim = world.claim(A);
         let other = give_to_another_database(&world, claim);
-        for claim in world.table().of(OID) {
-            let _ = world.table().drain(claim);
-            world.table().forget_earliest(claim);
-            let _ = world.table().take_moved(claim);
+        for claim in world.slots().of(OID) {
+            let _ = world.slots().drain(claim);
+            world.slots().forget_earliest(claim);
+            let _ = world.slots().take_moved(claim);
         }
         let next = other.join().unwrap();
-        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
+        assert!(world.slots().drain(next).is_some(), "lost: what another database has marked");
         // What is noted there later still counts.
-        assert_ne!(world.table().expect(next, Timestamp(1)), Marked::Stale);
+        assert_ne!(world.slots().expect(next, Timestamp(1)), Marked::Stale);
     });
 }

@@ -7,7 +7,7 @@ use loom::thread::{JoinHandle, spawn};
 use super::world::check;
 use crate::notifier::Notifier;
 use crate::shared::{
-    Claim, Database, Marked, News, Session, Slot, State, Table, Waiter, Waiters, Wake,
+    Claim, Database, Marked, News, Session, Slot, Slots, State, Waiter, Waiters, Wake,
 };
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, fence};
 use crate::timestamp::Timestamp;
@@ -45,7 +45,7 @@ impl Hall {
     fn new() -> (Self, Claim) {
         let hall = Self::with_slots(1);
         hall.database.begin(1);
-        let claim = hall.table().claim(OID, KEY).unwrap();
+        let claim = hall.slots().claim(OID, KEY).unwrap();
         (hall, claim)
     }
 
@@ -65,8 +65,8 @@ impl Hall {
         }))
     }
 
-    fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+    fn slots(&self) -> Slots<'_> {
+        Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     fn waiters(&self) -> Waiters<'_> {
@@ -80,7 +80,7 @@ impl Hall {
     }
 
     fn tell(&self, claim: Claim) {
-        if self.table().leave_to_waiters(claim, 1).is_any() {
+        if self.slots().leave_to_waiters(claim, 1).is_any() {
             self.ring();
         }
     }
@@ -94,11 +94,11 @@ impl Hall {
 
     /// As src/shared/claims.rs finds a slot.
     fn claim(&self, tells_of_doubles: bool) -> Claim {
-        let table = self.table();
-        table.find(OID, KEY).unwrap_or_else(|| {
-            let new = table.take(OID, KEY).unwrap();
+        let slots = self.slots();
+        slots.find(OID, KEY).unwrap_or_else(|| {
+            let new = slots.take(OID, KEY).unwrap();
             if tells_of_doubles
-                && table.is_double(new, OID, KEY)
+                && slots.is_double(new, OID, KEY)
                 && self.database.tell(News::QUEUES).is_any()
             {
                 self.ring();
@@ -111,7 +111,7 @@ impl Hall {
     fn produce(&self, tells_of_doubles: bool) {
         let mut claim = self.claim(tells_of_doubles);
         self.commit();
-        while self.table().mark(claim, 1) == Marked::Stale {
+        while self.slots().mark(claim, 1) == Marked::Stale {
             claim = self.claim(tells_of_doubles);
         }
         self.tell(claim);
@@ -123,7 +123,7 @@ impl Hall {
         let (database, pid, bell, since) = (OID, 1, 1, Timestamp(0));
         let session = Session { database, pid, bell, takes, since };
         let waiters = self.waiters();
-        waiters.enter(self.table(), session, waiters.ticket(), &[claim]).unwrap()
+        waiters.enter(self.slots(), session, waiters.ticket(), &[claim]).unwrap()
     }
 
     /// `pgmq.read`. A session that may not want the messages there does not read.
@@ -132,8 +132,8 @@ impl Hall {
     }
 
     fn leave(&self, at: usize) {
-        if let Some(call) = self.waiters().leave(self.table(), at)
-            && self.table().give_back(call).is_any()
+        if let Some(call) = self.waiters().vacate(self.slots(), at)
+            && self.slots().give_back(call).is_any()
         {
             self.ring();
         }
@@ -159,7 +159,7 @@ impl Hall {
             let claim = self.claim(tells_of_doubles);
             let at = self.enter(claim, 1);
             self.waiters().arm(at);
-            if self.table().is_current(claim) {
+            if self.slots().is_current(claim) {
                 if self.read(1) {
                     self.leave(at);
                     return None;
@@ -193,16 +193,16 @@ impl Hall {
     fn turn(&self) {
         if self.database.news() != News(0) {
             let mut notifier = Notifier::default();
-            let kept = notifier.keep_only(OID, self.table(), |_| true);
+            let kept = notifier.keep_only(OID, self.slots(), |_| true);
             self.waiters().call_released(OID, &kept.released, |_| ());
             while let Some((key, _)) = notifier.next_look() {
                 let visible = self.visible.load(SeqCst);
-                if let Some(claim) = self.table().find(OID, &key) {
-                    let _: Wake = self.table().leave_to_waiters(claim, visible);
+                if let Some(claim) = self.slots().find(OID, &key) {
+                    let _: Wake = self.slots().leave_to_waiters(claim, visible);
                 }
             }
         }
-        self.waiters().call(OID, self.table(), |_| ());
+        self.waiters().call(OID, self.slots(), |_| ());
     }
 
     /// Everybody goes on until nobody can. Nobody may sleep beside a message then.
@@ -349,7 +349,7 @@ fn the_notifier_goes_while_a_session_comes() {
 fn a_notifier_begins_while_a_session_comes() {
     check(|| {
         let hall = Hall::with_slots(1);
-        let claim = hall.table().claim(OID, KEY).unwrap();
+        let claim = hall.slots().claim(OID, KEY).unwrap();
         let session = hall.spawn(move |hall| {
             let at = hall.block(claim, 1)?;
             (hall.database.state() == State::Running).then_some((at, 1))
@@ -399,7 +399,7 @@ fn get_a_slot_during_a_commit(looks_once_more: bool) {
             hall.commit();
             if looks_once_more {
                 fence(SeqCst);
-                if let Some(claim) = hall.table().find(OID, KEY) {
+                if let Some(claim) = hall.slots().find(OID, KEY) {
                     hall.tell(claim);
                 }
             }
@@ -465,7 +465,7 @@ fn wrong_a_session_that_keeps_its_turn_when_it_goes() {
         let first = hall.block(claim, 1).unwrap();
         let second = hall.block(claim, 1).unwrap();
         let cancelled = hall.spawn(move |hall| {
-            let _ = hall.waiters().leave(hall.table(), first);
+            let _ = hall.waiters().vacate(hall.slots(), first);
         });
         hall.commit();
         hall.tell(claim);

@@ -8,7 +8,8 @@ use loom::thread::{JoinHandle, spawn};
 
 use crate::notifier::{Notifier, Timers};
 use crate::payload::Payload;
-use crate::shared::{Claim, Database, Marked, News, Slot, Stale, State, Table, Wake};
+use crate::route::RouteKey;
+use crate::shared::{Claim, Database, Marked, News, Slot, Slots, Stale, State, Wake};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use crate::timestamp::Timestamp;
 
@@ -72,18 +73,18 @@ impl World {
         }))
     }
 
-    pub(super) fn table(&self) -> Table<'_> {
-        Table { slots: &self.slots, hashes: &self.hashes, used: &self.used }
+    pub(super) fn slots(&self) -> Slots<'_> {
+        Slots { all: &self.slots, hashes: &self.hashes, used: &self.used }
     }
 
     // A producer.
 
     pub(super) fn claim(&self, queue: usize) -> Claim {
-        self.table().claim(OID, KEYS[queue]).unwrap()
+        self.slots().claim(OID, KEYS[queue]).unwrap()
     }
 
     pub(super) fn claim_if_room(&self, queue: usize) -> Option<Claim> {
-        self.table().claim(OID, KEYS[queue]).ok()
+        self.slots().claim(OID, KEYS[queue]).ok()
     }
 
     /// Commits, then marks.
@@ -93,14 +94,14 @@ impl World {
     }
 
     pub(super) fn mark(&self, queue: usize, claim: Claim) {
-        self.make(queue, claim, |claim| self.database.enqueue(self.table(), claim, 1));
+        self.make(queue, claim, |claim| self.database.enqueue(self.slots(), claim, 1));
     }
 
     /// Commits a message that becomes visible at `at`, then notes that.
     pub(super) fn delay(&self, queue: usize, claim: Claim, at: u64) {
         self.delayed[queue].fetch_or(1 << at, SeqCst);
         let at = Timestamp(at.cast_signed());
-        self.make(queue, claim, |claim| self.database.expect(self.table(), claim, 1, at));
+        self.make(queue, claim, |claim| self.database.expect(self.slots(), claim, 1, at));
     }
 
     fn make(&self, queue: usize, mut claim: Claim, make: impl Fn(Claim) -> Result<Wake, Stale>) {
@@ -108,7 +109,7 @@ impl World {
             match make(claim) {
                 Ok(wake) if wake.is_any() => return self.ring(),
                 Ok(_) => return,
-                Err(Stale) => match self.table().claim(OID, KEYS[queue]) {
+                Err(Stale) => match self.slots().claim(OID, KEYS[queue]) {
                     Ok(other) => claim = other,
                     Err(_) => break,
                 },
@@ -144,7 +145,7 @@ impl World {
         self.spawn(move |world| {
             world.delayed[queue].fetch_or(1 << at, SeqCst);
             let from = Timestamp(at.cast_signed());
-            world.make(queue, claim, |claim| world.database.moved(world.table(), claim, from));
+            world.make(queue, claim, |claim| world.database.moved(world.slots(), claim, from));
         })
     }
 
@@ -153,7 +154,7 @@ impl World {
         self.spawn(move |world| {
             world.committed[queue].fetch_add(1, SeqCst);
             let from = Timestamp::NEG_INFINITY;
-            world.make(queue, claim, |claim| world.database.moved(world.table(), claim, from));
+            world.make(queue, claim, |claim| world.database.moved(world.slots(), claim, from));
         })
     }
 
@@ -179,7 +180,7 @@ impl World {
     /// notifier.
     pub(super) fn spawn_stranger(&self, claim: Claim, at: i64) -> JoinHandle<()> {
         self.spawn(move |world| {
-            assert_eq!(world.table().expect(claim, Timestamp(at)), Marked::Stale);
+            assert_eq!(world.slots().expect(claim, Timestamp(at)), Marked::Stale);
         })
     }
 
@@ -188,7 +189,7 @@ impl World {
     /// The notifier has no queue any more.
     pub(super) fn leave(&self) {
         self.database.end(State::None);
-        if self.database.news() != News(0) || self.table().of(OID).next().is_some() {
+        if self.database.news() != News(0) || self.slots().of(OID).next().is_some() {
             let _: Wake = self.database.want();
         }
     }
@@ -335,7 +336,7 @@ impl Host {
         let everything = std::mem::replace(&mut self.news, News(0)).has(News::EVERYTHING);
         for queue in &self.world.queues {
             if everything || !self.queues.contains(queue) {
-                self.notifier.look_at(KEYS[*queue], Timestamp::NEG_INFINITY);
+                self.notifier.look_at(&KEYS[*queue].into(), Timestamp::NEG_INFINITY);
             }
         }
         self.keep_only(self.world.queues.clone());
@@ -347,8 +348,8 @@ impl Host {
     }
 
     fn keep_only(&mut self, queues: BTreeSet<usize>) {
-        let is_realtime = |key: &[u8]| queues.iter().any(|queue| KEYS[*queue] == key);
-        let kept = self.notifier.keep_only(OID, self.world.table(), is_realtime);
+        let is_realtime = |key: &RouteKey| queues.iter().any(|queue| *KEYS[*queue] == **key);
+        let kept = self.notifier.keep_only(OID, self.world.slots(), is_realtime);
         self.queues = queues;
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
@@ -358,7 +359,7 @@ impl Host {
     pub(super) fn sweep(&mut self) {
         let now = Timestamp(self.moment.cast_signed());
         let world = &self.world;
-        self.timers = self.notifier.sweep(&world.database, OID, world.table(), self.moment, now);
+        self.timers = self.notifier.sweep(&world.database, OID, world.slots(), self.moment, now);
     }
 
     /// Reads the tables: is there something that nobody has read, and when does the next come?
@@ -373,12 +374,12 @@ impl Host {
             let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
             if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
-                self.notifier.found(self.world.table(), &key, None);
+                self.notifier.found(self.world.slots(), &key, None);
             }
             if let Some(next) = next
-                && let Ok(claim) = self.world.table().claim(OID, &key)
+                && let Ok(claim) = self.world.slots().claim(OID, &key)
             {
-                let _: Marked = self.world.table().expect(claim, Timestamp(next.cast_signed()));
+                let _: Marked = self.world.slots().expect(claim, Timestamp(next.cast_signed()));
             }
         }
         has_looked
@@ -418,8 +419,8 @@ impl Host {
                 (self.seen[queue], self.read[queue], _) = self.read(queue);
             }
         }
-        let (table, now) = (self.world.table(), Timestamp(self.moment.cast_signed()));
-        self.notifier.sent(table, self.moment, now, self.interval, self.cost);
+        let (slots, now) = (self.world.slots(), Timestamp(self.moment.cast_signed()));
+        self.notifier.sent(slots, self.moment, now, self.interval, self.cost);
     }
 
     /// All is quiet, and every listener that was woken has read.
@@ -443,8 +444,8 @@ impl Host {
 
     /// Asleep with something noted: rung, or with a timer.
     pub(super) fn assert_comes_by(&self) {
-        let table = self.world.table();
-        let is_noted = table.of(OID).any(|claim| table.moved_from(claim) < Timestamp::INFINITY);
+        let slots = self.world.slots();
+        let is_noted = slots.of(OID).any(|claim| slots.moved_from(claim) < Timestamp::INFINITY);
         let is_rung = self.world.latches[self.latch].load(SeqCst) != 0;
         assert!(!is_noted || is_rung || self.next_timer().is_some(), "lost: noted, and asleep");
     }

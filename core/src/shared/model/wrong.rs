@@ -83,7 +83,7 @@ fn a_notifier_that_looks_before_it_can_be_woken() {
 fn a_note_that_is_taken_after_the_look() {
     note(|world, claim| {
         let seen = world.committed[A].load(SeqCst);
-        _ = world.table().take_moved(claim);
+        _ = world.slots().take_moved(claim);
         seen
     });
 }
@@ -92,7 +92,7 @@ fn a_note_that_is_taken_after_the_look() {
 #[test]
 fn a_note_that_is_taken_before_the_look() {
     note(|world, claim| {
-        _ = world.table().take_moved(claim);
+        _ = world.slots().take_moved(claim);
         world.committed[A].load(SeqCst)
     });
 }
@@ -105,7 +105,7 @@ fn note(look: impl Fn(&World, crate::shared::Claim) -> u64 + Send + Sync + 'stat
         let seen = look(&world, claim);
         writer.join().unwrap();
         assert!(
-            seen == 1 || world.table().moved_from(claim) < Timestamp::INFINITY,
+            seen == 1 || world.slots().moved_from(claim) < Timestamp::INFINITY,
             "lost: neither seen nor noted"
         );
     });
@@ -115,7 +115,7 @@ fn note(look: impl Fn(&World, crate::shared::Claim) -> u64 + Send + Sync + 'stat
 #[should_panic(expected = "lost: neither taken nor rung")]
 fn a_door_that_is_opened_after_the_sweep() {
     door(|world, claim| {
-        let drained = world.table().drain(claim).is_some();
+        let drained = world.slots().drain(claim).is_some();
         world.database.open();
         drained
     });
@@ -126,7 +126,7 @@ fn a_door_that_is_opened_after_the_sweep() {
 fn a_door_that_is_opened_before_the_sweep() {
     door(|world, claim| {
         world.database.open();
-        world.table().drain(claim).is_some()
+        world.slots().drain(claim).is_some()
     });
 }
 
@@ -149,11 +149,11 @@ fn a_drain_that_does_not_ask_whose_the_slot_is() {
     check(|| {
         let world = World::with_slots(1, [A, A]);
         let claim = world.claim(A);
-        let _ = world.table().mark(claim, 1);
+        let _ = world.slots().mark(claim, 1);
         let other = give_to_another_database(&world, claim);
-        let whose = world.table().of(OTHER).next().unwrap_or(claim);
-        let _ = world.table().drain(whose);
+        let whose = world.slots().of(OTHER).next().unwrap_or(claim);
+        let _ = world.slots().drain(whose);
         let next = other.join().unwrap();
-        assert!(world.table().drain(next).is_some(), "lost: what another database has marked");
+        assert!(world.slots().drain(next).is_some(), "lost: what another database has marked");
     });
 }
