@@ -44,8 +44,8 @@ pub struct Database {
     buckets: [Bucket; BUCKETS],
     /// Tables without a slot in which the watcher found something to announce.
     pub found: Handed<HANDED>,
-    /// Tables at which the watcher has no time to look.
-    pub dear: Handed<HANDED>,
+    /// Tables at which it takes the watcher too long to look.
+    pub slow: Handed<HANDED>,
 }
 
 impl Database {
@@ -69,7 +69,7 @@ impl Database {
             last_error_at: AtomicI64::new(0),
             buckets: std::array::from_fn(|_| Bucket::new()),
             found: Handed::new(),
-            dear: Handed::new(),
+            slow: Handed::new(),
         }
     }
 
@@ -369,7 +369,7 @@ impl<'a> Databases<'a> {
             }
             entry.buckets.iter().for_each(Bucket::reset);
             entry.found.reset();
-            entry.dear.reset();
+            entry.slow.reset();
             entry.oid.store(0, SeqCst);
         })
         .is_some()

@@ -18,7 +18,7 @@ use crate::pg::process;
 
 /// A table that was too long to look at is left to the notifier for so long before the watcher tries again, if nobody
 /// knows how long it takes; and at most. Microseconds.
-const DEAR_FOR: (Moment, Moment) = (1_000_000, 20_000_000);
+const REST: (Moment, Moment) = (1_000_000, 20_000_000);
 
 /// How soon the watcher looks again at what the notifier has not come to, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -29,11 +29,11 @@ impl Worker {
     /// The notifier looks at it, which has more time.
     pub(super) fn hand_over(&mut self, key: RouteKey, claim: Option<Claim>, from: Timestamp) {
         let rest = match claim.map_or(0, |claim| self.shared.slots.look_cost(claim)) {
-            0 => DEAR_FOR.0,
-            cost => cost.saturating_mul(aimq_core::pace::LOOK).clamp(DEAR_FOR.0, DEAR_FOR.1),
+            0 => REST.0,
+            cost => cost.saturating_mul(aimq_core::pace::LOOK).clamp(REST.0, REST.1),
         };
         self.notifier.rest_from_looks(claim, self.moment().saturating_add(rest));
-        let is_noted = self.database.dear.put(key.relation(), from);
+        let is_noted = self.database.slow.put(key.relation(), from);
         if is_noted {
             self.wake_notifier();
         }
@@ -53,7 +53,7 @@ impl Worker {
     pub(super) fn see_to_handed_over(&mut self, now: Instant) {
         let (database, table) = (self.database, self.shared.slots);
         let is_open =
-            |key: &RouteKey, it: &HandedOver| !it.is_noted || database.dear.holds(key.relation());
+            |key: &RouteKey, it: &HandedOver| !it.is_noted || database.slow.holds(key.relation());
         self.handed_over.retain(|key, it| it.due > now || is_open(key, it));
         for (key, it) in self.handed_over.iter_mut().filter(|(_, it)| it.due <= now) {
             it.wait = (it.wait * 2).min(AGAIN.1);
@@ -79,11 +79,11 @@ impl Worker {
 
     /// One of the tables that were too long for the watcher, which is looked at now. Nobody else sees to what is taken
     /// here, so nothing may come in between that could have to wait for others.
-    pub(super) fn take_dear(&mut self) -> bool {
+    pub(super) fn take_slow(&mut self) -> bool {
         if !self.notifier.duties.announces {
             return false;
         }
-        let Some((relation, from)) = self.database.dear.take() else {
+        let Some((relation, from)) = self.database.slow.take() else {
             return false;
         };
         for key in self.routes_of(relation) {

@@ -50,7 +50,7 @@ impl Worker {
                 self.look_now(key, from, false);
             } else if let Some((key, from)) = self.notifier.next_look() {
                 self.look_for(key, from);
-            } else if !self.take_dear() {
+            } else if !self.take_slow() {
                 break;
             }
             looks += 1;

@@ -231,14 +231,14 @@ fn a_table_is_handed_over() {
             let house = house.clone();
             spawn(move || {
                 (1..=2)
-                    .filter(|at| house.database.dear.put(*at, Timestamp(i64::from(*at) * 10)))
+                    .filter(|at| house.database.slow.put(*at, Timestamp(i64::from(*at) * 10)))
                     .count()
             })
         };
         let mut taken = Vec::new();
-        taken.extend(house.database.dear.take());
+        taken.extend(house.database.slow.take());
         let put = watcher.join().unwrap();
-        taken.extend(house.database.dear.take());
+        taken.extend(house.database.slow.take());
         assert_eq!(taken.len(), put, "lost, or twice");
         assert!(taken.iter().all(|(slots, from)| from.0 == i64::from(*slots) * 10), "{taken:?}");
     });
