@@ -1,5 +1,5 @@
 -- The trigger functions. Written by hand: they are raw version-1 functions, so that their errors carry
--- their own SQLSTATE.
+-- their own SQLSTATE. The second tells of the events of a job, and is no event trigger of PostgreSQL's: those are below.
 CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'aimq_realtime_trigger';
 CREATE FUNCTION aimq.event_trigger() RETURNS trigger

@@ -7,56 +7,63 @@
 //!
 //! Who may do what:
 //!
-//! - A trigger that notes a row, and what is called before a commit or PREPARE, may raise and may allocate, fallibly.
-//! - What is called after a commit, in an abort, at the end of a savepoint or of a session must neither raise nor
-//!   allocate: an error after a commit takes the server down. It waits for nothing.
+//! - A trigger that notes a row may raise and may allocate, fallibly. So may [`before`] a commit or PREPARE.
+//! - What is called [`after`] a commit, in an abort, at the end of a savepoint or of a session must neither raise nor
+//!   allocate: an error after a commit takes the server down. It waits for nothing, with one exception: a transaction
+//!   that has made a trigger of ours may wait for a process that takes an entry, for 100 ms at most ([`told`]).
 //! - [`told`] is called once more when the transaction's locks are given back, by a callback of its own; the same holds
 //!   there.
-//! - The hook on utility statements and what is told of changes of the catalogs only note.
+//! - Two kinds of callback only take a note: the hook on utility statements, and those for changes of the catalogs.
 //!
-//! Not checked by a machine but for the batch (`core/tests/memory.rs`).
+//! That no error is returned after the end is in the types of the callbacks. That nothing panics or allocates there is
+//! not checked by a machine, but for the batch (`core/tests/memory.rs`).
 
 use crate::enqueue::batch;
 use crate::error::Fault;
-use crate::pg::transaction::{self, Event, Listeners};
+use crate::pg::transaction::{self, Before, Callbacks, End};
 use crate::shared::told;
 use crate::{delivery, waiting};
 
-static LISTENERS: Listeners<Fault> = Listeners { transaction: follow, released, rolled_back };
+static CALLBACKS: Callbacks<Fault> = Callbacks { before, after, released, rolled_back };
 
 pub(crate) fn init() {
-    transaction::listen(&LISTENERS);
+    transaction::register(&CALLBACKS);
 }
 
-/// Only the PRE events may raise: they abort the transaction cleanly. After them, the batch is only forgotten, and
-/// others are told by means that were made ready before.
-fn follow(event: Event) -> Result<(), Fault> {
-    match event {
-        Event::PreCommit => return Ok(batch::hand_over(delivery::announce)?),
-        Event::PrePrepare => return Ok(batch::hand_over(delivery::set_aside)?),
-        Event::Committed => {
+/// What is refused here aborts the transaction cleanly.
+fn before(end: Before) -> Result<(), Fault> {
+    match end {
+        Before::Commit => batch::hand_over(delivery::announce)?,
+        Before::Prepare => batch::hand_over(delivery::set_aside)?,
+    }
+    Ok(())
+}
+
+/// The batch is only forgotten, and others are told by means that were made ready before.
+fn after(end: End) {
+    match end {
+        End::Committed => {
             delivery::committed();
             told::committed();
             waiting::committed();
         }
-        Event::Prepared => {
+        End::Prepared => {
             delivery::prepared();
             told::prepared();
             waiting::vacate();
         }
-        Event::Aborted => {
+        End::Aborted => {
             if transaction::has_written() {
                 batch::show(delivery::aborted);
             }
             told::aborted();
             waiting::vacate();
         }
-        Event::PartEnded => told::aborted(),
+        End::PartEnded => told::aborted(),
     }
     told::forget();
     delivery::end();
     batch::clear();
-    Ok(())
 }
 
 fn released(level: u32) {

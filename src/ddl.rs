@@ -11,13 +11,13 @@
 use crate::catalog::pgmq;
 use crate::catalog::triggers::is_name_of_ours;
 use crate::error::{Error, Misuse};
-use crate::pg::entry::event_trigger_function;
+use crate::pg::function::event_trigger_function;
 use crate::pg::statement::{self, Does, Statement};
 use crate::shared;
 use crate::shared::told::{self, Did};
 
 pub(crate) fn init() {
-    statement::listen(note);
+    statement::register(note);
 }
 
 event_trigger_function! {

@@ -1,4 +1,4 @@
-//! Every error, warning and log entry of aimq: one variant each, with its SQLSTATE, message, detail and hint.
+//! Every error, warning and log message of aimq: one variant each, with its SQLSTATE, message, detail and hint.
 //!
 //! Not here is what `pg/` raises, which is on the floor below: errors that others raised and that it passes on
 //! (`passed_on.rs`), and failures of SPI, which are bugs of ours (`spi.rs`).
@@ -14,7 +14,7 @@ use aimq_core::route::CHANNEL_MAX_BYTES;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::pg::entry::Refusal;
+use crate::pg::function::Refusal;
 use crate::pg::passed_on;
 use crate::pg::text::quote_literal;
 

@@ -1,13 +1,6 @@
 //! Every setting of aimq: private statics with typed getters.
 //!
-//! What else has to know a new setting:
-//!
-//! - the README's table and a section of its own, which a test compares with the catalog;
-//! - `tests/client/tests/catalog.rs`, which lists all with their defaults;
-//! - `sql/doctor.sql`, if a value can keep wake-ups from workers;
-//! - if triggers don't fire with it: `ddl.rs` and `switches` in `notifier/worker/state.rs`;
-//! - if it sizes the shared memory: `Room` in `shared/memory.rs`;
-//! - `SETTINGS` in `notifier/worker.rs`, if our own processes need a value of their own.
+//! CONTRIBUTING.md lists what else has to know a new setting, under "Add a setting".
 
 use pgrx::PostgresGucEnum;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};

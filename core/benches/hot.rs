@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 
 use aimq_core::batch::{Batch, Level};
 use aimq_core::ids::Ids;
-use aimq_core::payload::{self, Entry};
+use aimq_core::payload::{self, Part};
 use aimq_core::route::Route;
 use aimq_core::shared::{Claim, Database, Marked, Slot, Slots};
 use aimq_core::timestamp::Timestamp;
@@ -187,8 +187,8 @@ mod encode {
 
     fn encoded(bencher: Bencher<'_, '_>, queues: usize, ids: Option<&Ids>) {
         let names = names(queues);
-        let entry = |queue| (Entry { queue, count: 3, visible_at: None, ids }, ids.is_some());
-        let entries: Vec<_> = names.iter().map(|name| entry(name.as_c_str())).collect();
+        let part = |queue| (Part { queue, count: 3, visible_at: None, ids }, ids.is_some());
+        let entries: Vec<_> = names.iter().map(|name| part(name.as_c_str())).collect();
         bencher
             .counter(ItemsCount::new(queues))
             .bench_local(|| payload::encode(c"job_enqueued", black_box(&entries)));

@@ -23,7 +23,7 @@ use indexmap::{Equivalent, IndexMap};
 use crate::hash::BuildFnv;
 use crate::ids::Ids;
 use crate::memory::{OutOfMemory, push};
-use crate::payload::{Entry, Notification, event, notifications};
+use crate::payload::{Notification, Part, event, notifications};
 use crate::route::Route;
 use crate::timestamp::Timestamp;
 
@@ -69,7 +69,7 @@ pub struct Batch {
     journal: Vec<(Level, usize)>,
     /// The position of the route that was used last: rows come in runs.
     last: usize,
-    /// Rows were taken out of a table where that is told: some of those that are put in may be these.
+    /// The transaction took rows out of a table whose trigger tells of that. A row that it puts in may be one of them.
     has_out: bool,
 }
 
@@ -396,7 +396,7 @@ impl Batch {
         notifications(said.iter().map(|(route, tally)| {
             let visible_at = (tally.earliest > now).then_some(tally.earliest);
             let (queue, count, ids) = (route.queue, tally.count, tally.ids.as_ref());
-            (*route, Entry { queue, count, visible_at, ids })
+            (*route, Part { queue, count, visible_at, ids })
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! What the launcher decides: which processes are started, and when; what becomes of those for which there is no slot;
 //! which databases are asked whether there is anything to do.
 //!
-//! It has no clock and no server. A turn is a talk: it begins with [`Event::Turn`]; [`Launcher::step`] says what is to
+//! It has no clock and no server. A round is a talk: it begins with [`Event::Round`]; [`Launcher::step`] says what is to
 //! be done; what came of that is the next event, until there is nothing more to do than to sleep.
 
 mod job;
@@ -49,11 +49,11 @@ pub struct Launcher {
     /// There was no slot for a notifier: none is taken for a watcher until this time, or until a notifier is not needed
     /// any more.
     crowded_until: Moment,
-    /// A process has ended in this turn.
+    /// A process has ended in this round.
     has_free_slot: bool,
-    /// The databases that have an entry, as they were when the turn began.
+    /// The databases that have an entry, as they were when the round began.
     entries: Vec<(u32, Seats)>,
-    /// What is to be done in this turn.
+    /// What is to be done in this round.
     plan: VecDeque<Act>,
 }
 
@@ -75,7 +75,7 @@ impl Launcher {
     /// Hears what has come of the last act, and says what is to be done next.
     pub fn step(&mut self, event: Event, moment: Moment) -> Act {
         match event {
-            Event::Turn(entries) => self.begin_turn(entries, moment),
+            Event::Round(entries) => self.begin_round(entries, moment),
             Event::Wishes(wishes) => self.take_wishes(&wishes, moment),
             Event::There(there) => {
                 self.forget_all_but(&there);
@@ -93,7 +93,7 @@ impl Launcher {
         self.plan.pop_front().unwrap_or(Act::LookAtGuarded)
     }
 
-    fn begin_turn(&mut self, entries: Vec<(u32, Seats)>, moment: Moment) {
+    fn begin_round(&mut self, entries: Vec<(u32, Seats)>, moment: Moment) {
         for (oid, seats) in &entries {
             // A notifier that runs has a watcher beside it, if there is room. One that starts and is not known here was
             // started by a former launcher. It may have ended before it came to its seat, so another one is started: of
@@ -216,7 +216,7 @@ impl Launcher {
             // A watcher without a notifier has nothing to watch.
             self.jobs.remove(&process);
         } else if !job.is_due(moment) {
-            // It is seen again in a later turn.
+            // It is seen again in a later round.
         } else if process.role == Role::Watcher && moment < self.crowded_until {
             job.wait_until(self.crowded_until);
             self.plan.push_front(Act::NoteNoSlot(process));

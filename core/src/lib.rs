@@ -6,7 +6,7 @@
 //! * [`ids`]: of messages, for queues that ask for them.
 //! * [`payload`]: the wire format of a notification.
 //! * [`shared`]: what producers, notifiers and the launcher share, lock-free.
-//! * [`notifier`]: what a notifier does of it: coalescing, intervals, timers.
+//! * [`agenda`]: what a notifier or a watcher has to do, and when: coalescing, intervals, timers, looks.
 //! * [`launcher`]: which processes are started, and when.
 //! * [`sinks`]: what is broadcast, and when.
 //! * [`back_off`]: how long to wait after something that failed.
@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agenda;
 pub mod back_off;
 pub mod batch;
 pub mod clock;
@@ -25,7 +26,6 @@ pub mod hash;
 pub mod ids;
 pub mod launcher;
 pub mod memory;
-pub mod notifier;
 pub mod options;
 pub mod pace;
 pub mod payload;

@@ -51,9 +51,9 @@ pub mod event {
     pub const ALL: [&CStr; 3] = [STARTED, ARCHIVED, DELETED];
 }
 
-/// What is new on one queue.
+/// What is new on one queue: a part of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct Part<'a> {
     /// The queue's name as `pgmq.meta` has it.
     pub queue: &'a CStr,
     /// How many messages.
@@ -135,7 +135,7 @@ impl Serialize for Text<'_> {
 
 /// Queues whose names are UTF-8, each with whether it asks for ids.
 struct Queues<'a> {
-    entries: &'a [(Entry<'a>, bool)],
+    parts: &'a [(Part<'a>, bool)],
     has_room_for_ids: bool,
 }
 
@@ -151,13 +151,13 @@ struct OutgoingNews<'a> {
 }
 
 impl<'a> OutgoingNews<'a> {
-    fn of(entry: &'a Entry<'_>, wants_ids: bool, has_room_for_ids: bool) -> Self {
-        let ids = entry.ids.filter(|_| wants_ids && has_room_for_ids);
+    fn of(part: &'a Part<'_>, wants_ids: bool, has_room_for_ids: bool) -> Self {
+        let ids = part.ids.filter(|_| wants_ids && has_room_for_ids);
         let ids = ids.map_or(&[][..], |ids| &ids.some);
         // Counted apart from the ids, which may come a moment earlier.
         let more =
-            wants_ids && (entry.ids.is_none_or(|ids| ids.more) || (ids.len() as u64) < entry.count);
-        Self { count: entry.count, visible_at: entry.visible_at, ids, more }
+            wants_ids && (part.ids.is_none_or(|ids| ids.more) || (ids.len() as u64) < part.count);
+        Self { count: part.count, visible_at: part.visible_at, ids, more }
     }
 }
 
@@ -170,34 +170,34 @@ fn as_text<S: Serializer>(at: &Option<Timestamp>, serializer: S) -> Result<S::Ok
 
 impl Serialize for Queues<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.entries.len()))?;
-        for (entry, wants_ids) in self.entries {
-            let news = OutgoingNews::of(entry, *wants_ids, self.has_room_for_ids);
-            map.serialize_entry(&Text(entry.queue.to_bytes()), &news)?;
+        let mut map = serializer.serialize_map(Some(self.parts.len()))?;
+        for (part, wants_ids) in self.parts {
+            let news = OutgoingNews::of(part, *wants_ids, self.has_room_for_ids);
+            map.serialize_entry(&Text(part.queue.to_bytes()), &news)?;
         }
         map.end()
     }
 }
 
-/// The notifications that say `entries`: one for each channel and event, in the order of first use. What happens to
+/// The notifications that say `parts`: one for each channel and event, in the order of first use. What happens to
 /// messages later comes last.
 pub fn notifications<'a, 'e>(
-    entries: impl IntoIterator<Item = (Route<'a>, Entry<'e>)>,
+    parts: impl IntoIterator<Item = (Route<'a>, Part<'e>)>,
 ) -> Result<Vec<Notification<'a>>, OutOfMemory> {
-    let mut groups: IndexMap<(&CStr, &CStr), Vec<(Entry<'_>, bool)>> = IndexMap::new();
-    for (route, entry) in entries {
+    let mut groups: IndexMap<(&CStr, &CStr), Vec<(Part<'_>, bool)>> = IndexMap::new();
+    for (route, part) in parts {
         let wants_ids = route.options().ids;
         groups.try_reserve(1)?;
         let group = groups.entry((route.channel, route.event)).or_default();
         // Two tables may say the same queue. Of the ids it is enough to say that there are more.
-        match group.iter_mut().find(|(other, _)| other.queue == entry.queue) {
+        match group.iter_mut().find(|(other, _)| other.queue == part.queue) {
             Some((other, _)) => {
-                other.count = other.count.saturating_add(entry.count);
-                let at = (other.visible_at, entry.visible_at);
+                other.count = other.count.saturating_add(part.count);
+                let at = (other.visible_at, part.visible_at);
                 other.visible_at =
                     if let (Some(one), Some(two)) = at { Some(one.min(two)) } else { None };
             }
-            None => push(group, (entry, wants_ids))?,
+            None => push(group, (part, wants_ids))?,
         }
     }
     let mut all = Vec::new();
@@ -206,21 +206,21 @@ pub fn notifications<'a, 'e>(
     // gone. There is a walk for each event, because sorting takes memory that can't be asked for.
     let later = |name| event::ALL.iter().position(|it| *it == name);
     for turn in std::iter::once(None).chain((0..event::ALL.len()).map(Some)) {
-        for ((channel, event), entries) in groups.iter().filter(|((_, it), _)| later(*it) == turn) {
-            all.push(Notification { channel, payload: encode(event, entries)? });
+        for ((channel, event), parts) in groups.iter().filter(|((_, it), _)| later(*it) == turn) {
+            all.push(Notification { channel, payload: encode(event, parts)? });
         }
     }
     Ok(all)
 }
 
-/// The payload that says `entries` under `event`, each with whether it asks for ids; without these where they would not
+/// The payload that says `parts` under `event`, each with whether it asks for ids; without these where they would not
 /// fit, and without `queues` where those would not.
-pub fn encode(event: &CStr, entries: &[(Entry<'_>, bool)]) -> Result<String, OutOfMemory> {
+pub fn encode(event: &CStr, parts: &[(Part<'_>, bool)]) -> Result<String, OutOfMemory> {
     let is_utf8 =
-        IS_WIDE.load(Relaxed) || entries.iter().all(|(entry, _)| entry.queue.to_str().is_ok());
+        IS_WIDE.load(Relaxed) || parts.iter().all(|(part, _)| part.queue.to_str().is_ok());
     let event = event.to_bytes();
     for has_room_for_ids in [true, false] {
-        let queues = is_utf8.then_some(Queues { entries, has_room_for_ids });
+        let queues = is_utf8.then_some(Queues { parts, has_room_for_ids });
         let whole = to_json(&Outgoing { event: Text(event), queues })?;
         if whole.len() <= PAYLOAD_MAX_BYTES {
             return Ok(whole);
@@ -232,7 +232,7 @@ pub fn encode(event: &CStr, entries: &[(Entry<'_>, bool)]) -> Result<String, Out
 }
 
 /// What a broadcast says of one queue, as AIMQ's workers know it.
-pub fn broadcast(entry: &Entry<'_>, wants_ids: bool) -> Result<String, OutOfMemory> {
+pub fn broadcast(part: &Part<'_>, wants_ids: bool) -> Result<String, OutOfMemory> {
     #[derive(Serialize)]
     struct Broadcast<'a> {
         queue: Text<'a>,
@@ -241,11 +241,11 @@ pub fn broadcast(entry: &Entry<'_>, wants_ids: bool) -> Result<String, OutOfMemo
         #[serde(flatten)]
         news: OutgoingNews<'a>,
     }
-    let newest = entry.ids.map(|ids| ids.newest);
+    let newest = part.ids.map(|ids| ids.newest);
     to_json(&Broadcast {
-        queue: Text(entry.queue.to_bytes()),
+        queue: Text(part.queue.to_bytes()),
         job_id: newest.filter(|id| *id != 0),
-        news: OutgoingNews::of(entry, wants_ids, true),
+        news: OutgoingNews::of(part, wants_ids, true),
     })
 }
 
@@ -300,17 +300,17 @@ mod tests {
     use proptest::prelude::*;
     use std::ffi::CString;
 
-    fn entry<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> Entry<'a> {
-        Entry { queue, count, visible_at: visible_at.map(Timestamp), ids: None }
+    fn part<'a>(queue: &'a CStr, count: u64, visible_at: Option<i64>) -> Part<'a> {
+        Part { queue, count, visible_at: visible_at.map(Timestamp), ids: None }
     }
 
-    fn encode_plain<'a>(event: &CStr, entries: impl IntoIterator<Item = Entry<'a>>) -> String {
-        encode(event, &entries.into_iter().map(|entry| (entry, false)).collect::<Vec<_>>()).unwrap()
+    fn encode_plain<'a>(event: &CStr, parts: impl IntoIterator<Item = Part<'a>>) -> String {
+        encode(event, &parts.into_iter().map(|part| (part, false)).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
     fn ids_are_said_where_they_are_asked_for() {
-        let mut news = entry(c"q", 3, None);
+        let mut news = part(c"q", 3, None);
         let mut ids = Ids::one(7);
         ids.add(8);
         news.ids = Some(&ids);
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(encode(c"e", &[(news, true)]).unwrap(), both);
         assert_eq!(broadcast(&news, false).unwrap(), r#"{"queue":"q","job_id":8,"count":2}"#);
         assert_eq!(
-            broadcast(&entry(c"q", 1, None), true).unwrap(),
+            broadcast(&part(c"q", 1, None), true).unwrap(),
             r#"{"queue":"q","count":1,"more":true}"#
         );
     }
@@ -332,7 +332,7 @@ mod tests {
     fn two_tables_of_one_queue_are_said_once() {
         let route = |relation| Route::new(c"c", c"e", c"q").of(relation);
         let said = |first, second| {
-            let all = [(route(1), entry(c"q", 2, first)), (route(2), entry(c"q", 3, second))];
+            let all = [(route(1), part(c"q", 2, first)), (route(2), part(c"q", 3, second))];
             let mut said = notifications(all).unwrap();
             assert_eq!(said.len(), 1);
             said.remove(0).payload
@@ -346,7 +346,7 @@ mod tests {
         let mut ids = Ids::default();
         (0..32).for_each(|id| ids.add(i64::MAX - id));
         let names: Vec<_> = (0..40).map(|at| CString::new(format!("queue{at}")).unwrap()).collect();
-        let news = |name| Entry { ids: Some(&ids), ..entry(name, 32, None) };
+        let news = |name| Part { ids: Some(&ids), ..part(name, 32, None) };
         let all: Vec<_> = names.iter().map(|name| (news(name), true)).collect();
         let said: Payload = serde_json::from_str(&encode(c"e", &all).unwrap()).unwrap();
         let said = said.queues.unwrap();
@@ -359,7 +359,7 @@ mod tests {
         let at = (1_795_230_000_123 - 946_684_800_000) * 1000;
         let payload = encode_plain(
             c"job_enqueued",
-            [entry(c"emails", 3, None), entry(c"reports", 1, Some(at))],
+            [part(c"emails", 3, None), part(c"reports", 1, Some(at))],
         );
         assert_eq!(
             payload,
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_utf8_means_check_all() {
         let latin1 = CString::new(vec![b'q', 0xe9]).unwrap();
-        let payload = encode_plain(c"e", [entry(c"plain", 1, None), entry(&latin1, 1, None)]);
+        let payload = encode_plain(c"e", [part(c"plain", 1, None), part(&latin1, 1, None)]);
         assert_eq!(payload, r#"{"event":"e"}"#);
     }
 
@@ -378,15 +378,15 @@ mod tests {
     fn fits_to_the_byte() {
         // {"event":"e","queues":{"":{"count":1}}} is 39 bytes without the name.
         let longest = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 39)).unwrap();
-        assert_eq!(encode_plain(c"e", [entry(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
+        assert_eq!(encode_plain(c"e", [part(&longest, 1, None)]).len(), PAYLOAD_MAX_BYTES);
         let longer = CString::new("q".repeat(PAYLOAD_MAX_BYTES - 38)).unwrap();
-        assert_eq!(encode_plain(c"e", [entry(&longer, 1, None)]), r#"{"event":"e"}"#);
+        assert_eq!(encode_plain(c"e", [part(&longer, 1, None)]), r#"{"event":"e"}"#);
     }
 
     #[test]
     fn an_event_that_is_too_long_is_still_a_wake_up() {
         let event = CString::new("e".repeat(PAYLOAD_MAX_BYTES)).unwrap();
-        assert_eq!(encode_plain(&event, [entry(c"q", 1, None)]), "");
+        assert_eq!(encode_plain(&event, [part(c"q", 1, None)]), "");
     }
 
     proptest! {
@@ -399,7 +399,7 @@ mod tests {
                 .iter()
                 .map(|(name, (count, at))| (CString::new(name.as_str()).unwrap(), *count, *at))
                 .collect();
-            let all: Vec<_> = names.iter().map(|(name, count, at)| entry(name, *count, *at)).collect();
+            let all: Vec<_> = names.iter().map(|(name, count, at)| part(name, *count, *at)).collect();
             let text = encode_plain(&CString::new(event.as_str()).unwrap(), all);
             prop_assert!(text.len() <= PAYLOAD_MAX_BYTES);
             prop_assert!(!text.contains('\0'));
@@ -421,7 +421,7 @@ mod tests {
         fn an_event_that_fits_never_pushes_one_queue_out(event in "\\PC{0,7900}", name in "[^\0]{1,15}", at in any::<i64>()) {
             prop_assume!(event_fits(&event).unwrap());
             let name = CString::new(name).unwrap();
-            let text = encode_plain(&CString::new(event).unwrap(), [entry(&name, u64::MAX, Some(at))]);
+            let text = encode_plain(&CString::new(event).unwrap(), [part(&name, u64::MAX, Some(at))]);
             prop_assert!(text.contains("\"queues\""));
         }
     }

@@ -11,7 +11,7 @@ use std::ffi::CStr;
 use aimq_core::batch::{Batch, Level};
 use aimq_core::ids::{IDS_MOST, Ids};
 use aimq_core::memory::OutOfMemory;
-use aimq_core::payload::{Entry, broadcast, encode, event, event_fits};
+use aimq_core::payload::{Part, broadcast, encode, event, event_fits};
 use aimq_core::route::Route;
 use aimq_core::timestamp::Timestamp;
 use proptest::prelude::*;
@@ -343,13 +343,13 @@ fn what_is_said_of_one_queue_can_fail_too() {
     let latin1 = std::ffi::CString::new(vec![b'q', 0xe9]).unwrap();
     let ids = Ids::one(7);
     for queue in [c"q", &latin1] {
-        let entry = Entry { queue, count: 2, visible_at: Some(Timestamp(5)), ids: Some(&ids) };
+        let part = Part { queue, count: 2, visible_at: Some(Timestamp(5)), ids: Some(&ids) };
         let long = "e".repeat(300);
         let event = std::ffi::CString::new(long.as_str()).unwrap();
         let (told, failures) =
-            with_each_failing(&mut (), |()| (), |()| encode(&event, &[(entry, true)]));
+            with_each_failing(&mut (), |()| (), |()| encode(&event, &[(part, true)]));
         assert!(told.contains(&long) && failures > 1, "{failures}: {told}");
-        let (told, failures) = with_each_failing(&mut (), |()| (), |()| broadcast(&entry, true));
+        let (told, failures) = with_each_failing(&mut (), |()| (), |()| broadcast(&part, true));
         assert!(told.contains(r#""job_id":7"#) && failures > 0, "{failures}: {told}");
         let (fits, failures) = with_each_failing(&mut (), |()| (), |()| event_fits(&long));
         assert!(fits && failures > 0, "{failures}");

@@ -20,7 +20,7 @@ use crate::catalog::pgmq::SCHEMA;
 use crate::catalog::triggers::{Attached, Kind, Setting, TRIGGERS, attached};
 use crate::error::{Error, Misuse};
 use crate::pg::catalogs;
-use crate::pg::entry::event_trigger_function;
+use crate::pg::function::event_trigger_function;
 use crate::pg::spi::or_raise;
 use crate::pg::statement::Statement;
 

@@ -71,7 +71,7 @@ fn look(fired: Fired<'_>) -> Home {
 
 #[cold]
 fn find(fired: Fired<'_>, trigger: u32, relation: u32) -> Home {
-    listen();
+    register();
     if IS_STALE.replace(false) {
         forget_all();
     }
@@ -126,9 +126,9 @@ pub(crate) fn is_of_pgmq(table: pg_sys::Oid) -> bool {
 }
 
 /// Has Postgres tell when a table or a schema changes. Once in a backend.
-fn listen() {
+fn register() {
     if !IS_LISTENING.replace(true) {
-        catalogs::listen(on_relation, on_schema);
+        catalogs::register(on_relation, on_schema);
     }
 }
 

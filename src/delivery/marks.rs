@@ -61,7 +61,7 @@ struct Mark {
     /// From when on others may become visible, which only a look can tell; infinity for none.
     moved: Timestamp,
     /// The transaction notifies itself: the notifier only follows the time, and calls the sessions that block.
-    is_said: bool,
+    notifies_itself: bool,
 }
 
 thread_local! {
@@ -130,27 +130,31 @@ fn plan_tables(batch: &Batch) -> Result<(), OutOfMemory> {
 
 /// Finds the slots. Returns the routes that have none, to be announced in the transaction.
 pub(super) fn plan((shared, _): Here, batch: &Batch) -> Result<Vec<RouteKey>, OutOfMemory> {
-    let rest = plan_marks(shared, batch, false)?;
-    if let Some(key) = rest.first()
+    let slotless = plan_marks(shared, batch, false)?;
+    if let Some(key) = slotless.first()
         && !WARNED.replace(true)
     {
         let queue = Route::from_key(key).map(|route| text::from_server(route.queue.to_bytes()));
         Warning::TableFull { queue: queue.unwrap_or_default() }.report();
     }
-    Ok(rest)
+    Ok(slotless)
 }
 
-fn plan_marks(shared: Shared, batch: &Batch, is_said: bool) -> Result<Vec<RouteKey>, OutOfMemory> {
+fn plan_marks(
+    shared: Shared,
+    batch: &Batch,
+    notifies_itself: bool,
+) -> Result<Vec<RouteKey>, OutOfMemory> {
     let now = ffi::now();
     let mut result = Ok(());
-    let mut rest: Vec<RouteKey> = Vec::new();
+    let mut slotless: Vec<RouteKey> = Vec::new();
     with_plan(|plan| {
         result = batch.keyed().try_for_each(|told| match told? {
             (_, _, tally) if !tally.has_news() => Ok(()),
-            told => plan.add(shared, told, now, is_said, &mut rest),
+            told => plan.add(shared, told, now, notifies_itself, &mut slotless),
         });
     });
-    result.map(|()| rest)
+    result.map(|()| slotless)
 }
 
 impl Plan {
@@ -165,14 +169,14 @@ impl Plan {
         }
     }
 
-    /// Plans for a route. What has no slot, and is to be announced in the transaction, is added to `rest`.
+    /// Plans for a route. What has no slot, and is to be announced in the transaction, is added to `slotless`.
     fn add(
         &mut self,
         shared: Shared,
         (own_key, route, tally): (&[u8], Route<'_>, Tally),
         now: Timestamp,
-        is_said: bool,
-        rest: &mut Vec<RouteKey>,
+        notifies_itself: bool,
+        slotless: &mut Vec<RouteKey>,
     ) -> Result<(), OutOfMemory> {
         let begin = self.keys.len();
         self.keys.try_reserve(own_key.len())?;
@@ -189,9 +193,18 @@ impl Plan {
         match claims::claim(shared, own_key)? {
             Some(claim) => {
                 // Only the notifier broadcasts. It notifies as well, which is a wake-up too many.
-                let is_said = is_said && !broadcasts;
+                let notifies_itself = notifies_itself && !broadcasts;
                 let (messages, ids) = (tally.count, tally.ids);
-                let mark = Mark { claim, relation, key, messages, ids, visible_at, moved, is_said };
+                let mark = Mark {
+                    claim,
+                    relation,
+                    key,
+                    messages,
+                    ids,
+                    visible_at,
+                    moved,
+                    notifies_itself,
+                };
                 push(&mut self.marks, mark)
             }
             None => {
@@ -203,11 +216,11 @@ impl Plan {
                 let visible_at = visible_at.unwrap_or(Timestamp::INFINITY);
                 let table = Table { relation, visible_at, moved, key, messages };
                 push(&mut self.tables, table)?;
-                if tally.count > 0 && !is_said {
+                if tally.count > 0 && !notifies_itself {
                     let mut own = Vec::new();
                     own.try_reserve_exact(own_key.len())?;
                     own.extend_from_slice(own_key);
-                    push(rest, own.into())?;
+                    push(slotless, own.into())?;
                 }
                 Ok(())
             }
@@ -238,9 +251,9 @@ pub(super) fn committed() {
             return;
         };
         let mut wake = Wake::NOBODY;
-        let mut is_said = plan.unfollowed;
-        // We may have planned without a watcher. One that has begun since may have looked before there was anything to
-        // see: it is told. One that begins later looks at everything.
+        let mut notifies_itself = plan.unfollowed;
+        // There may have been no watcher when we planned. If one has begun since, it may have looked before our commit
+        // was visible. So it gets the notes now. One that begins later looks at everything.
         if !plan.unfollowed || database.is_followed() {
             for table in &plan.tables {
                 if table.moved < Timestamp::INFINITY {
@@ -253,7 +266,7 @@ pub(super) fn committed() {
         }
         wake |= leave_to_new_slots(shared, plan);
         for mark in &plan.marks {
-            is_said |= mark.is_said;
+            notifies_itself |= mark.notifies_itself;
             let key = &plan.keys[mark.key.clone()];
             wake |= make((shared, database), mark.claim, (mark.relation, key), |claim| {
                 mark_in(shared, database, mark, claim)
@@ -262,7 +275,7 @@ pub(super) fn committed() {
         if plan.missing {
             bell::want(shared, database);
         }
-        if is_said {
+        if notifies_itself {
             // A session that needs a notifier in spite of that asks for one.
             bell::ring_if_there(shared, database, wake);
         // Each session that finds no notifier asks for one, because the first that asked may not have been heard.
@@ -317,11 +330,11 @@ fn mark_in(shared: Shared, database: &Database, mark: &Mark, claim: Claim) -> Re
     };
     let for_messages = match (mark.messages, mark.visible_at) {
         (0, _) => Wake::NOBODY,
-        (messages, None) if mark.is_said => match slots.is_current(claim) {
+        (messages, None) if mark.notifies_itself => match slots.is_current(claim) {
             true => slots.leave_to_waiters(claim, messages),
             false => return Err(Stale),
         },
-        (_, Some(at)) if mark.is_said => match slots.expect(claim, at) {
+        (_, Some(at)) if mark.notifies_itself => match slots.expect(claim, at) {
             Marked::Stale => return Err(Stale),
             first => Wake::WATCHER.only_if(first == Marked::First),
         },

@@ -12,16 +12,16 @@ mod notification;
 use aimq_core::batch::Batch;
 use aimq_core::memory::OutOfMemory;
 
-/// Announces what the committing transaction enqueued. Called at PRE_COMMIT.
+/// Announces what the committing transaction enqueued, or finds the slots for its marks. Called at PRE_COMMIT.
 pub(crate) fn announce(batch: &Batch) -> Result<(), OutOfMemory> {
     if !batch.has_news() {
         return Ok(());
     }
     let has_messages = batch.has_messages();
     if let Some(notifier) = marks::available(has_messages) {
-        let rest = marks::plan(notifier, batch)?;
-        if !rest.is_empty() {
-            notification::announce(batch, Some(&rest))?;
+        let slotless = marks::plan(notifier, batch)?;
+        if !slotless.is_empty() {
+            notification::announce(batch, Some(&slotless))?;
         }
     } else {
         marks::follow(batch)?;

@@ -12,7 +12,7 @@ use crate::catalog::columns::{counts_reads, id_of};
 use crate::catalog::home;
 use crate::catalog::triggers::route_of;
 use crate::error::{Fault, Misuse};
-use crate::pg::entry::trigger_function;
+use crate::pg::function::trigger_function;
 use crate::pg::trigger::{Fired, On};
 use crate::settings;
 

@@ -14,7 +14,7 @@ use super::batch;
 use crate::catalog::columns::visibility;
 use crate::catalog::triggers::route_of;
 use crate::error::Misuse;
-use crate::pg::entry::version_1;
+use crate::pg::function::version_1;
 use crate::pg::trigger::Fired;
 
 fn note(route: Route<'_>, visible_at: Timestamp) {

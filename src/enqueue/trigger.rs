@@ -1,9 +1,10 @@
 //! The triggers on a queue's table: the one before an INSERT reads the row and adds it to the transaction's
 //! batch; the one before an UPDATE of visibility times or a DELETE only notes that there was one.
 //!
-//! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the
-//! way of a row there is no SPI, no catalog look-up, no call that can raise, and, except for the first
-//! row of a route or savepoint, no allocation. One that fails is an error of the statement.
+//! A raw version-1 function, not `#[pg_trigger]`, so that its errors carry their own SQLSTATE. On the way of a row there
+//! is no SPI, no catalog look-up, no call that can raise and no allocation. The exceptions are first rows: that of a
+//! route or savepoint allocates; that of a table asks the catalog's caches; that of a session may attach the shared
+//! memory, and may warn. What fails is an error of the statement.
 //!
 //! BEFORE INSERT, FOR EACH ROW: why that, and what the others cost, is in docs/design/trigger.md.
 //! What a BEFORE trigger cannot know is what the triggers after it make of the row; see
@@ -18,7 +19,7 @@ use super::row::note_id;
 use crate::catalog::triggers::{BEFORE_INSERT_ROW, route_of};
 use crate::catalog::{columns, home};
 use crate::error::{Fault, Misuse};
-use crate::pg::entry::trigger_function;
+use crate::pg::function::trigger_function;
 use crate::pg::trigger::{Fired, On, Trigger};
 use crate::pg::{ffi, process, transaction};
 use crate::settings;
@@ -54,7 +55,7 @@ fn fire(fired: Option<Fired<'_>>) -> Result<pg_sys::Datum, Fault> {
 /// Notes that the statement may change visibility times.
 ///
 /// It does not read which ones, and to what: a row trigger would make a read of 100 messages 7 to 8 % slower. The
-/// notifier looks.
+/// watcher looks.
 fn note_moved(fired: Fired<'_>) -> Result<(), Fault> {
     let route = route_of(fired.trigger()).ok_or(Misuse::Arguments)?;
     let Some(relation) = home::of(fired).filter(|_| columns::sets_visibility(fired)) else {

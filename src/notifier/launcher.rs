@@ -23,7 +23,7 @@ use pgrx::pg_sys;
 use self::databases::{accepts, databases_that, find, is_whole};
 use super::start::Start;
 use crate::error::Log;
-use crate::pg::entry::background_worker;
+use crate::pg::function::background_worker;
 use crate::pg::process::{self, exit};
 use crate::pg::{ffi, signals};
 use crate::shared::{self, Shared};
@@ -40,7 +40,7 @@ fn run(_argument: pg_sys::Datum) -> ! {
         Log::NoSharedMemory { process: "aimq launcher" }.report();
         exit(0);
     };
-    if !process::take_place(&shared.launcher.pid) {
+    if !process::take_seat(&shared.launcher.pid) {
         exit(0);
     }
     process::at_exit(on_exit);
@@ -53,11 +53,11 @@ fn run(_argument: pg_sys::Datum) -> ! {
         origin: Instant::now(),
     };
     loop {
-        if process::begin_turn() {
+        if process::begin_round() {
             // Not 0: that would be for ever.
             exit(1);
         }
-        let next = pump.turn();
+        let next = pump.round();
         if !process::had_transaction() {
             process::sleep(next, event);
             process::count(&shared.launcher.wake_ups);
@@ -84,8 +84,8 @@ struct Pump {
 
 impl Pump {
     /// Does what is to be done now; returns how long there is nothing.
-    fn turn(&mut self) -> Option<Duration> {
-        let mut event = Event::Turn(self.entries());
+    fn round(&mut self) -> Option<Duration> {
+        let mut event = Event::Round(self.entries());
         loop {
             let act = self.launcher.step(event, self.moment());
             if let Act::Sleep(limit) = act {
@@ -133,7 +133,7 @@ impl Pump {
                 self.shared.waiters.call_everybody(oid, ffi::set_latch);
                 Event::Done
             }
-            // The turn is over.
+            // The round is over.
             Act::Sleep(_) => Event::Done,
         }
     }

@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::notifier::{Duties, Timers};
+use aimq_core::agenda::{Duties, Timers};
 use aimq_core::shared::{News, State};
 use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
@@ -23,7 +23,7 @@ use self::state::Worker;
 use super::queues;
 use super::start::Start;
 use crate::error::Log;
-use crate::pg::entry::background_worker;
+use crate::pg::function::background_worker;
 use crate::pg::process::{self, Failure, exit};
 use crate::pg::{ffi, signals, text};
 use crate::settings::{self, Delivery};
@@ -155,7 +155,7 @@ impl Worker {
                 false => shared.wait_for_own_database(),
             };
             if let Some(database) = entry
-                && process::take_place(&database.notifier.pid)
+                && process::take_seat(&database.notifier.pid)
             {
                 leaving::end_both(database);
                 // A queue that became realtime after we looked was told of, or asks the launcher. Taken, not
@@ -171,14 +171,14 @@ impl Worker {
             Log::NoRoomForDatabase.report();
             return None;
         };
-        if !process::take_place(&database.notifier.pid) {
+        if !process::take_seat(&database.notifier.pid) {
             return None;
         }
         process::at_exit(on_exit);
         let mut worker = Self::new(shared, oid, database, &database.notifier);
         if database.calling.swap(0, Ordering::SeqCst) != 0 {
             Log::EndedInCall.report();
-            worker.notifier.sinks.rest_until(60_000_000);
+            worker.agenda.sinks.rest_until(60_000_000);
         }
         database.set_empty(false);
         database.begin(ffi::own_latch());
@@ -200,13 +200,13 @@ impl Worker {
         });
         found.unwrap_or_else(|failure| fail(&failure));
         let database = shared.databases.find(oid)?;
-        if database.state() == State::None || !process::take_place(&database.watcher.pid) {
+        if database.state() == State::None || !process::take_seat(&database.watcher.pid) {
             database.watcher.set_waiting(State::None);
             return None;
         }
         process::at_exit(on_exit);
         let mut worker = Self::new(shared, oid, database, &database.watcher);
-        worker.notifier.duties = Duties::WATCHER;
+        worker.agenda.duties = Duties::WATCHER;
         // Nobody told us what happened before we began.
         worker.news = News::EVERYTHING;
         database.watcher.begin(ffi::own_latch());
@@ -221,13 +221,13 @@ impl Worker {
     /// The main loop.
     fn run(mut self, event: u32) -> ! {
         loop {
-            if process::begin_turn() || self.must_go() {
+            if process::begin_round() || self.must_go() {
                 // Politely: the process that ended us may just want the database for itself.
                 exit(0);
             }
-            let limit = self.turn();
+            let limit = self.round();
             if !process::had_transaction() && limit.is_none_or(|limit| limit > Duration::ZERO) {
-                if !self.rest(limit) {
+                if !self.begins_to_sleep(limit) {
                     continue;
                 }
                 process::sleep(limit, event);
@@ -237,13 +237,13 @@ impl Worker {
     }
 
     /// Does what is to be done now. Returns how long to sleep; `None` until somebody wakes us.
-    fn turn(&mut self) -> Option<Duration> {
+    fn round(&mut self) -> Option<Duration> {
         self.seat.works(ffi::now());
         self.share_duties();
-        let Duties { announces, watches } = self.notifier.duties;
+        let Duties { announces, watches } = self.agenda.duties;
         let interval = settings::notify_interval();
         if std::mem::replace(&mut self.interval, interval) != interval {
-            self.notifier.change_interval(self.moment(), interval);
+            self.agenda.change_interval(self.moment(), interval);
         }
         let now = Instant::now();
         if watches {
@@ -253,14 +253,14 @@ impl Worker {
             std::mem::take(&mut self.look_later).into_iter().partition(|(due, ..)| *due <= now);
         self.look_later = later;
         for (_, key, from) in again {
-            self.notifier.look_at(&key, from);
+            self.agenda.look_at(&key, from);
         }
 
         self.see_to_handed_over(now);
 
         let slots = self.shared.slots;
         let mut timers =
-            self.notifier.sweep(self.database, self.oid, slots, self.moment(), ffi::now());
+            self.agenda.sweep(self.database, self.oid, slots, self.moment(), ffi::now());
         if watches {
             self.look_without_slots();
             self.shared.waiters.call(self.oid, slots, ffi::set_latch);
@@ -275,8 +275,8 @@ impl Worker {
         }
         let has_more = self.look();
         if announces {
-            let pending = self.notifier.next(self.moment());
-            let broadcasts = self.notifier.sinks.next(self.moment());
+            let pending = self.agenda.next(self.moment());
+            let broadcasts = self.agenda.sinks.next(self.moment());
             timers.interval = [timers.interval, pending, broadcasts].into_iter().flatten().min();
         }
         if has_more {
@@ -295,12 +295,12 @@ impl Worker {
     /// The notifier does the watcher's work where there is no room for one, and leaves it to the watcher where there
     /// is.
     fn share_duties(&mut self) {
-        if !self.notifier.duties.announces {
+        if !self.agenda.duties.announces {
             return;
         }
         let watches = self.database.watcher.state() == State::NoSlot;
-        if watches != self.notifier.duties.watches {
-            self.notifier.duties.watches = watches;
+        if watches != self.agenda.duties.watches {
+            self.agenda.duties.watches = watches;
             if watches {
                 self.news = News::EVERYTHING;
             } else {
@@ -338,7 +338,7 @@ impl Worker {
 
     /// Before sleep: what others see of us. Statistics are sent once there is nothing more to do. False if it is not to
     /// sleep after all.
-    fn rest(&self, limit: Option<Duration>) -> bool {
+    fn begins_to_sleep(&self, limit: Option<Duration>) -> bool {
         process::show_activity(pg_sys::BackendState::STATE_IDLE, None);
         process::report_statistics(limit.is_none());
         let micros = limit.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX));
@@ -346,7 +346,7 @@ impl Worker {
         self.seat.sleeps(until);
         // A session that marked before that did not note that it counts on us.
         !process::is_rung()
-            && (limit.is_some() || !self.notifier.is_noted(self.oid, self.shared.slots))
+            && (limit.is_some() || !self.agenda.is_noted(self.oid, self.shared.slots))
     }
 }
 

@@ -195,16 +195,16 @@ pub(crate) fn each_database(mut look: impl FnMut(&pg_sys::FormData_pg_database) 
 }
 
 /// Of changes of a relation, and of any schema.
-type Listeners = (fn(u32), fn());
+type Callbacks = (fn(u32), fn());
 
 thread_local! {
-    static LISTENERS: Cell<Option<Listeners>> = const { Cell::new(None) };
+    static CALLBACKS: Cell<Option<Callbacks>> = const { Cell::new(None) };
 }
 
 /// Has Postgres tell when a relation changes, by its OID or 0 for all, and when a schema does. To be called once in a
 /// backend. What is called runs within Postgres' own work, also in an abort.
-pub(crate) fn listen(on_relation: fn(u32), on_schema: fn()) {
-    LISTENERS.set(Some((on_relation, on_schema)));
+pub(crate) fn register(on_relation: fn(u32), on_schema: fn()) {
+    CALLBACKS.set(Some((on_relation, on_schema)));
     // SAFETY: functions of this library, which is never unloaded. There is room for ten of the first kind and for
     // 64 of the second (utils/cache/inval.c); Postgres itself needs few.
     unsafe {
@@ -216,13 +216,13 @@ pub(crate) fn listen(on_relation: fn(u32), on_schema: fn()) {
 }
 
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    if let Some((on_relation, _)) = LISTENERS.get() {
+    if let Some((on_relation, _)) = CALLBACKS.get() {
         on_relation(relation.to_u32());
     }
 }
 
 unsafe extern "C-unwind" fn schema_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
-    if let Some((_, on_schema)) = LISTENERS.get() {
+    if let Some((_, on_schema)) = CALLBACKS.get() {
         on_schema();
     }
 }

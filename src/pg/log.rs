@@ -7,16 +7,16 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 /// Says whether it has heard the warning.
-type Listener = fn(&CStr) -> bool;
+type Callback = fn(&CStr) -> bool;
 
 thread_local! {
     static FORMER: Cell<pg_sys::emit_log_hook_type> = const { Cell::new(None) };
-    static LISTENER: Cell<Option<Listener>> = const { Cell::new(None) };
+    static CALLBACK: Cell<Option<Callback>> = const { Cell::new(None) };
 }
 
-/// Has `listener` told of each warning; what it says true of is not logged. It must not raise. Once in a process.
-pub(crate) fn listen(listener: Listener) {
-    LISTENER.set(Some(listener));
+/// Has `callback` told of each warning; what it says true of is not logged. It must not raise. Once in a process.
+pub(crate) fn register(callback: Callback) {
+    CALLBACK.set(Some(callback));
     // SAFETY: plain variables; the hook is a function of this library, which is never unloaded.
     unsafe {
         FORMER.set(pg_sys::emit_log_hook);
@@ -31,8 +31,8 @@ unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {
     unsafe {
         if (*data).elevel == pg_sys::WARNING as i32
             && !(*data).message.is_null()
-            && let Some(listener) = LISTENER.get()
-            && listener(CStr::from_ptr((*data).message))
+            && let Some(callback) = CALLBACK.get()
+            && callback(CStr::from_ptr((*data).message))
         {
             (*data).output_to_server = false;
         }

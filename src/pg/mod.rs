@@ -1,8 +1,8 @@
 //! Everything raw: what is called in Postgres, each call beside its safe wrapper. It knows nothing of queues.
 
 pub(crate) mod catalogs;
-pub(crate) mod entry;
 pub(crate) mod ffi;
+pub(crate) mod function;
 pub(crate) mod log;
 pub(crate) mod notify;
 pub(crate) mod passed_on;

@@ -145,7 +145,7 @@ pub(crate) fn is_waiting() -> bool {
 /// Whether there was a transaction since the last time that this was asked. A wait in a transaction (above all for a
 /// lock: the wait for that of NOTIFY may be long) sleeps on this process's latch and resets it (storage/lmgr/proc.c,
 /// ProcSleep). It does so no matter who has set the latch meanwhile, and why. So after a transaction a main loop takes
-/// another turn before it sleeps.
+/// another round before it sleeps.
 pub(crate) fn had_transaction() -> bool {
     HAD_TRANSACTION.replace(false)
 }
@@ -156,9 +156,9 @@ pub(crate) fn is_rung() -> bool {
     unsafe { (*pg_sys::MyLatch).is_set != 0 }
 }
 
-/// To be called first in every turn of a main loop: a process that wants something later sets the latch again.
+/// To be called first in every round of a main loop: a process that wants something later sets the latch again.
 /// True if the process is to end.
-pub(crate) fn begin_turn() -> bool {
+pub(crate) fn begin_round() -> bool {
     // SAFETY: plain variables that signal handlers set, and this process's own latch.
     unsafe {
         pg_sys::ResetLatch(pg_sys::MyLatch);
@@ -216,7 +216,7 @@ pub(crate) fn show_activity(state: pg_sys::BackendState::Type, activity: Option<
 }
 
 /// This process takes the place that `pid` stands for. False if another living process has it.
-pub(crate) fn take_place(pid: &AtomicU32) -> bool {
+pub(crate) fn take_seat(pid: &AtomicU32) -> bool {
     let own = own_pid();
     loop {
         let other = pid.load(Ordering::SeqCst);
@@ -319,7 +319,7 @@ pub(crate) fn exit(code: i32) -> ! {
     }
 }
 
-/// Counts a turn of a main loop.
+/// Counts a round of a main loop.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }

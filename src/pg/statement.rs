@@ -184,13 +184,13 @@ unsafe fn brings_rows(statement: &pg_sys::AlterTableStmt) -> bool {
 
 thread_local! {
     static FORMER: Cell<pg_sys::ProcessUtility_hook_type> = const { Cell::new(None) };
-    static LISTENER: Cell<Option<fn(Statement)>> = const { Cell::new(None) };
+    static CALLBACK: Cell<Option<fn(Statement)>> = const { Cell::new(None) };
 }
 
-/// Has `listener` told of each utility statement before it runs: BEGIN and COMMIT too. It must neither raise nor panic.
+/// Has `callback` told of each utility statement before it runs: BEGIN and COMMIT too. It must neither raise nor panic.
 /// To be called once in a backend.
-pub(crate) fn listen(listener: fn(Statement)) {
-    LISTENER.set(Some(listener));
+pub(crate) fn register(callback: fn(Statement)) {
+    CALLBACK.set(Some(callback));
     // SAFETY: a plain variable; the hook is a function of this library, which is never unloaded.
     unsafe {
         FORMER.set(pg_sys::ProcessUtility_hook);
@@ -232,8 +232,8 @@ unsafe extern "C-unwind" fn on_utility(
 ) {
     // SAFETY: a valid statement, and what we were given is handed on as it is.
     unsafe {
-        if let Some(listener) = LISTENER.get() {
-            listener(Statement((*statement).utilityStmt));
+        if let Some(callback) = CALLBACK.get() {
+            callback(Statement((*statement).utilityStmt));
         }
         let next = FORMER.get().unwrap_or(raw::standard_ProcessUtility);
         next(

@@ -7,16 +7,21 @@ use aimq_core::timestamp::Timestamp;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 
-use super::entry::{Refusal, guarded};
 use super::ffi::raw;
+use super::function::{Refusal, guarded};
 
-/// What happens to a transaction.
+/// What is about to happen to a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum Before {
     /// Deferred triggers have run, and async.c sends what is pending after this (access/transam/xact.c,
     /// CommitTransaction).
-    PreCommit,
-    PrePrepare,
+    Commit,
+    Prepare,
+}
+
+/// How a transaction has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
     Committed,
     Prepared,
     Aborted,
@@ -24,21 +29,23 @@ pub(crate) enum Event {
     PartEnded,
 }
 
-/// Those who are told.
+/// What Postgres is to call. Only what comes before the end may refuse: no other returns an error.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Listeners<E> {
-    /// May refuse only before the end.
-    pub(crate) transaction: fn(Event) -> Result<(), E>,
+pub(crate) struct Callbacks<E> {
+    /// A transaction is about to end.
+    pub(crate) before: fn(Before) -> Result<(), E>,
+    /// It has ended.
+    pub(crate) after: fn(End),
     /// A savepoint of this level was released.
     pub(crate) released: fn(u32),
     /// A savepoint of this level was rolled back.
     pub(crate) rolled_back: fn(u32),
 }
 
-/// Has Postgres tell them. To be called once in a backend.
-pub(crate) fn listen<E: Refusal>(listeners: &'static Listeners<E>) {
-    let argument = std::ptr::from_ref(listeners).cast_mut().cast();
-    // SAFETY: guarded functions of this library, which Postgres never unloads; the listeners live for ever.
+/// Has Postgres call them. To be called once in a backend.
+pub(crate) fn register<E: Refusal>(callbacks: &'static Callbacks<E>) {
+    let argument = std::ptr::from_ref(callbacks).cast_mut().cast();
+    // SAFETY: guarded functions of this library, which Postgres never unloads; the callbacks live for ever.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_transaction::<E>), argument);
         pg_sys::RegisterSubXactCallback(Some(on_subtransaction::<E>), argument);
@@ -47,39 +54,43 @@ pub(crate) fn listen<E: Refusal>(listeners: &'static Listeners<E>) {
 
 unsafe extern "C-unwind" fn on_transaction<E: Refusal>(
     event: pg_sys::XactEvent::Type,
-    listeners: *mut c_void,
+    callbacks: *mut c_void,
 ) {
     use pg_sys::XactEvent as On;
-    let event = match event {
-        On::XACT_EVENT_PRE_COMMIT => Event::PreCommit,
-        On::XACT_EVENT_PRE_PREPARE => Event::PrePrepare,
-        On::XACT_EVENT_PARALLEL_PRE_COMMIT => return,
-        On::XACT_EVENT_COMMIT => Event::Committed,
-        On::XACT_EVENT_PREPARE => Event::Prepared,
-        On::XACT_EVENT_ABORT => Event::Aborted,
-        _ => Event::PartEnded,
-    };
-    // SAFETY: what it was registered with. Postgres calls this, and there is nothing to drop.
-    unsafe { guarded(|| ((*listeners.cast_const().cast::<Listeners<E>>()).transaction)(event)) }
+    // SAFETY: what it was registered with.
+    let callbacks = unsafe { &*callbacks.cast_const().cast::<Callbacks<E>>() };
+    // SAFETY: Postgres calls this, and there is nothing to drop.
+    let before = |what| unsafe { guarded(|| (callbacks.before)(what)) };
+    // SAFETY: the same.
+    let after = |end| unsafe { pgrx_extern_c_guard(|| (callbacks.after)(end)) };
+    match event {
+        On::XACT_EVENT_PRE_COMMIT => before(Before::Commit),
+        On::XACT_EVENT_PRE_PREPARE => before(Before::Prepare),
+        On::XACT_EVENT_PARALLEL_PRE_COMMIT => (),
+        On::XACT_EVENT_COMMIT => after(End::Committed),
+        On::XACT_EVENT_PREPARE => after(End::Prepared),
+        On::XACT_EVENT_ABORT => after(End::Aborted),
+        _ => after(End::PartEnded),
+    }
 }
 
 unsafe extern "C-unwind" fn on_subtransaction<E: Refusal>(
     event: pg_sys::SubXactEvent::Type,
     _own: pg_sys::SubTransactionId,
     _parent: pg_sys::SubTransactionId,
-    listeners: *mut c_void,
+    callbacks: *mut c_void,
 ) {
     use pg_sys::SubXactEvent as On;
     // SAFETY: what it was registered with.
-    let listeners = unsafe { &*listeners.cast_const().cast::<Listeners<E>>() };
-    let tell = match event {
-        On::SUBXACT_EVENT_COMMIT_SUB => listeners.released,
-        On::SUBXACT_EVENT_ABORT_SUB => listeners.rolled_back,
+    let callbacks = unsafe { &*callbacks.cast_const().cast::<Callbacks<E>>() };
+    let call = match event {
+        On::SUBXACT_EVENT_COMMIT_SUB => callbacks.released,
+        On::SUBXACT_EVENT_ABORT_SUB => callbacks.rolled_back,
         _ => return,
     };
     // xact.c calls this while the subtransaction that ends is still the current one.
     // SAFETY: Postgres calls this, and there is nothing to drop.
-    unsafe { pgrx_extern_c_guard(|| tell(nest_level())) }
+    unsafe { pgrx_extern_c_guard(|| call(nest_level())) }
 }
 
 thread_local! {
@@ -94,6 +105,7 @@ pub(crate) fn after_locks(work: fn()) {
     unsafe { pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut()) };
 }
 
+/// Without a guard, because `work` neither raises nor panics.
 unsafe extern "C-unwind" fn on_release(
     phase: pg_sys::ResourceReleasePhase::Type,
     _is_commit: bool,

@@ -1,6 +1,6 @@
 //! Who is woken: the notifier and the watcher of a database, or the launcher that starts them.
 //!
-//! All of this but [`init`] and [`log_failure`] runs after a commit: nothing raises, allocates or waits.
+//! All of this but [`init`] and [`log_failure`] may run after a commit: nothing raises, allocates or waits.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;

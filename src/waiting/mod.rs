@@ -33,7 +33,7 @@ const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_se
 
 /// How often a call may take a place: the watcher gives back the slot of a queue that it does not see to be realtime,
 /// for instance because this transaction has just made it. Then the call polls.
-const ENTRIES_MOST: u32 = 16;
+const TAKEN_MOST: u32 = 16;
 
 /// A call holds a slot's number in so many bits.
 const _: () = assert!(SLOTS_MOST >= 1_000_000, "aimq.max_queues allows more");
@@ -51,7 +51,7 @@ struct Wait {
     ticket: Option<u64>,
     place: Option<usize>,
     /// How often it has taken one.
-    entries: u32,
+    taken: u32,
     /// The slots of its place.
     claims: Vec<Claim>,
     /// What it was called for, until it has looked.
@@ -201,7 +201,7 @@ fn begin(queues: Vec<String>, takes: i32, seconds: f64) {
         level: transaction::nest_level(),
         ticket: None,
         place: None,
-        entries: 0,
+        taken: 0,
         claims: Vec::new(),
         call: None,
         is_armed: false,
@@ -220,8 +220,8 @@ fn place() -> Option<usize> {
 
 /// Takes a place, if there is one: else the session polls.
 fn enter(shared: Shared) -> Option<usize> {
-    with_wait((), |wait| wait.entries += 1);
-    if with_wait(0, |wait| wait.entries) > ENTRIES_MOST {
+    with_wait((), |wait| wait.taken += 1);
+    if with_wait(0, |wait| wait.taken) > TAKEN_MOST {
         return None;
     }
     let mut claims = Vec::new();
@@ -287,7 +287,8 @@ fn _sleep() -> bool {
     // Whatever ends the sleep: it is not called any more, and if it was, it looks.
     with_wait(false, |wait| {
         wait.is_armed = false;
-        wait.call = shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.wake(at));
+        wait.call =
+            shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.is_awake_again(at));
         wait.is_called = is_called || wait.call.is_some();
         wait.must_check = wait.is_called && wait.call.is_none();
         wait.is_called
@@ -324,7 +325,7 @@ fn sleep(event: u32) -> bool {
         if left.is_some_and(|left| left.is_zero()) {
             return false;
         }
-        let somebody_calls = place.is_some_and(|(shared, _)| is_watched(shared));
+        let somebody_calls = place.is_some_and(|(shared, _)| has_caller(shared));
         let rest = poll.saturating_sub(begun.elapsed());
         if !somebody_calls && rest.is_zero() {
             with_wait((), |wait| wait.poll = (poll + poll / 2).min(POLL.1));
@@ -336,7 +337,7 @@ fn sleep(event: u32) -> bool {
 }
 
 /// Whether somebody calls. Asks for a notifier, where there is none.
-fn is_watched(shared: Shared) -> bool {
+fn has_caller(shared: Shared) -> bool {
     shared.own_database().is_some_and(|database| {
         let state = database.state();
         if state != State::Running {

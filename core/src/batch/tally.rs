@@ -29,7 +29,7 @@ pub struct Tally {
     /// How many that were there before the transaction has put back: they are not in `count`, but a look is to find
     /// them.
     pub returned: u64,
-    /// What it has taken out and put back, where what tells of it is.
+    /// The rows that were taken out and put back. Only the route that tells of the taking out has them.
     pub(super) moves: Moves,
 }
 

@@ -37,15 +37,15 @@ pub enum Act {
     LookAtGuarded,
     /// Call the sessions that block in a database: [`Event::Done`].
     Call(u32),
-    /// The turn is over: sleep for this long, or until somebody rings.
+    /// The round is over: sleep for this long, or until somebody rings.
     Sleep(Option<Moment>),
 }
 
-/// What has come of an [`Act`]; or a new turn.
+/// What has come of an [`Act`]; or a new round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A turn begins: the latch was reset. These databases have an entry.
-    Turn(Vec<(u32, Seats)>),
+    /// A round begins: the latch was reset. These databases have an entry.
+    Round(Vec<(u32, Seats)>),
     /// The databases for which somebody wanted a notifier, and whether there was one *after* the wish was taken.
     Wishes(Vec<(u32, State)>),
     /// The databases that there are.

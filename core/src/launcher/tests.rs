@@ -46,7 +46,7 @@ struct World {
     is_locked: bool,
     /// Watchers of these databases have not yet made themselves known.
     unknown: BTreeSet<u32>,
-    /// Of the last turn.
+    /// Of the last round.
     acts: Vec<Act>,
 }
 
@@ -112,11 +112,11 @@ impl World {
         self.moment += time;
     }
 
-    /// A turn; for how long the launcher sleeps then. What it did, and did not only look at, is in `acts`.
-    fn turn(&mut self) -> Option<Moment> {
+    /// A round; for how long the launcher sleeps then. What it did, and did not only look at, is in `acts`.
+    fn round(&mut self) -> Option<Moment> {
         self.acts.clear();
         let entries = self.entries.iter().map(|(oid, entry)| (*oid, entry.seats)).collect();
-        let mut event = Event::Turn(entries);
+        let mut event = Event::Round(entries);
         loop {
             let act = self.launcher.step(event, self.moment);
             if let Act::Sleep(limit) = act {
@@ -201,7 +201,7 @@ impl World {
         Tried::Started
     }
 
-    /// What was started in the last turn, in this order.
+    /// What was started in the last round, in this order.
     fn started(&self) -> Vec<Process> {
         let started = self.acts.iter().filter_map(|act| match act {
             Act::Start { process, .. } => Some(*process),
@@ -210,7 +210,7 @@ impl World {
         started.collect()
     }
 
-    /// Whether a probe was started in the last turn, and of which database.
+    /// Whether a probe was started in the last round, and of which database.
     fn probed(&self) -> Option<u32> {
         let mut probes = self.acts.iter().filter_map(|act| match act {
             Act::Start { process, is_probe: true } => Some(process.oid),
@@ -237,9 +237,9 @@ fn settled(oid: u32) -> World {
 fn settle(world: &mut World, oid: u32) {
     world.databases.insert(oid, Found::Here);
     world.want(oid);
-    world.turn();
+    world.round();
     world.run(Process::notifier(oid));
-    world.turn();
+    world.round();
     world.run(Process::watcher(oid));
-    world.turn();
+    world.round();
 }

@@ -3,7 +3,7 @@
 //! A woken listener reads what is visible at that moment. So a producer's commit counts up, a
 //! notification notes how far it has come, and when all is quiet the two must agree. A notifier that
 //! sleeps is one that is only slow to look at its latch, which loom tries anyway; so the notifier is
-//! the main thread, which takes its turns beside the producers, then waits for them, and takes the rest.
+//! the main thread, which takes its rounds beside the producers, then waits for them, and takes the rest.
 //!
 //! The tests in `wrong` show that a mistake is found.
 
@@ -63,7 +63,7 @@ fn producers_at_the_end_of_an_interval() {
         let mut host = Host::begin(&world, 0).every(10);
         world.produce(A, claim);
         host.take_latch();
-        host.turn();
+        host.round();
         let producers = [world.spawn_producer(A, claim), world.spawn_producer(A, claim)];
         host.run();
         producers.into_iter().for_each(|producer| producer.join().unwrap());
@@ -96,7 +96,7 @@ fn producers_at_the_beginning_of_a_rest() {
         let mut host = Host::begin(&world, 0).costing(1);
         world.produce(A, claims[0]);
         host.take_latch();
-        host.turn();
+        host.round();
         let producers = [world.spawn_producer(A, claims[0]), world.spawn_producer(B, claims[1])];
         host.run();
         producers.into_iter().for_each(|producer| producer.join().unwrap());
@@ -111,7 +111,7 @@ fn behind_the_door(world: &World, claim: Claim) -> Host {
     for _ in 0..2 {
         world.produce(A, claim);
         host.take_latch();
-        host.turn();
+        host.round();
     }
     let wake = world.database.enqueue(world.slots(), world.claim(B), 0).unwrap();
     assert!(!wake.is_any(), "no door");
@@ -164,7 +164,7 @@ fn a_notifier_dies_as_soon_as_it_has_begun() {
 
 #[test]
 fn a_notifier_dies_after_it_has_sent() {
-    restart(Host::turn);
+    restart(Host::round);
 }
 
 /// The next one has another timer, or none.
@@ -190,7 +190,7 @@ fn a_notifier_that_leaves() {
     check(|| {
         let world = World::new([A, A]);
         let mut host = Host::begin(&world, 0);
-        host.turn();
+        host.round();
         let producer = world.spawn_newcomer(A);
         world.leave();
         producer.join().unwrap();

@@ -135,8 +135,8 @@ impl Seat {
         self.by.store(now.0.saturating_add(ATTENDS_WITHIN), SeqCst);
     }
 
-    /// It is about to sleep until `until`, or until it is woken. Marks are to be looked for once more after this if
-    /// there is no such time: a process that made one before did not note that it counts on it.
+    /// It is about to sleep until `until`, or until it is woken. If there is no such time, the caller looks for marks
+    /// once more: a producer that marked while this process worked found a time here, and did not set one itself.
     pub fn sleeps(&self, until: Option<Timestamp>) {
         let by = until.map_or(0, |until| until.0.saturating_add(ATTENDS_WITHIN).max(1));
         self.by.store(by, SeqCst);

@@ -22,15 +22,15 @@ const PATIENCE: (i32, i32) = (100, 1000);
 impl Worker {
     /// Sends what may be sent.
     pub(super) fn announce(&mut self) {
-        let notifications = match self.notifier.notifications() {
+        let notifications = match self.agenda.notifications() {
             Ok(notifications) => notifications,
             Err(failure) => return self.could_not_send(&failure.into()),
         };
         if notifications.is_empty() {
             // For some queues nothing is notified: their interval begins all the same.
-            if self.notifier.is_sending() {
+            if self.agenda.is_sending() {
                 let (slots, interval) = (self.shared.slots, settings::notify_interval());
-                self.notifier.sent(slots, self.moment(), ffi::now(), interval, 0);
+                self.agenda.sent(slots, self.moment(), ffi::now(), interval, 0);
             }
             return;
         }
@@ -46,7 +46,7 @@ impl Worker {
         // A session that has notified, and hangs in its commit, keeps all others waiting that notify. A notifier that
         // waits for that is alive. It keeps its place in the line, unless it has to see to broadcasts, or to the
         // watcher's work.
-        let is_all = self.notifier.sinks.is_idle() && !self.notifier.duties.watches;
+        let is_all = self.agenda.sinks.is_idle() && !self.agenda.duties.watches;
         let waits_long = if is_all { 0 } else { self.patience.max(PATIENCE.0) };
         let sent = timeouts::while_alive(self.seat, Timestamp::INFINITY, || {
             timeouts::with_lock_timeout(waits_long, || send::all(&ready))
@@ -59,12 +59,12 @@ impl Worker {
                 let interval = settings::notify_interval();
                 let slots = self.shared.slots;
                 let cost = process::processor_time().saturating_sub(begun);
-                self.notifier.sent(slots, self.moment(), ffi::now(), interval, cost);
+                self.agenda.sent(slots, self.moment(), ffi::now(), interval, cost);
             }
             // Something else is to be done first. It is said again at once.
             Err(failure) if failure.is_cut() => {
                 self.patience = (waits_long * 2).min(PATIENCE.1);
-                self.notifier.failed(self.moment(), 0);
+                self.agenda.failed(self.moment(), 0);
             }
             Err(failure) => self.could_not_send(&failure),
         }
@@ -73,7 +73,7 @@ impl Worker {
     fn could_not_send(&mut self, failure: &Failure) {
         let delay = self.failed(failure, Work::Send);
         let delay = u64::try_from(delay.as_micros()).unwrap_or(Moment::MAX);
-        self.notifier.failed(self.moment(), delay);
+        self.agenda.failed(self.moment(), delay);
     }
 
     /// Counts and logs a failure; how long to wait.

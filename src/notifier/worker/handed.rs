@@ -32,7 +32,7 @@ impl Worker {
             0 => REST.0,
             cost => cost.saturating_mul(aimq_core::pace::LOOK).clamp(REST.0, REST.1),
         };
-        self.notifier.rest_from_looks(claim, self.moment().saturating_add(rest));
+        self.agenda.rest_from_looks(claim, self.moment().saturating_add(rest));
         let is_noted = self.database.slow.put(key.relation(), from);
         if is_noted {
             self.wake_notifier();
@@ -51,18 +51,18 @@ impl Worker {
     /// Sees to the tables that the notifier has not come to, though there was time: the sessions that block look for
     /// themselves, and the watcher tries again.
     pub(super) fn see_to_handed_over(&mut self, now: Instant) {
-        let (database, table) = (self.database, self.shared.slots);
+        let (database, slots) = (self.database, self.shared.slots);
         let is_open =
             |key: &RouteKey, it: &HandedOver| !it.is_noted || database.slow.holds(key.relation());
         self.handed_over.retain(|key, it| it.due > now || is_open(key, it));
         for (key, it) in self.handed_over.iter_mut().filter(|(_, it)| it.due <= now) {
             it.wait = (it.wait * 2).min(AGAIN.1);
             it.due = now + it.wait;
-            if let Some(claim) = table.find(self.oid, key) {
-                // They are called in this turn.
-                let _: Wake = table.leave_to_waiters(claim, u64::MAX);
+            if let Some(claim) = slots.find(self.oid, key) {
+                // They are called in this round.
+                let _: Wake = slots.leave_to_waiters(claim, u64::MAX);
             }
-            self.notifier.look_at(key, it.from);
+            self.agenda.look_at(key, it.from);
         }
     }
 
@@ -72,7 +72,7 @@ impl Worker {
     pub(super) fn take_found(&mut self) {
         while let Some((relation, _)) = self.database.found.take() {
             for key in self.routes_of(relation) {
-                self.notifier.found(self.shared.slots, &key, None);
+                self.agenda.found(self.shared.slots, &key, None);
             }
         }
     }
@@ -80,7 +80,7 @@ impl Worker {
     /// One of the tables that were too long for the watcher, which is looked at now. Nobody else sees to what is taken
     /// here, so nothing may come in between that could have to wait for others.
     pub(super) fn take_slow(&mut self) -> bool {
-        if !self.notifier.duties.announces {
+        if !self.agenda.duties.announces {
             return false;
         }
         let Some((relation, from)) = self.database.slow.take() else {

@@ -1,6 +1,6 @@
 //! When a process ends: because somebody asks it to, or because nothing is expected of it any more.
 
-use aimq_core::notifier::Duties;
+use aimq_core::agenda::Duties;
 use aimq_core::shared::{Database, News, State};
 
 use super::state::Worker;
@@ -26,7 +26,7 @@ impl Worker {
 
     /// Whether nothing is expected of us any more.
     fn is_free(&self) -> bool {
-        self.notifier.is_idle()
+        self.agenda.is_idle()
             && self.news == News(0)
             && self.look_later.is_empty()
             && self.failing.is_empty()
@@ -36,7 +36,7 @@ impl Worker {
 
     /// The last realtime queue is gone: ends the process, unless there is something new.
     pub(super) fn leave_if_free(&mut self) {
-        let Duties { announces, watches } = self.notifier.duties;
+        let Duties { announces, watches } = self.agenda.duties;
         if watches {
             let is_empty = self.queues.is_empty() && self.is_free();
             if is_empty != self.database.is_empty() {

@@ -48,7 +48,7 @@ impl Worker {
             self.seat.works(ffi::now());
             if let Some((key, from)) = self.next_retry() {
                 self.look_now(key, from, false);
-            } else if let Some((key, from)) = self.notifier.next_look() {
+            } else if let Some((key, from)) = self.agenda.next_look() {
                 self.look_for(key, from);
             } else if !self.take_slow() {
                 break;
@@ -68,7 +68,7 @@ impl Worker {
     }
 
     pub(super) fn look_for(&mut self, key: RouteKey, from: Timestamp) {
-        if self.notifier.duties.watches {
+        if self.agenda.duties.watches {
             match self.queues.get(&key) {
                 Some(queue) if queue.is_event => return,
                 Some(_) => {}
@@ -80,8 +80,8 @@ impl Worker {
             }
         }
         if let Some(failing) = self.failing.get_mut(&key) {
-            // What is noted meanwhile is looked for when its time has come. But it may be that a message can be read
-            // now, so nobody waits for that.
+            // A new note waits for the next try. But a message may be readable now. So the queue is announced at once,
+            // each second at most.
             failing.from = failing.from.min(from);
             failing.is_news = true;
             let now = Instant::now();
@@ -115,8 +115,8 @@ impl Worker {
         let count = known.map_or(0, |claim| slots.how_many_wait(claim)).max(1);
         let seen = self.look_at(&key, from, count);
         let cost = process::processor_time().saturating_sub(begun);
-        self.notifier.looked(known, self.moment(), cost);
-        if !self.notifier.duties.watches {
+        self.agenda.looked(known, self.moment(), cost);
+        if !self.agenda.duties.watches {
             // It was handed to us: the watcher asks how long it takes.
             if let Some(claim) = known {
                 slots.set_look_cost(claim, cost);
@@ -157,7 +157,7 @@ impl Worker {
         let claim =
             known.or_else(|| seen.next.and_then(|_| self.shared.claim(self.oid, &key).ok()));
         if seen.visible > 0 {
-            // Where as many were found as were asked for, there may be more. They are called in the next turn.
+            // Where as many were found as were asked for, there may be more. They are called in the next round.
             let is_all = seen.visible < u64::from(count);
             self.found(&key, claim, if is_all { seen.visible } else { u64::MAX });
         }
@@ -166,7 +166,7 @@ impl Worker {
             (Some(next), None) => self.database.expect_without_slot(relation, next).watcher,
             (None, _) => false,
         };
-        if is_earlier && !self.notifier.duties.watches {
+        if is_earlier && !self.agenda.duties.watches {
             self.wake_watcher();
         }
         if seen.was_locked {
@@ -180,10 +180,10 @@ impl Worker {
     /// There is something to read, or nobody knows.
     fn found(&mut self, key: &RouteKey, claim: Option<Claim>, messages: u64) {
         let slots = self.shared.slots;
-        if self.notifier.duties.announces {
-            self.notifier.found(slots, key, claim);
+        if self.agenda.duties.announces {
+            self.agenda.found(slots, key, claim);
         } else if let Some(claim) = claim {
-            self.notifier.mark_found(slots, key, claim);
+            self.agenda.mark_found(slots, key, claim);
             self.wake_notifier();
         } else if self.database.found.put(key.relation(), Timestamp::NEG_INFINITY) {
             self.wake_notifier();
@@ -197,7 +197,7 @@ impl Worker {
         }
         if let Some(claim) = claim
             && slots.leave_to_waiters(claim, messages).watcher
-            && !self.notifier.duties.watches
+            && !self.agenda.duties.watches
         {
             self.wake_watcher();
         }
@@ -223,7 +223,7 @@ impl Worker {
         let relation = pg_sys::Oid::from(key.relation());
         // A session that enqueues tells us in its commit, a moment before it gives its locks back.
         let may_wait = !self.locked.contains(key);
-        let is_short = !self.notifier.duties.announces;
+        let is_short = !self.agenda.duties.announces;
         let of = |(short, long): (i32, i32)| if is_short { short } else { long };
         let look = || queues::look(relation, from, count, may_wait);
         let look = || timeouts::within(of(EACH_LOCK), of(A_LOOK), || process::transaction(look));
@@ -241,7 +241,7 @@ impl Worker {
 
     /// Whether it was the watcher's time that was over.
     fn is_too_long(&self, failure: &Failure) -> bool {
-        !self.notifier.duties.announces && failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
+        !self.agenda.duties.announces && failure.is(PgSqlErrorCode::ERRCODE_QUERY_CANCELED)
     }
 
     fn look_failed(

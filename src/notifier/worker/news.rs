@@ -105,7 +105,7 @@ impl Worker {
                 self.failing.remove(key);
             }
             if !queue.is_event && (is_new || news.has(News::EVERYTHING)) {
-                self.notifier.look_at(key, Timestamp::NEG_INFINITY);
+                self.agenda.look_at(key, Timestamp::NEG_INFINITY);
             }
         }
         self.other_back_off.succeeded();
@@ -115,7 +115,7 @@ impl Worker {
         // The failure may have been about what has changed: a privilege for instance.
         self.failing.values_mut().for_each(|failing| failing.due = Instant::now());
         let is_realtime = |key: &RouteKey| self.queues.contains_key(key);
-        let kept = self.notifier.keep_only(self.oid, self.shared.slots, is_realtime);
+        let kept = self.agenda.keep_only(self.oid, self.shared.slots, is_realtime);
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
             self.wake_notifier();
@@ -138,7 +138,7 @@ impl Worker {
             return Vec::new();
         }
         let share = self.shared.databases.share(self.shared.slots);
-        self.notifier.keep_at_most(self.oid, self.shared.slots, share)
+        self.agenda.keep_at_most(self.oid, self.shared.slots, share)
     }
 
     /// Has others give back what they have above their share, and asks again soon.
@@ -230,7 +230,7 @@ impl Worker {
             if let Some((_, from)) = bucket
                 && !queue.is_event
             {
-                self.notifier.look_at(key, *from);
+                self.agenda.look_at(key, *from);
             }
         }
         // Nobody has told us yet of a queue that has just become realtime, but somebody will: it is looked at then.
@@ -240,7 +240,7 @@ impl Worker {
         let keys = self.queues.iter().filter(|(_, queue)| !queue.is_event).map(|(key, _)| key);
         let keys: Vec<_> = keys.filter(|key| which(self, key)).cloned().collect();
         for key in keys {
-            self.notifier.look_at(&key, Timestamp::NEG_INFINITY);
+            self.agenda.look_at(&key, Timestamp::NEG_INFINITY);
         }
     }
 

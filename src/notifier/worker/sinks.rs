@@ -15,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use aimq_core::payload::{self, Entry};
+use aimq_core::payload::{self, Part};
 use aimq_core::route::RouteKey;
 use aimq_core::sinks::Pending;
 use aimq_core::timestamp::Timestamp;
@@ -50,7 +50,7 @@ impl Worker {
         let begun = Instant::now();
         for _ in 0..AT_ONCE {
             let moment = self.moment();
-            let Some((key, pending)) = self.notifier.sinks.ready(moment) else {
+            let Some((key, pending)) = self.agenda.sinks.ready(moment) else {
                 break;
             };
             self.database.calling.store(1, Ordering::SeqCst);
@@ -64,7 +64,7 @@ impl Worker {
                 break;
             }
         }
-        self.notifier.sinks.tidy(self.moment(), |_| true);
+        self.agenda.sinks.tidy(self.moment(), |_| true);
     }
 
     fn broadcast_result(
@@ -74,21 +74,21 @@ impl Worker {
         result: Result<Sent, Failure>,
         cost: u64,
     ) {
-        let (moment, table) = (self.moment(), self.shared.slots);
+        let (moment, slots) = (self.moment(), self.shared.slots);
         // The slot may be another queue's by now.
-        let claim = pending.claim.filter(|claim| table.is_current(*claim));
+        let claim = pending.claim.filter(|claim| slots.is_current(*claim));
         match result {
             Ok(sent) => {
                 if let (Some(claim), Sent::Said) = (claim, sent) {
-                    table.broadcast(claim);
+                    slots.broadcast(claim);
                 }
-                self.notifier.sinks.sent(key, moment, settings::notify_interval(), cost);
+                self.agenda.sinks.sent(key, moment, settings::notify_interval(), cost);
             }
             Err(failure) => {
                 if let Some(claim) = claim {
-                    table.broadcast_failed(claim, ffi::now());
+                    slots.broadcast_failed(claim, ffi::now());
                 }
-                let (delay, is_to_be_logged) = self.notifier.sinks.failed(key, moment, cost);
+                let (delay, is_to_be_logged) = self.agenda.sinks.failed(key, moment, cost);
                 let is_to_be_logged = is_to_be_logged
                     && self.broadcast_logged.is_none_or(|last| last.elapsed() >= LOG_EVERY);
                 if is_to_be_logged {
@@ -136,14 +136,14 @@ fn send(key: &RouteKey, pending: &Pending) -> Result<Sent, Failure> {
         return Ok(Sent::Gone);
     };
     let relation = pg_sys::Oid::from(route.relation);
-    let entry = Entry {
+    let part = Part {
         queue: route.queue,
         count: pending.messages,
         visible_at: None,
         ids: Some(&pending.ids),
     };
     // JSON holds no NUL: serde escapes control characters.
-    let payload = CString::new(text::payload(payload::broadcast(&entry, route.options().ids)?)?)
+    let payload = CString::new(text::payload(payload::broadcast(&part, route.options().ids)?)?)
         .unwrap_or_default();
     process::show_activity(pg_sys::BackendState::STATE_RUNNING, Some(c"broadcasting"));
     HEARD.set(None);
@@ -202,7 +202,7 @@ thread_local! {
 
 /// Hears from now on what Supabase's function says when it fails: it catches its errors and warns. Once in a notifier.
 pub(super) fn init() {
-    log::listen(|warning| {
+    log::register(|warning| {
         let is_ours =
             IS_LISTENING.get() && warning.to_bytes().starts_with(b"ErrorSendingBroadcastMessage");
         if is_ours {

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use aimq_core::agenda::{Agenda, Duties};
 use aimq_core::back_off::BackOff;
 use aimq_core::clock::Moment;
-use aimq_core::notifier::{Duties, Notifier};
 use aimq_core::route::RouteKey;
 use aimq_core::shared::{Database, News, Seat};
 use aimq_core::timestamp::Timestamp;
@@ -34,7 +34,7 @@ pub(super) struct Worker {
     pub(super) database: &'static Database,
     /// This process's place there.
     pub(super) seat: &'static Seat,
-    pub(super) notifier: Notifier,
+    pub(super) agenda: Agenda,
     pub(super) queues: Queues,
     /// The clock of the intervals begins here.
     pub(super) origin: Instant,
@@ -43,7 +43,7 @@ pub(super) struct Worker {
     pub(super) news: News,
     /// When the news may be attended to.
     pub(super) news_due: Instant,
-    /// From when on of the processor's time the last news were attended to, until all is looked at.
+    /// The processor's time at which the last news began to be attended to. It is taken when all tables are looked at.
     pub(super) looking_since: Option<u64>,
     /// When tables that were locked are looked at again, and from which visibility time on.
     pub(super) look_later: Vec<(Instant, RouteKey, Timestamp)>,
@@ -67,11 +67,11 @@ pub(super) struct Worker {
     pub(super) prepared: HashSet<String>,
     /// Those that were there when this process began: nobody has told which tables they have something for.
     pub(super) unknown_prepared: HashSet<String>,
+    /// When to ask about them, and how long then to wait before the next time.
+    pub(super) prepared_due: Option<(Instant, Duration)>,
     /// How long to wait in NOTIFY's line, in milliseconds, where there is something else to do; 0 for as long as it
     /// takes.
     pub(super) patience: i32,
-    /// When to ask about them, and how long then to wait before the next time.
-    pub(super) prepared_due: Option<(Instant, Duration)>,
 }
 
 /// A route whose table could not be looked at.
@@ -115,7 +115,7 @@ impl Worker {
             database,
             seat,
             // Where there is room for a watcher, it comes at once.
-            notifier: Notifier::with(Duties::NOTIFIER),
+            agenda: Agenda::with(Duties::NOTIFIER),
             queues: Queues::new(),
             origin: now,
             interval: settings::notify_interval(),

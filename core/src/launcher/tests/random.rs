@@ -58,13 +58,13 @@ struct Run {
     /// By database: since when somebody wants a notifier that could be started.
     wanted: BTreeMap<u32, Moment>,
     /// How often the launcher has come since time has passed.
-    turns: usize,
+    rounds: usize,
 }
 
 impl Run {
     fn new(probes: &[usize]) -> Self {
         let it = World::with_probes(DATABASES, probes.iter().map(|at| DATABASES[*at]));
-        Self { it, is_rung: true, timer: None, wanted: BTreeMap::new(), turns: 0 }
+        Self { it, is_rung: true, timer: None, wanted: BTreeMap::new(), rounds: 0 }
     }
 
     fn step(&mut self, step: &Step) {
@@ -148,24 +148,24 @@ impl Run {
         let end = self.it.moment + duration;
         loop {
             while std::mem::take(&mut self.is_rung) || self.timer == Some(self.it.moment) {
-                self.turn();
+                self.round();
             }
             self.check();
             let Some(timer) = self.timer.filter(|timer| *timer <= end) else {
                 break;
             };
             assert!(timer > self.it.moment, "a timer that was over when it was set");
-            (self.it.moment, self.turns) = (timer, 0);
+            (self.it.moment, self.rounds) = (timer, 0);
         }
-        (self.it.moment, self.turns) = (end, 0);
+        (self.it.moment, self.rounds) = (end, 0);
         self.check();
     }
 
-    fn turn(&mut self) {
-        self.turns += 1;
-        assert!(self.turns < 20, "the launcher does not come to rest: {:?}", self.it.acts);
-        self.timer = self.it.turn().map(|limit| self.it.moment + limit);
-        // Where the launcher had a transaction, it takes another turn before it sleeps.
+    fn round(&mut self) {
+        self.rounds += 1;
+        assert!(self.rounds < 20, "the launcher does not come to rest: {:?}", self.it.acts);
+        self.timer = self.it.round().map(|limit| self.it.moment + limit);
+        // Where the launcher had a transaction, it takes another round before it sleeps.
         self.is_rung |= self.it.acts.iter().any(|act| matches!(act, Act::List | Act::Find(_)));
         for process in self.it.started() {
             if process.role == Role::Notifier {

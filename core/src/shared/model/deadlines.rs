@@ -39,7 +39,7 @@ fn while_its_slot_is_given_back(note: Note) {
         host.run();
         let other = note(&world, A, claim, 10);
         host.give_back();
-        host.turn();
+        host.round();
         host.run();
         other.join().unwrap();
         host.run();
@@ -66,7 +66,7 @@ fn a_sleeping_notifier_knows_the_deadline() {
         let mut host = Host::begin(&world, 0);
         let producers = [world.spawn_delay(A, claim, 20), world.spawn_delay(A, claim, 10)];
         host.take_latch();
-        host.turn();
+        host.round();
         producers.into_iter().for_each(|producer| producer.join().unwrap());
         host.assert_knows_deadlines();
         host.run();
@@ -82,8 +82,8 @@ fn a_deadline_is_noted_while_another_comes() {
         let claim = world.claim(A);
         let mut host = Host::begin(&world, 0);
         world.delay(A, claim, 10);
-        host.turn();
-        host.turn();
+        host.round();
+        host.round();
         let producer = world.spawn_delay(A, claim, 20);
         host.run();
         producer.join().unwrap();
@@ -137,10 +137,10 @@ fn a_reader_soon_after_a_look() {
         let mut host = Host::begin(&world, 0);
         world.spawn_reader(A, claim, 10).join().unwrap();
         host.take_latch();
-        host.turn();
+        host.round();
         let reader = world.spawn_reader(A, claim, 20);
         host.take_latch();
-        host.turn();
+        host.round();
         reader.join().unwrap();
         host.assert_comes_by();
         host.run();

@@ -135,15 +135,15 @@ fn finds(look_and_mark: impl Fn(&House, Claim) + Clone + Send + Sync + 'static) 
             spawn(move || look_and_mark(&house, claim))
         };
         let mut seen = 0;
-        let mut turn = || {
+        let mut round = || {
             if house.slots().drain(claim).is_some() {
                 seen = house.visible.load(SeqCst);
             }
             seen
         };
-        turn();
+        round();
         watcher.join().unwrap();
-        assert_eq!(turn(), 1, "lost: found, and not announced");
+        assert_eq!(round(), 1, "lost: found, and not announced");
     });
 }
 
@@ -168,7 +168,7 @@ fn a_mark_that_was_seen_before_the_look_says_nothing() {
 }
 
 /// A table without a slot is noted while the watcher takes an earlier note.
-fn looks(turn: impl Fn(&House) -> u64 + Send + Sync + 'static) {
+fn looks(round: impl Fn(&House) -> u64 + Send + Sync + 'static) {
     check(move || {
         let (house, _) = House::new();
         let _ = house.database.look_at(TABLE, Timestamp::NEG_INFINITY);
@@ -181,7 +181,7 @@ fn looks(turn: impl Fn(&House) -> u64 + Send + Sync + 'static) {
                 }
             })
         };
-        let seen = turn(&house);
+        let seen = round(&house);
         producer.join().unwrap();
         let is_rung = house.watcher.load(SeqCst) != 0;
         assert!(seen == 1 || is_rung, "lost: neither seen nor rung");

@@ -17,7 +17,7 @@ fn a_slot_is_given_back_while_it_is_marked() {
         host.run();
         let producer = world.spawn_producer(A, claim);
         host.give_back();
-        host.turn();
+        host.round();
         host.run();
         producer.join().unwrap();
         host.run();
@@ -36,7 +36,7 @@ fn changes_hands(slots: usize) {
         let producer = world.spawn_producer(A, claim);
         host.give_back();
         let other = world.claim_if_room(B);
-        host.turn();
+        host.round();
         host.run();
         producer.join().unwrap();
         host.run();
@@ -70,7 +70,7 @@ fn meet_a_new_queue(produce: impl Fn(&World, u64) -> JoinHandle<()> + Send + Syn
         host.run();
         producers.into_iter().for_each(|producer| producer.join().unwrap());
         host.attend_to_news();
-        host.turn();
+        host.round();
         host.run();
         host.assert_all_said();
     });

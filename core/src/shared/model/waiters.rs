@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::thread::{JoinHandle, spawn};
 
 use super::world::check;
-use crate::notifier::Notifier;
+use crate::agenda::Agenda;
 use crate::shared::{
     Claim, Database, Marked, News, Session, Slot, Slots, State, Waiter, Waiters, Wake,
 };
@@ -85,7 +85,7 @@ impl Hall {
         }
     }
 
-    /// A session that finds no notifier has one started, which takes a turn first of all.
+    /// A session that finds no notifier has one started, which takes a round first of all.
     fn ring(&self) {
         if self.database.notifier.bell().is_some() {
             self.latch.swap(1, SeqCst);
@@ -186,13 +186,13 @@ impl Hall {
 
     fn notifier(&self) {
         while self.latch.swap(0, SeqCst) != 0 {
-            self.turn();
+            self.round();
         }
     }
 
-    fn turn(&self) {
+    fn round(&self) {
         if self.database.news() != News(0) {
-            let mut notifier = Notifier::default();
+            let mut notifier = Agenda::default();
             let kept = notifier.keep_only(OID, self.slots(), |_| true);
             self.waiters().call_released(OID, &kept.released, |_| ());
             while let Some((key, _)) = notifier.next_look() {
@@ -215,7 +215,7 @@ impl Hall {
             };
             let (at, takes) = sleepers.remove(next);
             // It now reads what it was called for, or finds it gone.
-            self.waiters().wake(at);
+            self.waiters().is_awake_again(at);
             if self.read(takes) {
                 self.leave(at);
             } else if let Some(at) = self.look(at, takes) {
@@ -277,7 +277,7 @@ fn a_session_that_looks_again() {
         let (hall, claim) = Hall::new();
         let at = hall.block(claim, 1).unwrap();
         let again = hall.spawn(move |hall| {
-            let call = hall.waiters().wake(at);
+            let call = hall.waiters().is_awake_again(at);
             let sleeper = hall.look(at, 1);
             // If it sleeps on, it has not read what it was called for before.
             (sleeper, call)
@@ -356,7 +356,7 @@ fn a_notifier_begins_while_a_session_comes() {
         });
         let producer = hall.spawn_producer(claim);
         hall.database.begin(1);
-        hall.turn();
+        hall.round();
         hall.notifier();
         let sleeper = session.join().unwrap();
         producer.join().unwrap();

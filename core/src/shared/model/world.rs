@@ -6,7 +6,7 @@ use std::sync::Arc;
 use loom::model::Builder;
 use loom::thread::{JoinHandle, spawn};
 
-use crate::notifier::{Notifier, Timers};
+use crate::agenda::{Agenda, Timers};
 use crate::payload::Payload;
 use crate::route::RouteKey;
 use crate::shared::{Claim, Database, Marked, News, Slot, Slots, Stale, State, Wake};
@@ -203,7 +203,7 @@ impl World {
 /// A notifier's process, with a clock of its own: time passes while it sleeps.
 pub(super) struct Host {
     world: World,
-    notifier: Notifier,
+    agenda: Agenda,
     latch: usize,
     interval: u64,
     cost: u64,
@@ -232,7 +232,7 @@ impl Host {
     pub(super) fn unannounced(world: &World, latch: usize) -> Self {
         Self {
             world: world.clone(),
-            notifier: Notifier::default(),
+            agenda: Agenda::default(),
             latch,
             interval: 0,
             cost: 0,
@@ -276,14 +276,14 @@ impl Host {
         self.world.latches[self.latch].swap(0, SeqCst) != 0
     }
 
-    /// Takes turns until it sleeps with nothing to wake it.
+    /// Takes rounds until it sleeps with nothing to wake it.
     pub(super) fn run(&mut self) {
         while self.wakes() {
-            self.turn();
+            self.round();
         }
     }
 
-    /// A wait in a transaction resets the latch, whatever it was set for. So there is another turn.
+    /// A wait in a transaction resets the latch, whatever it was set for. So there is another round.
     fn transaction(&mut self) {
         self.take_latch();
         self.had_transaction = true;
@@ -314,8 +314,8 @@ impl Host {
         [self.timers.interval, deadline].into_iter().flatten().min()
     }
 
-    /// What src/notifier/worker.rs does in a turn; the latch was reset before.
-    pub(super) fn turn(&mut self) {
+    /// What src/notifier/worker.rs does in a round; the latch was reset before.
+    pub(super) fn round(&mut self) {
         self.news.0 |= self.world.database.news().0;
         if self.news != News(0) {
             self.attend_to_news();
@@ -323,7 +323,7 @@ impl Host {
         self.sweep();
         self.announce();
         let has_more = self.look();
-        let pending = self.notifier.next(self.moment);
+        let pending = self.agenda.next(self.moment);
         self.timers.interval = [self.timers.interval, pending].into_iter().flatten().min();
         if has_more || self.news != News(0) {
             self.timers.interval = Some(self.moment);
@@ -336,7 +336,7 @@ impl Host {
         let everything = std::mem::replace(&mut self.news, News(0)).has(News::EVERYTHING);
         for queue in &self.world.queues {
             if everything || !self.queues.contains(queue) {
-                self.notifier.look_at(&KEYS[*queue].into(), Timestamp::NEG_INFINITY);
+                self.agenda.look_at(&KEYS[*queue].into(), Timestamp::NEG_INFINITY);
             }
         }
         self.keep_only(self.world.queues.clone());
@@ -349,7 +349,7 @@ impl Host {
 
     fn keep_only(&mut self, queues: BTreeSet<usize>) {
         let is_realtime = |key: &RouteKey| queues.iter().any(|queue| *KEYS[*queue] == **key);
-        let kept = self.notifier.keep_only(OID, self.world.slots(), is_realtime);
+        let kept = self.agenda.keep_only(OID, self.world.slots(), is_realtime);
         self.queues = queues;
         if kept.must_ask_again {
             self.news.0 |= News::QUEUES.0;
@@ -359,13 +359,13 @@ impl Host {
     pub(super) fn sweep(&mut self) {
         let now = Timestamp(self.moment.cast_signed());
         let world = &self.world;
-        self.timers = self.notifier.sweep(&world.database, OID, world.slots(), self.moment, now);
+        self.timers = self.agenda.sweep(&world.database, OID, world.slots(), self.moment, now);
     }
 
     /// Reads the tables: is there something that nobody has read, and when does the next come?
     fn look(&mut self) -> bool {
         let mut has_looked = false;
-        while let Some((key, from)) = self.notifier.next_look() {
+        while let Some((key, from)) = self.agenda.next_look() {
             has_looked = true;
             let queue = KEYS.iter().position(|other| **other == *key).unwrap();
             let (seen, read, next) = self.read(queue);
@@ -374,7 +374,7 @@ impl Host {
             let everything = from == Timestamp::NEG_INFINITY;
             let before = if everything { 0 } else { (1 << from.0.min(62)) - 1 };
             if everything && seen > self.seen[queue] || read & !self.read[queue] & !before != 0 {
-                self.notifier.found(self.world.slots(), &key, None);
+                self.agenda.found(self.world.slots(), &key, None);
             }
             if let Some(next) = next
                 && let Ok(claim) = self.world.slots().claim(OID, &key)
@@ -396,7 +396,7 @@ impl Host {
 
     fn announce(&mut self) {
         let sent: Vec<Payload> = self
-            .notifier
+            .agenda
             .notifications()
             .unwrap()
             .into_iter()
@@ -408,7 +408,7 @@ impl Host {
         self.transaction();
         if self.failures > 0 {
             self.failures -= 1;
-            self.notifier.failed(self.moment, 5);
+            self.agenda.failed(self.moment, 5);
             return;
         }
         for queue in [A, B] {
@@ -420,7 +420,7 @@ impl Host {
             }
         }
         let (slots, now) = (self.world.slots(), Timestamp(self.moment.cast_signed()));
-        self.notifier.sent(slots, self.moment, now, self.interval, self.cost);
+        self.agenda.sent(slots, self.moment, now, self.interval, self.cost);
     }
 
     /// All is quiet, and every listener that was woken has read.

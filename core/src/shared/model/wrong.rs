@@ -13,8 +13,8 @@ fn a_latch_that_is_reset_after_the_sweep() {
         let claim = world.claim(A);
         let mut host = Host::begin(&world, 0);
         let producer = world.spawn_producer(A, claim);
-        host.turn();
-        host.turn();
+        host.round();
+        host.round();
         host.trust_latch();
         host.take_latch();
         producer.join().unwrap();
@@ -33,7 +33,7 @@ fn a_sleep_right_after_a_transaction() {
         host.run();
         world.spawn_producer(A, claim).join().unwrap();
         let producer = world.spawn_producer(A, claim);
-        host.turn();
+        host.round();
         host.trust_latch();
         producer.join().unwrap();
         host.run();
@@ -130,14 +130,14 @@ fn a_door_that_is_opened_before_the_sweep() {
     });
 }
 
-fn door(turn: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'static) {
+fn door(round: impl Fn(&World, crate::shared::Claim) -> bool + Send + Sync + 'static) {
     check(move || {
         let world = World::new([A, A]);
         let claim = world.claim(A);
         let host = Host::begin(&world, 0);
         world.database.close();
         let producer = world.spawn_producer(A, claim);
-        let drained = turn(&world, claim);
+        let drained = round(&world, claim);
         producer.join().unwrap();
         assert!(drained || host.take_latch(), "lost: neither taken nor rung");
     });

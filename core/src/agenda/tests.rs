@@ -18,7 +18,7 @@ struct Simulation {
     hashes: Vec<AtomicU32>,
     used: AtomicU32,
     database: Database,
-    notifier: Notifier,
+    agenda: Agenda,
     moment: Moment,
     interval: Moment,
     /// What a notification takes of the processor.
@@ -35,7 +35,7 @@ impl Simulation {
             hashes: (0..80).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
             database: Database::new(),
-            notifier: Notifier::default(),
+            agenda: Agenda::default(),
             moment: 1,
             interval: INTERVAL,
             cost: 0,
@@ -49,7 +49,7 @@ impl Simulation {
     /// Gives slots back.
     fn keep_only(&mut self, is_realtime: impl Fn(&RouteKey) -> bool) -> Kept {
         let slots = Slots { all: &self.slots, hashes: &self.hashes, used: &self.used };
-        self.notifier.keep_only(OID, slots, is_realtime)
+        self.agenda.keep_only(OID, slots, is_realtime)
     }
 
     fn now(&self) -> Timestamp {
@@ -72,7 +72,7 @@ impl Simulation {
     fn sweep(&mut self) -> Timers {
         let (now, slots) =
             (self.now(), Slots { all: &self.slots, hashes: &self.hashes, used: &self.used });
-        self.notifier.sweep(&self.database, OID, slots, self.moment, now)
+        self.agenda.sweep(&self.database, OID, slots, self.moment, now)
     }
 
     /// What may be sent, as if it was; and when what was not may be.
@@ -81,21 +81,21 @@ impl Simulation {
         if !said.is_empty() {
             let (now, slots) =
                 (self.now(), Slots { all: &self.slots, hashes: &self.hashes, used: &self.used });
-            self.notifier.sent(slots, self.moment, now, self.interval, self.cost);
+            self.agenda.sent(slots, self.moment, now, self.interval, self.cost);
         }
-        (said, self.notifier.next(self.moment))
+        (said, self.agenda.next(self.moment))
     }
 
     fn ready(&mut self) -> Vec<Said> {
-        let ready = self.notifier.notifications().unwrap().into_iter();
+        let ready = self.agenda.notifications().unwrap().into_iter();
         ready.map(|it| (it.channel.to_str().unwrap().to_owned(), it.payload)).collect()
     }
 
     /// What may be sent, as if it could not be.
     fn fail(&mut self, delay: Moment) -> Option<Moment> {
         self.ready();
-        self.notifier.failed(self.moment, delay);
-        self.notifier.next(self.moment)
+        self.agenda.failed(self.moment, delay);
+        self.agenda.next(self.moment)
     }
 
     /// A whole turn at `moment`.
@@ -113,18 +113,18 @@ fn key(channel: &str, queue: &str) -> RouteKey {
 }
 
 fn look_at(simulation: &mut Simulation, channel: &str, queue: &str) {
-    simulation.notifier.look_at(&key(channel, queue), Timestamp::NEG_INFINITY);
+    simulation.agenda.look_at(&key(channel, queue), Timestamp::NEG_INFINITY);
 }
 
 /// What is to be looked at, all of it.
 fn looks(it: &mut Simulation) -> Vec<(RouteKey, Timestamp)> {
-    std::iter::from_fn(|| it.notifier.next_look()).collect()
+    std::iter::from_fn(|| it.agenda.next_look()).collect()
 }
 
 fn found(simulation: &mut Simulation, channel: &str, queue: &str) {
     let slots =
         Slots { all: &simulation.slots, hashes: &simulation.hashes, used: &simulation.used };
-    simulation.notifier.found(slots, &key(channel, queue), None);
+    simulation.agenda.found(slots, &key(channel, queue), None);
 }
 
 /// A notification of one queue.
@@ -149,7 +149,7 @@ fn the_first_after_quiet_goes_at_once_and_the_rest_at_the_intervals_end() {
     assert!(!it.enqueue(claim, 4), "the timer brings the notifier");
     assert_eq!(it.turn(1099), (vec![], until(1100)), "woken by something else");
     assert_eq!(it.turn(1100), (vec![one("c", "q", 7)], IDLE));
-    assert!(it.notifier.is_idle());
+    assert!(it.agenda.is_idle());
     assert!(it.enqueue(claim, 1), "rings again");
     assert_eq!(it.turn(1201), (vec![one("c", "q", 1)], IDLE));
 }
@@ -172,7 +172,7 @@ fn a_longer_interval_applies_from_the_next_notification() {
     it.enqueue(claim, 1);
     it.turn(1000);
     it.interval = 500;
-    it.notifier.change_interval(1010, 500);
+    it.agenda.change_interval(1010, 500);
     it.enqueue(claim, 1);
     assert_eq!(it.turn(1050), (vec![], until(1100)));
     assert_eq!(it.turn(1100).0, vec![one("c", "q", 1)]);
@@ -189,7 +189,7 @@ fn a_shorter_interval_applies_to_what_waits() {
     it.enqueue(claim, 1);
     assert_eq!(it.turn(1010), (vec![], until(1100)));
     it.interval = 5;
-    it.notifier.change_interval(1020, 5);
+    it.agenda.change_interval(1020, 5);
     assert_eq!(it.turn(1020), (vec![], until(1025)));
     assert_eq!(it.turn(1025).0, vec![one("c", "q", 1)]);
 }
@@ -202,7 +202,7 @@ fn no_interval_lets_what_waits_go_at_once() {
     it.turn(1000);
     it.enqueue(claim, 1);
     it.interval = 0;
-    it.notifier.change_interval(1050, 0);
+    it.agenda.change_interval(1050, 0);
     assert_eq!(it.turn(1050), (vec![one("c", "q", 1)], IDLE));
 }
 
@@ -234,7 +234,7 @@ fn what_could_not_be_sent_is_said_again_with_what_came_since() {
     it.moment = 1000;
     it.sweep();
     assert_eq!(it.fail(30), Some(1030));
-    assert!(!it.notifier.is_idle());
+    assert!(!it.agenda.is_idle());
     assert!(it.enqueue(claim, 2));
     assert_eq!(it.turn(1029), (vec![], until(1030)));
     assert!(!it.enqueue(claim, 1), "the timer brings the notifier");
@@ -267,7 +267,7 @@ const RESTED: Moment = 1000 + 10 * NOTIFY;
 fn resting() -> (Simulation, Claim, Claim) {
     let mut it = Simulation { cost: 10, ..Simulation::new() };
     let (claim, other) = (it.claim("c", "q"), it.claim("d", "r"));
-    it.notifier.pace.rest_until(1000);
+    it.agenda.pace.rest_until(1000);
     it.enqueue(claim, 1);
     it.turn(1000);
     (it, claim, other)
@@ -315,9 +315,9 @@ fn a_look_that_finds_something_is_announced_once() {
     look_at(&mut it, "c", "q");
     look_at(&mut it, "c", "q");
     look_at(&mut it, "c", "r");
-    assert!(!it.notifier.is_idle());
+    assert!(!it.agenda.is_idle());
     it.sweep();
-    assert_eq!(it.notifier.next_look(), Some((key("c", "q"), Timestamp::NEG_INFINITY)));
+    assert_eq!(it.agenda.next_look(), Some((key("c", "q"), Timestamp::NEG_INFINITY)));
     assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp::NEG_INFINITY)]);
     assert_eq!(looks(&mut it), []);
     assert_eq!(it.say().0, [], "nothing was found yet");
@@ -350,7 +350,7 @@ fn a_deadline_becomes_a_timer_and_then_a_look() {
     assert!(it.expect(other, 600));
     let deadline = |at| Timers { interval: None, deadline: Some(Timestamp(at)) };
     assert_eq!(it.turn(10), (vec![], deadline(500)));
-    assert!(it.notifier.is_idle(), "nothing to look at yet");
+    assert!(it.agenda.is_idle(), "nothing to look at yet");
     assert_eq!(it.turn(499), (vec![], deadline(500)));
     assert_eq!(it.turn(500), (vec![], deadline(600)), "forgotten: the look finds the next");
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(500))]);
@@ -402,11 +402,11 @@ fn what_has_moved_is_looked_at_at_once_and_then_now_and_again() {
 fn looks_that_cost_much_wait() {
     let mut it = Simulation::new();
     let (claim, other) = (it.claim("c", "q"), it.claim("c", "r"));
-    it.notifier.look_pace.rest_until(1000);
+    it.agenda.look_pace.rest_until(1000);
     moved(&it, claim, 1);
     it.turn(1000);
     assert_eq!(looks(&mut it).len(), 1);
-    it.notifier.looked(Some(claim), 1000, 30);
+    it.agenda.looked(Some(claim), 1000, 30);
     let end = 1000 + 30 * pace::LOOK;
     moved(&it, other, 1);
     it.expect(claim, 1010);
@@ -414,7 +414,7 @@ fn looks_that_cost_much_wait() {
     assert_eq!(looks(&mut it), []);
     it.turn(end);
     assert_eq!(looks(&mut it).len(), 2);
-    it.notifier.looked(Some(claim), end, 30);
+    it.agenda.looked(Some(claim), end, 30);
     it.expect(other, 1010);
     it.turn(end + 1);
     assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp(1010))], "not for another");

@@ -129,7 +129,7 @@ impl Run {
         self.step(&Step::Wait(20 * (INTERVAL + self.it.cost * NOTIFY)));
         assert_eq!(self.pending.map(|(pending, _)| pending), [0; QUEUES.len()]);
         assert_eq!(self.timer, None);
-        assert!(self.it.notifier.is_idle());
+        assert!(self.it.agenda.is_idle());
         for (channel, queue) in QUEUES {
             let claim = self.it.claim(channel, queue);
             assert!(self.it.enqueue(claim, 1), "the door stayed closed");

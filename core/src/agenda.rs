@@ -1,5 +1,7 @@
-//! What a notifier makes of the marks: it coalesces, keeps the interval between two notifications of
-//! one queue, rests if notifying takes too much of a processor, and knows when it has to wake up next.
+//! What a notifier or a watcher has to do, and when. A notifier makes notifications of the marks: it coalesces, keeps the
+//! interval between two notifications of one queue, and rests if notifying takes too much of a processor. A watcher
+//! knows which tables it has to look at. Both know when they have to wake up next. [`Duties`] says which of it a process
+//! does.
 //!
 //! What may not be sent yet stays marked, and a queue that is marked wakes nobody: so a busy queue wakes
 //! the notifier once in an interval. Many queues together would do so more often while it rests: then
@@ -21,7 +23,7 @@ use crate::ids::Ids;
 use crate::memory::OutOfMemory;
 use crate::options::Options;
 use crate::pace::{self, Pace};
-use crate::payload::{Entry, Notification, event, notifications};
+use crate::payload::{Notification, Part, event, notifications};
 use crate::route::RouteKey;
 use crate::shared::{Claim, Database, Marked, Slots};
 use crate::sinks::Sinks;
@@ -35,8 +37,8 @@ struct Known {
     key: RouteKey,
     channel: usize,
     options: Options,
-    /// The route is of what happens to messages later.
-    is_later: bool,
+    /// The route is of an event of a job, and not of messages that come.
+    is_event: bool,
     /// How many of the transactions that the slot has counted were announced.
     transactions: u64,
     /// When the table may be looked at again because of what was read from it.
@@ -62,7 +64,7 @@ struct Due {
     messages: u64,
     /// Which, where the route asks for ids.
     ids: Option<Box<Ids>>,
-    /// Nothing is notified: that it would be keeps the notifier's interval.
+    /// The route wants no notification. It is kept here so that its interval runs all the same.
     is_silent: bool,
     transactions: u64,
     /// The end of the interval. If something is sent on the channel before, it is said with that.
@@ -78,9 +80,9 @@ pub struct Timers {
     pub deadline: Option<Timestamp>,
 }
 
-/// A notifier's own state, as long as its process lives.
+/// What a notifier or a watcher knows and has to do, as long as its process lives.
 #[derive(Debug)]
-pub struct Notifier {
+pub struct Agenda {
     /// What it does.
     pub duties: Duties,
     /// By the number of the slot.
@@ -104,7 +106,7 @@ pub struct Notifier {
     sending: Vec<bool>,
 }
 
-impl Default for Notifier {
+impl Default for Agenda {
     fn default() -> Self {
         Self {
             duties: Duties::ALL,
@@ -123,7 +125,7 @@ impl Default for Notifier {
     }
 }
 
-impl Notifier {
+impl Agenda {
     /// One that does this.
     #[must_use]
     pub fn with(duties: Duties) -> Self {
@@ -163,8 +165,8 @@ impl Notifier {
             let is_awaited = slots.how_many_wait(claim) > 0;
             match slots.earliest(claim) {
                 Some(earliest) if earliest <= now => {
-                    // What it finds could not be sent before; and by then it may find more. But a session
-                    // that blocks is not sent anything.
+                    // The notifier may not send before that time, so the look waits for it, and finds more.
+                    // If a session blocks, the look does not wait, because a call is not sent.
                     let due = self.due.get(&known.key).map_or(0, |due| due.not_before);
                     let sent = due.max(rests.unwrap_or(0));
                     let at = known.look_not_before.max(if is_awaited { 0 } else { sent });
@@ -235,7 +237,7 @@ impl Notifier {
                 let options = known.options;
                 if options.wants_ids() {
                     let mut ids = slots.take_ids(claim);
-                    if known.is_later {
+                    if known.is_event {
                         // Here the newest is a message to which something happened, not one that was enqueued.
                         ids.newest = ids.greatest();
                     }
@@ -274,7 +276,7 @@ impl Notifier {
     }
 
     /// A route whose table is to be looked at, and from which visibility time on; which is forgotten by this.
-    /// Call [`Notifier::looked`] afterwards.
+    /// Call [`Agenda::looked`] afterwards.
     pub fn next_look(&mut self) -> Option<(RouteKey, Timestamp)> {
         self.looks.shift_remove_index(0)
     }
@@ -333,7 +335,7 @@ impl Notifier {
         }
     }
 
-    /// What may be sent now. Call [`Notifier::sent`] or [`Notifier::failed`] afterwards; the latter also if there is no
+    /// What may be sent now. Call [`Agenda::sent`] or [`Agenda::failed`] afterwards; the latter also if there is no
     /// memory for it.
     pub fn notifications(&mut self) -> Result<Vec<Notification<'_>>, OutOfMemory> {
         self.sending = match self.pace.rests(self.moment) {
@@ -343,18 +345,18 @@ impl Notifier {
         let ready = self.due.iter().filter(|(_, due)| is_sending(&self.sending, due));
         notifications(ready.filter(|(_, due)| !due.is_silent).filter_map(|(key, due)| {
             let (route, ids) = (key.route()?, due.ids.as_deref());
-            Some((route, Entry { queue: route.queue, count: due.messages, visible_at: None, ids }))
+            Some((route, Part { queue: route.queue, count: due.messages, visible_at: None, ids }))
         }))
     }
 
     /// Whether anything is being sent, even if nothing is notified of it: asked after
-    /// [`Notifier::notifications`].
+    /// [`Agenda::notifications`].
     #[must_use]
     pub fn is_sending(&self) -> bool {
         self.due.values().any(|due| is_sending(&self.sending, due))
     }
 
-    /// What [`Notifier::notifications`] said was sent, which took the processor for `cost` microseconds:
+    /// What [`Agenda::notifications`] said was sent, which took the processor for `cost` microseconds:
     /// nothing more is said of these queues until the interval has passed, unless another queue of their
     /// channel has something to say.
     pub fn sent(
@@ -387,7 +389,7 @@ impl Notifier {
         self.sinks.change_interval(latest);
     }
 
-    /// What [`Notifier::notifications`] said could not be sent: nothing is sent before `delay` is over.
+    /// What [`Agenda::notifications`] said could not be sent: nothing is sent before `delay` is over.
     pub fn failed(&mut self, moment: Moment, delay: Moment) {
         self.sending.clear();
         self.pace.rest_until(moment.saturating_add(delay));
@@ -435,7 +437,7 @@ fn know<'a>(
         }
         let route = key.route()?;
         let (channel, options) = (channel_of(channels, route.channel), route.options());
-        let is_later = event::ALL.contains(&route.event);
+        let is_event = event::ALL.contains(&route.event);
         // Those of a former notifier were announced by it.
         let counters = slots.counters(claim);
         let transactions = if counters.notifications == 0 { 0 } else { counters.transactions };
@@ -444,7 +446,7 @@ fn know<'a>(
             key,
             channel,
             options,
-            is_later,
+            is_event,
             transactions,
             read_not_before: 0,
             look_not_before: 0,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Notifier, look_from};
+use super::{Agenda, look_from};
 use crate::route::RouteKey;
 use crate::shared::{Claim, Slots};
 use crate::timestamp::Timestamp;
@@ -16,7 +16,7 @@ pub struct Kept {
     pub released: Vec<u32>,
 }
 
-impl Notifier {
+impl Agenda {
     /// Gives back the slots of all routes except those that are realtime now, and one slot where a route has two.
     pub fn keep_only(
         &mut self,

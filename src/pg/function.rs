@@ -47,7 +47,7 @@ macro_rules! version_1 {
         #[allow(unreachable_pub, unsafe_code, reason = "Postgres finds it by its symbol")]
         #[doc = "How the function is called."]
         pub extern "C" fn $record() -> &'static pgrx::pg_sys::Pg_finfo_record {
-            &$crate::pg::entry::VERSION_1
+            &$crate::pg::function::VERSION_1
         }
 
         $(#[$doc])*
@@ -66,8 +66,8 @@ macro_rules! version_1 {
 /// [`Refusal`].
 macro_rules! trigger_function {
     ($(#[$doc:meta])* $name:ident, $record:ident, $work:expr) => {
-        $crate::pg::entry::version_1!($(#[$doc])* $name, $record, |fcinfo| {
-            $crate::pg::entry::guarded(|| $work($crate::pg::trigger::Fired::of(fcinfo)))
+        $crate::pg::function::version_1!($(#[$doc])* $name, $record, |fcinfo| {
+            $crate::pg::function::guarded(|| $work($crate::pg::trigger::Fired::of(fcinfo)))
         });
     };
 }
@@ -75,7 +75,7 @@ macro_rules! trigger_function {
 /// The function of an event trigger. The work is given the statement, if it is called for one.
 macro_rules! event_trigger_function {
     ($(#[$doc:meta])* $name:ident, $record:ident, $work:expr) => {
-        $crate::pg::entry::version_1!($(#[$doc])* $name, $record, |fcinfo| {
+        $crate::pg::function::version_1!($(#[$doc])* $name, $record, |fcinfo| {
             pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
                 $work($crate::pg::statement::Statement::of_event(fcinfo));
                 pgrx::pg_sys::Datum::null()

@@ -11,16 +11,16 @@ fn a_silent_route_is_broadcast() {
     it.slots().note_ids(claim, &Ids::one(5));
     assert!(it.enqueue(claim, 2));
     it.sweep();
-    assert!(it.ready().is_empty() && it.notifier.is_sending());
+    assert!(it.ready().is_empty() && it.agenda.is_sending());
     let (now, slots) = (it.now(), Slots { all: &it.slots, hashes: &it.hashes, used: &it.used });
-    it.notifier.sent(slots, it.moment, now, it.interval, 0);
+    it.agenda.sent(slots, it.moment, now, it.interval, 0);
     assert_eq!(slots.counters(claim).notifications, 0);
-    let (sent, pending) = it.notifier.sinks.ready(it.moment).unwrap();
+    let (sent, pending) = it.agenda.sinks.ready(it.moment).unwrap();
     assert_eq!((&*sent, pending.messages, pending.ids.newest), (&key[..], 2, 5));
-    it.notifier.sinks.sent(&sent, it.moment, it.interval, 0);
-    assert!(it.notifier.is_idle());
+    it.agenda.sinks.sent(&sent, it.moment, it.interval, 0);
+    assert!(it.agenda.is_idle());
     // Within the interval it stays marked, and there is a timer.
     assert!(it.enqueue(claim, 1));
     assert_eq!(it.sweep().interval, Some(it.moment + INTERVAL));
-    assert!(!it.notifier.is_sending());
+    assert!(!it.agenda.is_sending());
 }
