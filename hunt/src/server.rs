@@ -51,29 +51,70 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     Ok((cluster, names))
 }
 
-/// Makes the queues of a database.
-fn fill(client: &mut Client) -> Result<()> {
-    client.batch_execute(&format!(
+/// A function that sends some of its messages in blocks that fail.
+pub(crate) const EXCEPTIONS: &str = "public.hunt_exceptions";
+/// A procedure that commits after each message.
+pub(crate) const COMMITS: &str = "public.hunt_commits";
+
+/// What a database has beside its queues.
+fn surroundings() -> String {
+    format!(
         "CREATE EXTENSION aimq CASCADE;
          CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
          CREATE SCHEMA elsewhere;
-         GRANT USAGE, CREATE ON SCHEMA pgmq TO {ABLE}; GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {ABLE}"
-    ))?;
-    for queue in &QUEUES {
-        let name = literal(queue.name);
-        let make = match queue.kind {
-            Kind::Standard => format!("pgmq.create({name})"),
-            Kind::Unlogged => format!("pgmq.create_unlogged({name})"),
-            Kind::Partitioned => format!("pgmq.create_partitioned({name}, '1000', '100000')"),
-        };
-        client.batch_execute(&format!("SELECT {make}"))?;
-        if queue.kind == Kind::Partitioned {
-            // As the README asks for.
-            client.batch_execute(&format!("CREATE INDEX ON pgmq.{} (vt)", queue.table()))?;
-        }
-        client.batch_execute(&enable(queue, queue.channel))?;
-    }
-    Ok(())
+         GRANT USAGE, CREATE ON SCHEMA pgmq TO {ABLE}; GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {ABLE};
+         CREATE FUNCTION {EXCEPTIONS}(queue text, n integer) RETURNS void LANGUAGE plpgsql AS $$
+         BEGIN
+             FOR i IN 1 .. n LOOP
+                 BEGIN
+                     PERFORM pgmq.send(queue, '{{}}');
+                     IF i % 2 = 0 THEN RAISE 'undone'; END IF;
+                 EXCEPTION WHEN raise_exception THEN NULL;
+                 END;
+             END LOOP;
+         END $$;
+         CREATE PROCEDURE {COMMITS}(queue text, n integer) LANGUAGE plpgsql AS $$
+         BEGIN
+             FOR i IN 1 .. n LOOP
+                 PERFORM pgmq.send(queue, '{{}}');
+                 IF i % 3 = 0 THEN ROLLBACK; ELSE COMMIT; END IF;
+             END LOOP;
+         END $$"
+    )
+}
+
+/// The topic of a queue.
+pub(crate) fn topic(queue: &Queue) -> String {
+    format!("hunt.{}", queue.name)
+}
+
+/// Makes the queues of a database.
+fn fill(client: &mut Client) -> Result<()> {
+    client.batch_execute(&surroundings())?;
+    QUEUES.iter().flat_map(made).try_for_each(|sql| Ok(client.batch_execute(&sql)?))
+}
+
+/// The statements that make a queue with all that belongs to it.
+pub(crate) fn made(queue: &Queue) -> Vec<String> {
+    let (name, table) = (literal(queue.name), format!("pgmq.{}", queue.table()));
+    let make = match queue.kind {
+        Kind::Standard => format!("pgmq.create({name})"),
+        Kind::Unlogged => format!("pgmq.create_unlogged({name})"),
+        Kind::Partitioned => format!("pgmq.create_partitioned({name}, '1000', '100000')"),
+    };
+    let index = if queue.kind == Kind::Partitioned {
+        // As the README asks for.
+        format!("CREATE INDEX ON {table} (vt)")
+    } else {
+        // For rows that conflict.
+        format!("CREATE UNIQUE INDEX ON {table} ((message ->> 'once'))")
+    };
+    vec![
+        format!("SELECT {make}"),
+        index,
+        format!("SELECT pgmq.bind_topic('{}', {name})", topic(queue)),
+        enable(queue, queue.channel),
+    ]
 }
 
 /// The statement that makes a queue realtime.
