@@ -16,6 +16,7 @@ mod locking;
 mod observer;
 mod plan;
 mod producers;
+mod psycopg;
 mod report;
 mod server;
 mod session;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aimq_lab::pgbouncer::Pgbouncer;
 use anyhow::{Result, ensure};
 use clap::Parser;
 
@@ -41,7 +43,9 @@ use session::Session;
 use world::{QUEUES, World};
 
 /// What producers and DDL bound, so that a fault holds them up for a while only.
-const BOUNDED: &str = "SET lock_timeout = '3s'; SET statement_timeout = '20s'";
+/// A session that begins while aimq is off for the database has it on all the same.
+const BOUNDED: &str =
+    "SET lock_timeout = '3s'; SET statement_timeout = '20s'; SET aimq.enabled = on";
 
 /// Threads for DDL.
 const DDL_THREADS: usize = 4;
@@ -81,6 +85,7 @@ fn run() -> Result<bool> {
     let seconds = plan.seconds;
     let world = Arc::new(World {
         major: plan.pg,
+        pooler: Pgbouncer::start(cluster.folder(), consumers::POOLED)?,
         cluster,
         begun: clock::now(),
         excuses: Mutex::default(),

@@ -1,7 +1,7 @@
 //! The throw-away server of a run, with its databases and queues.
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::{debs, setup};
+use aimq_lab::{debs, drivers, setup};
 use anyhow::{Context, Result};
 use postgres::Client;
 
@@ -13,11 +13,15 @@ pub(crate) const ABLE: &str = "hunt_able";
 /// One that may not.
 pub(crate) const UNABLE: &str = "hunt_unable";
 
+/// One that sees all rows of the queue that has row level security.
+pub(crate) const SEES_ALL: &str = "hunt_sees_all";
+
 /// Builds what is needed, starts the server, and makes the databases.
 pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     let major = plan.pg;
     setup::ready(major, setup::Profile::Debug)?;
     debs::partman(&[major])?;
+    drivers::python()?;
     let max_queues = format!("aimq.max_queues={}", plan.max_queues());
     let mut settings = vec![
         "fsync=off",
@@ -41,7 +45,9 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     }
     let cluster = Cluster::start(major, &settings)?;
     let mut client = cluster.connect("postgres")?;
-    client.batch_execute(&format!("CREATE ROLE {ABLE}; CREATE ROLE {UNABLE}"))?;
+    client.batch_execute(&format!(
+        "CREATE ROLE {ABLE}; CREATE ROLE {UNABLE}; CREATE ROLE {SEES_ALL}"
+    ))?;
     let names: Vec<String> = (0..plan.databases).map(|number| format!("hunt{number}")).collect();
     for name in &names {
         client.batch_execute(&format!("CREATE DATABASE {name}"))?;
@@ -63,6 +69,7 @@ fn surroundings() -> String {
          CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman;
          CREATE SCHEMA elsewhere;
          GRANT USAGE, CREATE ON SCHEMA pgmq TO {ABLE}; GRANT ALL ON ALL TABLES IN SCHEMA pgmq TO {ABLE};
+         GRANT USAGE ON SCHEMA pgmq TO {SEES_ALL};
          CREATE FUNCTION {EXCEPTIONS}(queue text, n integer) RETURNS void LANGUAGE plpgsql AS $$
          BEGIN
              FOR i IN 1 .. n LOOP
@@ -109,12 +116,20 @@ pub(crate) fn made(queue: &Queue) -> Vec<String> {
         // For rows that conflict.
         format!("CREATE UNIQUE INDEX ON {table} ((message ->> 'once'))")
     };
-    vec![
+    let mut statements = vec![
         format!("SELECT {make}"),
         index,
         format!("SELECT pgmq.bind_topic('{}', {name})", topic(queue)),
         enable(queue, queue.channel),
-    ]
+    ];
+    if queue.is_guarded() {
+        statements.push(format!(
+            "GRANT SELECT, UPDATE, DELETE ON {table} TO {SEES_ALL};
+             CREATE POLICY hunt_sees_all ON {table} TO {SEES_ALL} USING (true);
+             ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
+        ));
+    }
+    statements
 }
 
 /// The statement that makes a queue realtime.

@@ -94,7 +94,7 @@ pub(crate) fn slept_beside(
     for call in &calls.calls[first..] {
         let from = call.from.max(demand.latest);
         let to = call.until.unwrap_or(now).min(end);
-        if from < to && excuses.outside(place, from, to) > limits.blocked {
+        if from < to && excuses.outside(place, from, to) > limits.blocked + calls.more {
             return Outcome::Lost(call.until);
         }
     }
@@ -214,6 +214,7 @@ mod tests {
         let calls = |from, until| Calls {
             name: "reader".into(),
             table: "q_a".into(),
+            more: 0,
             calls: vec![Stay { from: 0, until: Some(5 * SECOND) }, Stay { from, until }],
         };
         let judge = |demand: &Demand, calls: &Calls, now| {
