@@ -8,7 +8,7 @@ use crate::server::{ABLE, UNABLE, enable, made};
 use crate::world::{self, OTHER_CHANNEL, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
-    Kind { name, is_for: any, later: 700, act }
+    Kind { name, is_for: any, later: 700, since: 14, act }
 }
 
 const fn kind_for(
@@ -16,7 +16,7 @@ const fn kind_for(
     is_for: fn(&Queue) -> bool,
     act: fn(&mut Hands, &Scene) -> Result<String>,
 ) -> Kind<Hands> {
-    Kind { name, is_for, later: 700, act }
+    Kind { name, is_for, later: 700, since: 14, act }
 }
 
 /// All of them.

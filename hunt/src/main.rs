@@ -4,6 +4,7 @@
 mod actors;
 mod clock;
 mod consumers;
+mod crowding;
 mod ddl;
 mod deck;
 mod excuses;
@@ -20,6 +21,7 @@ mod psycopg;
 mod report;
 mod server;
 mod session;
+mod standby;
 mod verdict;
 mod world;
 
@@ -75,11 +77,12 @@ fn run() -> Result<bool> {
     aimq_lab::cluster::clean_up_on_signals()?;
     let (cluster, databases) = server::start(&plan)?;
     println!(
-        "\nSeed {}, PostgreSQL {}, {}, aimq.max_queues {}, {} s\n",
+        "\nSeed {}, PostgreSQL {}, {}, aimq.max_queues {}, aimq.max_waiters {}, {} s\n",
         plan.seed(),
         plan.pg.0,
         if plan.preload == 1 { "preloaded" } else { "not preloaded" },
         plan.max_queues(),
+        plan.max_waiters(),
         plan.seconds
     );
     let seconds = plan.seconds;
@@ -93,6 +96,7 @@ fn run() -> Result<bool> {
         hearings: consumers::hearings(databases.len()),
         calls: consumers::calls(databases.len()),
         floors: (0..databases.len() * QUEUES.len()).map(|_| RwLock::default()).collect(),
+        by_themselves: RwLock::default(),
         findings: Mutex::new(Findings::default()),
         is_over: AtomicBool::new(false),
         is_ended: AtomicBool::new(false),
@@ -173,6 +177,12 @@ fn act(world: &Arc<World>) -> Vec<JoinHandle<()>> {
             threads.push(spawn(world, move |world| play(world, "ddl", number, 200, &kinds)));
         }
     }
+    if !world.plan.no_faults {
+        let kinds = wanted(world, "fault", &faults::LIGHT);
+        threads.push(spawn(world, move |world| play(world, "fault", 1, 800, &kinds)));
+        let kinds = wanted(world, "standby", &standby::KINDS);
+        threads.push(spawn(world, move |world| play(world, "standby", 0, 2000, &kinds)));
+    }
     threads
 }
 
@@ -183,7 +193,7 @@ fn inject_faults(world: &Arc<World>, kept: Receiver<()>) -> (Receiver<()>, JoinH
     let (done, is_done) = mpsc::channel::<()>();
     let thread = spawn(world, move |world| {
         // What happens to the server has to do with every queue.
-        play(world, "fault", 0, 800, &kinds);
+        play(world, "fault", 0, 500, &kinds);
         drop(done);
         let _ = kept.recv();
     });
@@ -202,7 +212,7 @@ fn play(
     // So that all is done in a minute where a wake-up may take longer, too.
     let watched = 0.8 * (1000.0 / world.plan.slack() as f64).min(1.0);
     let who = format!("{group}-{number}");
-    let is_local = group != "fault";
+    let is_local = group == "ddl";
     Cast { world, group, who, number, database: None, is_local, watched, pace, stage }.play(kinds);
 }
 

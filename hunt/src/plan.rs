@@ -64,6 +64,18 @@ impl Plan {
         self.max_queues.unwrap_or(drawn)
     }
 
+    /// aimq.max_waiters of this run. With the seed's luck, too small for all sessions that block.
+    pub(crate) fn max_waiters(&self) -> u32 {
+        let mut chance = deck::source(self.seed(), "max_waiters");
+        if chance.u32(..4) == 0 { chance.u32(2..8) } else { 256 }
+    }
+
+    /// Whether the notifier knows of every queue.
+    pub(crate) fn has_room_for_all(&self) -> bool {
+        // With the queues of a while and those with later events.
+        self.max_queues() >= 128
+    }
+
     /// By how much a wake-up may be late, in milliseconds.
     pub(crate) fn slack(&self) -> i64 {
         self.slack.unwrap_or(if self.preload == 1 { 1000 } else { 2000 })

@@ -1,6 +1,7 @@
 //! Every way of getting a message into a queue, moving it, and taking it out again.
 
 use std::io::Write;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Result, ensure};
 
@@ -9,14 +10,14 @@ use crate::server::{COMMITS, EXCEPTIONS, topic};
 use crate::world::{self, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Pair, &Scene) -> Result<String>) -> Kind<Pair> {
-    Kind { name, is_for: any, later: 0, act }
+    Kind { name, is_for: any, later: 0, since: 14, act }
 }
 
 const fn kind_later(
     name: &'static str,
     act: fn(&mut Pair, &Scene) -> Result<String>,
 ) -> Kind<Pair> {
-    Kind { name, is_for: any, later: DELAYED, act }
+    Kind { name, is_for: any, later: DELAYED, since: 14, act }
 }
 
 const fn kind_for(
@@ -24,7 +25,7 @@ const fn kind_for(
     is_for: fn(&Queue) -> bool,
     act: fn(&mut Pair, &Scene) -> Result<String>,
 ) -> Kind<Pair> {
-    Kind { name, is_for, later: DELAYED, act }
+    Kind { name, is_for, later: DELAYED, since: 14, act }
 }
 
 /// The longest delay, in milliseconds.
@@ -161,18 +162,14 @@ pub(crate) const KINDS: [Kind<Pair>; 46] = [
     kind("REPEATABLE READ", |pair, scene| {
         run(pair, &["BEGIN ISOLATION LEVEL REPEATABLE READ", &sent(scene), "COMMIT"])
     }),
-    kind("delivery = transaction", |pair, scene| {
-        let begin = "BEGIN; SET LOCAL aimq.delivery = transaction";
-        run(pair, &[begin, &sent(scene), "COMMIT"])
-    }),
+    kind("delivery = transaction", |pair, scene| by_itself(pair, &sent(scene))),
     kind_later("delivery = transaction, delayed", |pair, scene| {
-        let begin = "BEGIN; SET LOCAL aimq.delivery = transaction";
         let sent = format!(
             "SELECT pgmq.send({}, '{{}}', clock_timestamp() + interval '{} ms')",
             scene.q,
             delay(scene)
         );
-        run(pair, &[begin, &sent, "COMMIT"])
+        by_itself(pair, &sent)
     }),
     kind("set_vt to now", |pair, scene| set_vt(pair, scene, "clock_timestamp()")),
     kind_later("set_vt to soon", |pair, scene| {
@@ -244,6 +241,13 @@ fn reached(pair: &mut Pair, sql: &str) -> Result<String> {
 fn run(pair: &mut Pair, statements: &[&str]) -> Result<String> {
     pair.one.run(statements)?;
     Ok(String::new())
+}
+
+/// In a transaction that notifies by itself. There must be room for that.
+fn by_itself(pair: &mut Pair, sent: &str) -> Result<String> {
+    let world = Arc::clone(&pair.one.world);
+    let _room = world.by_themselves.read().unwrap_or_else(PoisonError::into_inner);
+    run(pair, &["BEGIN; SET LOCAL aimq.delivery = transaction", sent, "COMMIT"])
 }
 
 /// The statement that sends one.

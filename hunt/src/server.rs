@@ -5,6 +5,7 @@ use aimq_lab::{debs, drivers, setup};
 use anyhow::{Context, Result};
 use postgres::Client;
 
+use crate::crowding::{NOTIFY_PAGES, WIDE, WORKERS};
 use crate::plan::Plan;
 use crate::world::{CHANNEL, Kind, QUEUES, Queue, literal};
 
@@ -23,12 +24,13 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     debs::partman(&[major])?;
     drivers::python()?;
     let max_queues = format!("aimq.max_queues={}", plan.max_queues());
+    let max_waiters = format!("aimq.max_waiters={}", plan.max_waiters());
     let mut settings = vec![
         "fsync=off",
         "max_connections=150",
         "max_prepared_transactions=20",
-        "max_worker_processes=64",
-        "aimq.max_waiters=256",
+        WORKERS,
+        &max_waiters,
         // For the stranger that hangs in its commit; all others don't wait for it.
         "synchronous_standby_names=nobody",
         "synchronous_commit=local",
@@ -40,6 +42,9 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
         "timezone=UTC",
         &max_queues,
     ];
+    if major.0 >= 17 {
+        settings.push(NOTIFY_PAGES);
+    }
     if plan.preload == 1 {
         settings.push("shared_preload_libraries=aimq");
     }
@@ -98,6 +103,7 @@ pub(crate) fn topic(queue: &Queue) -> String {
 /// Makes the queues of a database.
 fn fill(client: &mut Client) -> Result<()> {
     client.batch_execute(&surroundings())?;
+    client.batch_execute(WIDE)?;
     QUEUES.iter().flat_map(made).try_for_each(|sql| Ok(client.batch_execute(&sql)?))
 }
 

@@ -63,6 +63,9 @@ pub(crate) fn heard(
     let Some(stay) = hearing.stay_at(demand.earliest).filter(|_| is_listening) else {
         return Outcome::Exempt;
     };
+    if excuses.is_forgiven(place, demand.earliest, demand.latest) {
+        return Outcome::Exempt;
+    }
     let counted = |to: Micros| excuses.outside(place, demand.latest, to.max(demand.latest));
     let end = [demand.gone, stay.until].into_iter().flatten().fold(now, Micros::min);
     let woken = hearing.of(&demand.channels, &demand.queue, demand.earliest).map(|wake| wake.at);

@@ -94,6 +94,8 @@ pub(crate) struct World {
     pub(crate) calls: Vec<(usize, Mutex<Calls>)>,
     /// One lock for each queue: an action that has the queue for itself is watched.
     pub(crate) floors: Vec<RwLock<()>>,
+    /// Who notifies in the transaction itself reads it; who takes away the room for that has it for itself.
+    pub(crate) by_themselves: RwLock<()>,
     pub(crate) findings: Mutex<Findings>,
     /// Nothing more is to be done.
     pub(crate) is_over: AtomicBool,
