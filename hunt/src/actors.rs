@@ -131,7 +131,7 @@ impl<S: Stage> Cast<'_, S> {
             if world.plan.verbose {
                 println!("{:9.3} {}: {place:?} {what}", world.since_begun(begun), self.who);
             }
-            world.history.note(begun, &self.who, place, what);
+            world.history.note(begun, (&self.who, kind.name), place, what);
             world.history.count(self.group, kind.name, error);
             if alone.is_some() {
                 world.nap(world.plan.slack().unsigned_abs() + 150 + kind.later);

@@ -10,11 +10,12 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, SimpleQueryMessage};
 
 use crate::clock::{MILLI, Micros, now};
+use crate::contestant::Contestant;
 use crate::hearing::{Calls, Hearing, Stay, Wake};
 use crate::locking::lock;
 use crate::psycopg;
 use crate::session::Session;
-use crate::world::{CHANNEL, GROUPS, GUARDED, OTHER_CHANNEL, OWN_CHANNEL, World, told};
+use crate::world::{GROUPS, GUARDED, World, told};
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";
@@ -26,18 +27,17 @@ const PSYCOPG: &str = "psycopg-ear";
 const ENQUEUED: &str = "job_enqueued";
 
 /// The listeners of a database.
-pub(crate) fn hearings(databases: usize) -> Vec<(usize, Mutex<Hearing>)> {
-    let one = |name: &str, database: usize, channels: &[&str]| {
-        let channels = channels.iter().map(ToString::to_string).collect();
+pub(crate) fn hearings(databases: usize, contestant: Contestant) -> Vec<(usize, Mutex<Hearing>)> {
+    let one = |name: &str, database: usize, channels: Vec<String>| {
         let name = format!("{name}-{database}");
         (database, Mutex::new(Hearing { name, channels, ..Hearing::default() }))
     };
     (0..databases)
         .flat_map(|database| {
             [
-                one("ear", database, &[CHANNEL, OWN_CHANNEL, OTHER_CHANNEL]),
-                one("jobs-ear", database, &[CHANNEL]),
-                one(PSYCOPG, database, &[CHANNEL, OWN_CHANNEL, OTHER_CHANNEL]),
+                one("ear", database, contestant.channels()),
+                one("jobs-ear", database, contestant.channels()[..1].to_vec()),
+                one(PSYCOPG, database, contestant.channels()),
             ]
         })
         .collect()
@@ -204,6 +204,9 @@ fn name(way: Way) -> &'static str {
 
 /// Makes the kinds known.
 pub(crate) fn expect(world: &World) {
+    if world.calls.is_empty() {
+        return;
+    }
     READERS.iter().for_each(|(_, way)| world.history.expect("consumer", name(*way)));
 }
 

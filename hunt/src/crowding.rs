@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::actors::{Excuse, Scene};
 use crate::excuses::Scope;
-use crate::faults::{are_back, pick, processes, signal};
+use crate::faults::{Process, are_back, pick, processes, signal};
 use crate::hands::Hands;
 
 /// How long it may take until something has run out.
@@ -63,7 +63,8 @@ fn usage(client: &mut Client) -> f64 {
     row.map_or(f64::NAN, |row| row.get(0))
 }
 
-/// Queries of strangers take all background workers, also those of a database's notifier and watcher.
+/// Queries of strangers take all background workers, also those of aimq in all databases: of one database alone it
+/// would not do, because a notifier gets the place of another database's watcher.
 pub(crate) fn fill_workers(hands: &mut Hands, scene: &Scene) -> Result<String> {
     let world = Arc::clone(&hands.world);
     let name = &world.databases[scene.database];
@@ -71,21 +72,26 @@ pub(crate) fn fill_workers(hands: &mut Hands, scene: &Scene) -> Result<String> {
     // A watcher is put off for a minute; the notifier does its work as well.
     before.retain(|process| process.kind != "aimq watcher");
     let launcher = pick(hands, scene, true)?;
-    let _excuse = Excuse::new(&world, Scope::Database(scene.database), "no worker was left");
+    let _excuse = Excuse::new(&world, Scope::Server, "no worker was left");
     // The launcher would be faster than the strangers.
     signal(launcher.pid, Signal::STOP)?;
     let done = (|| {
         let first = Greedy::begin(hands, scene)?;
-        let end = format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-              WHERE backend_type ^@ 'aimq' AND datname = '{name}'"
-        );
-        hands.one(scene).run(&[&end])?;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE backend_type ^@ 'aimq' AND datname IS NOT NULL";
+        hands.one(scene).run(&[end])?;
         hands.until("them to end", PATIENCE, |hands| {
-            processes(hands, scene)
-                .is_ok_and(|all| all.iter().all(|it| it.database.as_ref() != Some(name)))
+            processes(hands, scene).is_ok_and(|all| all.iter().all(Process::is_launcher))
         })?;
-        Ok((first, Greedy::begin(hands, scene)?))
+        // The server gives their places away a moment later.
+        let mut second = Greedy::begin(hands, scene);
+        for _ in 0..10 {
+            if second.is_ok() {
+                break;
+            }
+            second = Greedy::begin(hands, scene);
+        }
+        Ok((first, second?))
     })();
     signal(launcher.pid, Signal::CONT)?;
     let done = done.and_then(|greedy: (Greedy, Greedy)| {
@@ -125,7 +131,7 @@ impl Greedy {
         });
         let made = Self { cancel, query: Some(query) };
         let sql = format!("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE leader_pid = {pid})");
-        hands.until("a worker", PATIENCE, |hands| {
+        hands.until("a worker", Duration::from_secs(1), |hands| {
             matches!(hands.one(scene).value::<bool>(&sql), Ok(Some(true)))
         })?;
         Ok(made)

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::actors::{Kind, Scene, any};
+use crate::contestant::Contestant;
 use crate::hands::Hands;
 use crate::server::{ABLE, UNABLE, enable, made};
 use crate::world::{self, OTHER_CHANNEL, Queue};
@@ -150,7 +151,7 @@ pub(crate) const KINDS: [Kind<Hands>; 36] = [
     }),
     kind("queue dropped and created again", |hands, scene| {
         let mut statements = vec![format!("SELECT pgmq.drop_queue({})", scene.q)];
-        statements.extend(made(&scene.queue));
+        statements.extend(made(&scene.queue, Contestant::Aimq));
         statements.push(came(scene));
         let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
         if scene.draw.count.is_multiple_of(2) {

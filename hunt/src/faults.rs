@@ -111,7 +111,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn is_launcher(&self) -> bool {
+    /// Whether it belongs to no database.
+    pub(crate) fn is_launcher(&self) -> bool {
         self.database.is_none()
     }
 

@@ -4,6 +4,7 @@
 mod actors;
 mod clock;
 mod consumers;
+mod contestant;
 mod crowding;
 mod ddl;
 mod deck;
@@ -68,6 +69,10 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let mut plan = Plan::parse();
+    if plan.contestant.is_other() {
+        // What is about aimq alone.
+        (plan.no_ddl, plan.no_faults) = (true, true);
+    }
     plan.seed.get_or_insert_with(|| fastrand::u64(..1_000_000));
     ensure!(
         plan.preload == 1 || plan.pg.0 >= 17,
@@ -77,7 +82,8 @@ fn run() -> Result<bool> {
     aimq_lab::cluster::clean_up_on_signals()?;
     let (cluster, databases) = server::start(&plan)?;
     println!(
-        "\nSeed {}, PostgreSQL {}, {}, aimq.max_queues {}, aimq.max_waiters {}, {} s\n",
+        "\n{}, seed {}, PostgreSQL {}, {}, aimq.max_queues {}, aimq.max_waiters {}, {} s\n",
+        plan.contestant.name(),
         plan.seed(),
         plan.pg.0,
         if plan.preload == 1 { "preloaded" } else { "not preloaded" },
@@ -93,8 +99,9 @@ fn run() -> Result<bool> {
         begun: clock::now(),
         excuses: Mutex::default(),
         history: History::default(),
-        hearings: consumers::hearings(databases.len()),
-        calls: consumers::calls(databases.len()),
+        hearings: consumers::hearings(databases.len(), plan.contestant),
+        // Only aimq has calls that block.
+        calls: consumers::calls(if plan.contestant.is_other() { 0 } else { databases.len() }),
         floors: (0..databases.len() * QUEUES.len()).map(|_| RwLock::default()).collect(),
         by_themselves: RwLock::default(),
         findings: Mutex::new(Findings::default()),

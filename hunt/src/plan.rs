@@ -3,7 +3,9 @@
 use aimq_lab::majors::{DEFAULT_MAJOR, Major};
 use clap::Parser;
 
+use crate::contestant::Contestant;
 use crate::deck;
+use crate::producers::OF_AIMQ;
 
 /// Looks at random for lost wake-ups, on a throw-away server.
 #[derive(Clone, Debug, Parser)]
@@ -46,6 +48,9 @@ pub(crate) struct Plan {
     /// The average time in milliseconds between two actions of a producer.
     #[arg(long, default_value_t = 400)]
     pub(crate) pace: u64,
+    /// Who wakes the listeners. The others' losses are counted, beside producers alone.
+    #[arg(long, value_enum, default_value = "aimq")]
+    pub(crate) contestant: Contestant,
     /// Says each action when it is over.
     #[arg(long)]
     pub(crate) verbose: bool,
@@ -84,7 +89,8 @@ impl Plan {
     /// Whether a kind of action is wanted.
     pub(crate) fn wants(&self, kind: &str) -> bool {
         let names = |list: &[String]| list.iter().any(|name| name == kind);
-        (self.only.is_empty() || names(&self.only)) && !names(&self.except)
+        let is_there = !self.contestant.is_other() || !OF_AIMQ.contains(&kind);
+        is_there && (self.only.is_empty() || names(&self.only)) && !names(&self.except)
     }
 
     /// How to do the same again.
@@ -96,10 +102,14 @@ impl Plan {
         if self.preload == 0 {
             words.push("PRELOAD=0".into());
         }
+        if self.contestant.is_other() {
+            words.push(format!("CONTESTANT={}", self.contestant.name()));
+        }
         let mut options = Vec::new();
         let mut option = |is_set: bool, text: String| options.extend(is_set.then_some(text));
-        option(self.no_ddl, "--no-ddl".into());
-        option(self.no_faults, "--no-faults".into());
+        // The others have neither.
+        option(self.no_ddl && !self.contestant.is_other(), "--no-ddl".into());
+        option(self.no_faults && !self.contestant.is_other(), "--no-faults".into());
         option(!self.only.is_empty(), format!("--only \"{}\"", self.only.join(";")));
         option(!self.except.is_empty(), format!("--except \"{}\"", self.except.join(";")));
         option(self.databases != 2, format!("--databases {}", self.databases));

@@ -5,6 +5,7 @@ use aimq_lab::{debs, drivers, setup};
 use anyhow::{Context, Result};
 use postgres::Client;
 
+use crate::contestant::Contestant;
 use crate::crowding::{NOTIFY_PAGES, WIDE, WORKERS};
 use crate::plan::Plan;
 use crate::world::{CHANNEL, Kind, QUEUES, Queue, literal};
@@ -57,7 +58,7 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     for name in &names {
         client.batch_execute(&format!("CREATE DATABASE {name}"))?;
         let mut client = cluster.connect(name)?;
-        fill(&mut client).with_context(|| format!("database {name}"))?;
+        fill(&mut client, plan.contestant).with_context(|| format!("database {name}"))?;
     }
     Ok((cluster, names))
 }
@@ -101,14 +102,16 @@ pub(crate) fn topic(queue: &Queue) -> String {
 }
 
 /// Makes the queues of a database.
-fn fill(client: &mut Client) -> Result<()> {
+fn fill(client: &mut Client, contestant: Contestant) -> Result<()> {
     client.batch_execute(&surroundings())?;
     client.batch_execute(WIDE)?;
-    QUEUES.iter().flat_map(made).try_for_each(|sql| Ok(client.batch_execute(&sql)?))
+    client.batch_execute(contestant.prelude())?;
+    let made = QUEUES.iter().flat_map(|queue| made(queue, contestant));
+    made.into_iter().try_for_each(|sql| Ok(client.batch_execute(&sql)?))
 }
 
 /// The statements that make a queue with all that belongs to it.
-pub(crate) fn made(queue: &Queue) -> Vec<String> {
+pub(crate) fn made(queue: &Queue, contestant: Contestant) -> Vec<String> {
     let (name, table) = (literal(queue.name), format!("pgmq.{}", queue.table()));
     let make = match queue.kind {
         Kind::Standard => format!("pgmq.create({name})"),
@@ -126,7 +129,7 @@ pub(crate) fn made(queue: &Queue) -> Vec<String> {
         format!("SELECT {make}"),
         index,
         format!("SELECT pgmq.bind_topic('{}', {name})", topic(queue)),
-        enable(queue, queue.channel),
+        contestant.attach(queue),
     ];
     if queue.is_guarded() {
         statements.push(format!(

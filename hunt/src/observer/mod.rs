@@ -11,11 +11,12 @@ use postgres::error::SqlState;
 use postgres::{Client, Statement};
 
 use crate::clock::{MILLI, Micros, now};
+use crate::contestant::Contestant;
 use crate::excuses::{Place, Scope};
 use crate::locking::lock;
 use crate::report::Loss;
 use crate::verdict::{self, Demand, Limits, Outcome};
-use crate::world::World;
+use crate::world::{self, World};
 use table::{Look, Route, Row, Table};
 
 /// How often it looks.
@@ -115,7 +116,7 @@ impl Observer<'_> {
         let begun = now();
         let heard = self.ear().wakes.len();
         self.wakes = self.wakes.end..heard;
-        let found = queues(client)?;
+        let found = queues(client, self.world.plan.contestant)?;
         let mut seen = Vec::new();
         for one in &found {
             let looked = look(client, statements, one, begun)?;
@@ -260,8 +261,21 @@ fn decide(
 }
 
 /// The queues of a database.
-fn queues(client: &mut Client) -> Result<Vec<Found>> {
+fn queues(client: &mut Client, contestant: Contestant) -> Result<Vec<Found>> {
     let rows = client.query(QUEUES, &[])?;
+    if contestant.is_other() {
+        // Nothing happens to them, nor to the triggers.
+        let found = rows.iter().map(|row| {
+            let name: String = row.get(1);
+            let queue = world::QUEUES.iter().find(|queue| queue.table() == name);
+            let route = |queue: &world::Queue| Route {
+                channel: contestant.channel(queue),
+                queue: queue.name.to_owned(),
+            };
+            Found { oid: row.get(0), route: queue.map(route), name }
+        });
+        return Ok(found.collect());
+    }
     let found = rows.iter().map(|row| {
         let name: String = row.get(1);
         let arguments: Option<Vec<u8>> = row.get(2);
