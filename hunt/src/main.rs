@@ -22,6 +22,7 @@ mod psycopg;
 mod report;
 mod server;
 mod session;
+mod shrink;
 mod standby;
 mod verdict;
 mod world;
@@ -72,6 +73,10 @@ fn run() -> Result<bool> {
     if plan.contestant.is_other() {
         // What is about aimq alone.
         (plan.no_ddl, plan.no_faults) = (true, true);
+    }
+    if plan.shrink.is_some() {
+        plan.seed = plan.shrink;
+        return shrink::shrink(&plan);
     }
     plan.seed.get_or_insert_with(|| fastrand::u64(..1_000_000));
     ensure!(

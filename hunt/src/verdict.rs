@@ -36,6 +36,13 @@ pub(crate) struct Demand {
     pub(crate) gone: Option<Micros>,
 }
 
+impl Demand {
+    /// Since when it counts.
+    fn since(&self) -> Micros {
+        if self.is_exact { self.earliest } else { self.latest }
+    }
+}
+
 /// What happened to a demand, for one consumer that is to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -66,7 +73,8 @@ pub(crate) fn heard(
     if excuses.is_forgiven(place, demand.earliest, demand.latest) {
         return Outcome::Exempt;
     }
-    let counted = |to: Micros| excuses.outside(place, demand.latest, to.max(demand.latest));
+    let since = demand.since();
+    let counted = |to: Micros| excuses.outside(place, since, to.max(since));
     let end = [demand.gone, stay.until].into_iter().flatten().fold(now, Micros::min);
     let woken = hearing.of(&demand.channels, &demand.queue, demand.earliest).map(|wake| wake.at);
     let woken = woken.take_while(|at| stay.until.is_none_or(|until| *at <= until)).next();
@@ -166,6 +174,18 @@ mod tests {
         let mut moved = demand();
         moved.channels.push("others".into());
         assert_eq!(judge(&moved, &elsewhere, 15 * SECOND), Outcome::Woken(soon));
+    }
+
+    #[test]
+    fn lateness_counts_from_the_time_itself_where_that_is_known() {
+        let limits = Limits { slack: 90_000, blocked: SECOND };
+        let at = 10 * SECOND + 100_000;
+        let outcome = |demand: &Demand| {
+            heard(demand, &hearing(&[(at, "a")]), HERE, &Excuses::default(), limits, at)
+        };
+        assert_eq!(outcome(&demand()), Outcome::Lost(Some(at)));
+        // It was seen 50 ms later than it may have been there.
+        assert_eq!(outcome(&Demand { is_exact: false, ..demand() }), Outcome::Woken(at));
     }
 
     #[test]
