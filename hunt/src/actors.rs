@@ -88,8 +88,7 @@ pub(crate) struct Cast<'a, S> {
 
 /// Makes the kinds known that are wanted, and returns them.
 pub(crate) fn wanted<S>(world: &World, group: &'static str, kinds: &[Kind<S>]) -> Vec<Kind<S>> {
-    let is_wanted =
-        |kind: &&Kind<S>| world.plan.wants(kind.name) && u32::from(world.major.0) >= kind.since;
+    let is_wanted = |kind: &&Kind<S>| world.plan.wants(kind.name) && world.major.0 >= kind.since;
     let wanted: Vec<_> = kinds.iter().filter(is_wanted).copied().collect();
     wanted.iter().for_each(|kind| world.history.expect(group, kind.name));
     wanted

@@ -45,7 +45,7 @@ fn kinds(plan: &Plan) -> Vec<&'static str> {
     }
     if !plan.no_faults {
         let faults = faults::KINDS.iter().chain(&faults::LIGHT).chain(&standby::KINDS);
-        let is_there = |since: u32| u32::from(plan.pg.0) >= since;
+        let is_there = |since: u32| plan.pg.0 >= since;
         all.extend(faults.filter(|kind| is_there(kind.since)).map(|kind| kind.name));
     }
     all.retain(|kind| plan.wants(kind));
