@@ -11,6 +11,9 @@ use crate::{ddl, faults, producers, standby};
 /// The shortest run: everybody needs some time to be there.
 const SECONDS: u64 = 10;
 
+/// How many losses of a run are told.
+const REPORTS: usize = 3;
+
 /// Prints the smallest run that still loses something. Whether there was one.
 pub(crate) fn shrink(plan: &Plan) -> Result<bool> {
     let all = kinds(plan);
@@ -73,6 +76,11 @@ fn loses(plan: &Plan, kinds: &[&str], seconds: u64) -> Result<bool> {
         let told = lost.map_or("failed".into(), |lost| format!("{lost} lost"));
         println!("  {seconds:>4} s, {:>3} kinds: {told}", kinds.len());
         if lost.is_some_and(|lost| lost > 0) {
+            // What it was, as the run tells it.
+            let reports = said.lines().skip_while(|line| !line.starts_with("Losses"));
+            for report in reports.skip(2).take_while(|line| !line.is_empty()).take(REPORTS) {
+                println!("      {}", report.trim());
+            }
             return Ok(true);
         }
     }
