@@ -18,8 +18,8 @@ demo: ## See a worker being woken, on a throw-away server (PG=17)
 test: ## Run every test on PostgreSQL 14 to 18 (PG=17 or PG_CONFIG=…, KIND=unit|client|pgrx|commands, TEST=name)
 	@$(LAB) test $(KIND) $(MAJOR) $(OWN)
 
-hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)
-	@$(HUNT) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
+hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0 SHRINK=SEED CONTESTANT=…, ARGS=…)
+	@$(HUNT) $(if $(SHRINK),--shrink $(SHRINK)) $(if $(CONTESTANT),--contestant $(CONTESTANT)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
 
 bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)
 	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(if $(KEEP),--keep) $(MAJOR) $(ARGS)

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::clock::now;
 use crate::deck::{Deck, Draw, source};
+use crate::excuses::Scope;
 use crate::locking::lock;
 use crate::session::Session;
 use crate::world::{QUEUES, Queue, World, told};
@@ -17,6 +18,8 @@ pub(crate) struct Kind<S> {
     pub(crate) is_for: fn(&Queue) -> bool,
     /// How many milliseconds after it a message may become readable.
     pub(crate) later: u64,
+    /// The first major version of PostgreSQL that has what it needs.
+    pub(crate) since: u32,
     pub(crate) act: fn(&mut S, &Scene) -> Result<String>,
 }
 
@@ -85,7 +88,8 @@ pub(crate) struct Cast<'a, S> {
 
 /// Makes the kinds known that are wanted, and returns them.
 pub(crate) fn wanted<S>(world: &World, group: &'static str, kinds: &[Kind<S>]) -> Vec<Kind<S>> {
-    let wanted: Vec<_> = kinds.iter().filter(|kind| world.plan.wants(kind.name)).copied().collect();
+    let is_wanted = |kind: &&Kind<S>| world.plan.wants(kind.name) && world.major.0 >= kind.since;
+    let wanted: Vec<_> = kinds.iter().filter(is_wanted).copied().collect();
     wanted.iter().for_each(|kind| world.history.expect(group, kind.name));
     wanted
 }
@@ -126,7 +130,7 @@ impl<S: Stage> Cast<'_, S> {
             if world.plan.verbose {
                 println!("{:9.3} {}: {place:?} {what}", world.since_begun(begun), self.who);
             }
-            world.history.note(begun, &self.who, place, what);
+            world.history.note(begun, (&self.who, kind.name), place, what);
             world.history.count(self.group, kind.name, error);
             if alone.is_some() {
                 world.nap(world.plan.slack().unsigned_abs() + 150 + kind.later);
@@ -151,8 +155,15 @@ pub(crate) struct Excuse<'a> {
 
 impl<'a> Excuse<'a> {
     /// From now on.
-    pub(crate) fn new(world: &'a World, scope: crate::excuses::Scope, why: &'static str) -> Self {
+    pub(crate) fn new(world: &'a World, scope: Scope, why: &'static str) -> Self {
         Self { world, number: lock(&world.excuses).open(scope, now(), why) }
+    }
+
+    /// The same, and who is to be woken for what comes meanwhile need never be.
+    pub(crate) fn forgiving(world: &'a World, scope: Scope, why: &'static str) -> Self {
+        let made = Self::new(world, scope, why);
+        lock(&world.excuses).forgive(made.number);
+        made
     }
 }
 

@@ -9,27 +9,35 @@ use fastrand::Rng;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, SimpleQueryMessage};
 
-use crate::clock::now;
+use crate::clock::{MILLI, Micros, now};
+use crate::contestant::Contestant;
 use crate::hearing::{Calls, Hearing, Stay, Wake};
 use crate::locking::lock;
+use crate::psycopg;
 use crate::session::Session;
-use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, World, told};
+use crate::world::{GROUPS, GUARDED, World, told};
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";
 
+/// The listener by psycopg.
+const PSYCOPG: &str = "psycopg-ear";
+
+/// The event of the notifications that tell of something to read.
+const ENQUEUED: &str = "job_enqueued";
+
 /// The listeners of a database.
-pub(crate) fn hearings(databases: usize) -> Vec<(usize, Mutex<Hearing>)> {
-    let one = |name: &str, database: usize, channels: &[&str]| {
-        let channels = channels.iter().map(ToString::to_string).collect();
+pub(crate) fn hearings(databases: usize, contestant: Contestant) -> Vec<(usize, Mutex<Hearing>)> {
+    let one = |name: &str, database: usize, channels: Vec<String>| {
         let name = format!("{name}-{database}");
         (database, Mutex::new(Hearing { name, channels, ..Hearing::default() }))
     };
     (0..databases)
         .flat_map(|database| {
             [
-                one("ear", database, &[CHANNEL, OWN_CHANNEL, OTHER_CHANNEL]),
-                one("jobs-ear", database, &[CHANNEL]),
+                one("ear", database, contestant.channels()),
+                one("jobs-ear", database, contestant.channels()[..1].to_vec()),
+                one(PSYCOPG, database, contestant.channels()),
             ]
         })
         .collect()
@@ -39,27 +47,45 @@ pub(crate) fn hearings(databases: usize) -> Vec<(usize, Mutex<Hearing>)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Read,
+    /// Through pgbouncer in transaction mode.
+    PooledRead,
+    PooledReadFor,
+    /// As a role that sees all by a policy.
+    GuardedRead,
     ReadFor,
     Wait,
+    /// And reads by groups.
+    WaitGrouped,
     WaitFor,
 }
 
 /// The sessions that block in a database: on which queue, how.
-const READERS: [(&str, Way); 6] = [
+const READERS: [(&str, Way); 10] = [
     ("shared", Way::Read),
+    ("shared", Way::PooledRead),
     ("pool", Way::Read),
     ("pool", Way::ReadFor),
     ("pool", Way::Wait),
     ("pool", Way::WaitFor),
     ("pool", Way::Read),
+    ("pool", Way::PooledReadFor),
+    (GUARDED, Way::GuardedRead),
+    (GROUPS, Way::WaitGrouped),
 ];
+
+/// How many of them pgbouncer has to have connections for, in each database.
+pub(crate) const POOLED: u32 = 2;
+
+/// After a time without the server, pgbouncer asks for it again a second later.
+const RETRY: Micros = 1500 * MILLI;
 
 /// Their calls, to be filled.
 pub(crate) fn calls(databases: usize) -> Vec<(usize, Mutex<Calls>)> {
     let one = |database: usize, number: usize| {
         let (queue, way) = READERS[number];
         let name = format!("reader-{database}.{number} ({way:?})");
-        (database, Mutex::new(Calls { name, table: format!("q_{queue}"), calls: Vec::new() }))
+        let more = if way.is_pooled() { RETRY } else { 0 };
+        (database, Mutex::new(Calls { name, table: format!("q_{queue}"), more, calls: Vec::new() }))
     };
     (0..databases)
         .flat_map(|database| (0..READERS.len()).map(move |number| one(database, number)))
@@ -73,8 +99,12 @@ pub(crate) fn listen(world: &World, number: usize) {
         let hearing = lock(hearing);
         (hearing.name.clone(), hearing.channels.clone())
     };
+    let is_psycopg = name.starts_with(PSYCOPG);
     while !world.is_ended() {
         let session = || -> Result<()> {
+            if is_psycopg {
+                return psycopg::listen(world, &world.databases[*database], &channels, hearing);
+            }
             let mut client = world.connect(&world.databases[*database], &name)?;
             for channel in &channels {
                 client.batch_execute(&format!("LISTEN \"{channel}\""))?;
@@ -98,11 +128,7 @@ fn hear(world: &World, client: &mut Client, hearing: &Mutex<Hearing>) -> Result<
             let mut notifications = client.notifications();
             let mut coming = notifications.timeout_iter(Duration::from_millis(100));
             while let Some(one) = coming.next()? {
-                let at = now();
-                let payload = serde_json::from_str::<Payload>(one.payload()).ok();
-                let queues = payload.and_then(|payload| payload.queues);
-                let queues = queues.map(|queues| queues.into_keys().collect());
-                lock(hearing).wakes.push(Wake { at, channel: one.channel().to_owned(), queues });
+                note(hearing, now(), one.channel(), one.payload());
             }
         }
         if client.is_closed() {
@@ -112,12 +138,27 @@ fn hear(world: &World, client: &mut Client, hearing: &Mutex<Hearing>) -> Result<
     Ok(())
 }
 
+/// Notes what was heard.
+pub(crate) fn note(hearing: &Mutex<Hearing>, at: Micros, channel: &str, payload: &str) {
+    let payload = serde_json::from_str::<Payload>(payload).ok();
+    // What happens to a message later is no reason to read.
+    if payload.as_ref().is_some_and(|payload| payload.event != ENQUEUED) {
+        return;
+    }
+    let queues = payload.and_then(|payload| payload.queues);
+    let queues = queues.map(|queues| queues.into_keys().collect());
+    lock(hearing).wakes.push(Wake { at, channel: channel.to_owned(), queues });
+}
+
 /// Blocks, reads and deletes until the end.
 pub(crate) fn block(world: &Arc<World>, number: usize, chance: Rng) {
     let (database, calls) = &world.calls[number];
     let (queue, way) = READERS[number % READERS.len()];
-    let settings = "SET statement_timeout = '60s'; SET lock_timeout = 0";
-    let session = Session::new(world, *database, READER, settings);
+    let session = match way {
+        Way::PooledRead | Way::PooledReadFor => Session::pooled(world, *database, READER),
+        Way::GuardedRead => Session::new(world, *database, READER, AS_SEES_ALL),
+        _ => Session::new(world, *database, READER, SETTINGS),
+    };
     let mut reader = Reader { session, calls, queue, way, chance };
     while !world.is_ended() {
         let done = reader.turn();
@@ -135,18 +176,37 @@ pub(crate) fn block(world: &Arc<World>, number: usize, chance: Rng) {
     }
 }
 
+/// What sessions that block set.
+const SETTINGS: &str = "SET statement_timeout = '60s'; SET lock_timeout = 0";
+/// The same with the role that sees all by a policy.
+const AS_SEES_ALL: &str =
+    "SET statement_timeout = '60s'; SET lock_timeout = 0; SET ROLE hunt_sees_all";
+
+impl Way {
+    fn is_pooled(self) -> bool {
+        matches!(self, Self::PooledRead | Self::PooledReadFor)
+    }
+}
+
 /// What the counts call it.
 fn name(way: Way) -> &'static str {
     match way {
         Way::Read => "aimq.read",
+        Way::PooledRead => "aimq.read through pgbouncer",
+        Way::PooledReadFor => "aimq.read_for through pgbouncer",
+        Way::GuardedRead => "aimq.read under RLS",
         Way::ReadFor => "aimq.read_for",
         Way::Wait => "aimq.wait",
+        Way::WaitGrouped => "aimq.wait and read_grouped",
         Way::WaitFor => "aimq.wait_for",
     }
 }
 
 /// Makes the kinds known.
 pub(crate) fn expect(world: &World) {
+    if world.calls.is_empty() {
+        return;
+    }
     READERS.iter().for_each(|(_, way)| world.history.expect("consumer", name(*way)));
 }
 
@@ -165,11 +225,13 @@ impl Reader<'_> {
         let abandons = self.chance.u32(..8) == 0;
         let vt = if abandons { 1 } else { 30 };
         let sql = match self.way {
-            Way::Read => format!(
+            Way::Read | Way::PooledRead | Way::GuardedRead => format!(
                 "SELECT array_agg(msg_id) FROM aimq.read('{queue}', {vt}, {quantity}, max_wait => '20 s')"
             ),
-            Way::ReadFor => format!("CALL aimq.read_for('{queue}', {vt}, {quantity}, '20 s')"),
-            Way::Wait => format!("SELECT aimq.wait('{{{queue}}}', '20 s')"),
+            Way::ReadFor | Way::PooledReadFor => {
+                format!("CALL aimq.read_for('{queue}', {vt}, {quantity}, '20 s')")
+            }
+            Way::Wait | Way::WaitGrouped => format!("SELECT aimq.wait('{{{queue}}}', '20 s')"),
             Way::WaitFor => format!("CALL aimq.wait_for('{{{queue}}}', '20 s')"),
         };
         self.session.client()?;
@@ -186,23 +248,30 @@ impl Reader<'_> {
         });
         let text = text.unwrap_or("{}");
         let ids: Vec<i64> = match self.way {
-            Way::Read => {
+            Way::Read | Way::PooledRead | Way::GuardedRead => {
                 text.trim_matches(['{', '}']).split(',').filter_map(|id| id.parse().ok()).collect()
             }
-            Way::ReadFor => {
+            Way::ReadFor | Way::PooledReadFor => {
                 let messages: serde_json::Value = serde_json::from_str(text)?;
                 let all = messages.as_array().into_iter().flatten();
                 all.filter_map(|message| message["msg_id"].as_i64()).collect()
             }
             // A listener that is told of a queue reads until it is empty.
-            Way::Wait | Way::WaitFor => {
+            Way::Wait | Way::WaitGrouped | Way::WaitFor => {
                 if text == "{}" {
                     return Ok(());
                 }
+                let how = if self.way == Way::WaitGrouped { "read_grouped" } else { "read" };
                 let sql = format!(
-                    "SELECT coalesce(array_agg(msg_id), '{{}}') FROM pgmq.read('{queue}', {vt}, 1000)"
+                    "SELECT coalesce(array_agg(msg_id), '{{}}') FROM pgmq.{how}('{queue}', {vt}, 1000)"
                 );
-                self.session.value(&sql)?.unwrap_or_default()
+                let ids: Vec<i64> = self.session.value(&sql)?.unwrap_or_default();
+                if self.way == Way::WaitGrouped && ids.is_empty() {
+                    // The first of a group is in work: aimq.wait returns at once as long as that is so, and a worker
+                    // had better not ask at once.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                ids
             }
         };
         if !ids.is_empty() && !abandons {

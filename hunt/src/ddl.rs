@@ -3,12 +3,13 @@
 use anyhow::Result;
 
 use crate::actors::{Kind, Scene, any};
+use crate::contestant::Contestant;
 use crate::hands::Hands;
-use crate::server::{ABLE, UNABLE, enable};
+use crate::server::{ABLE, UNABLE, enable, made};
 use crate::world::{self, OTHER_CHANNEL, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
-    Kind { name, is_for: any, later: 700, act }
+    Kind { name, is_for: any, later: 700, since: 14, act }
 }
 
 const fn kind_for(
@@ -16,11 +17,11 @@ const fn kind_for(
     is_for: fn(&Queue) -> bool,
     act: fn(&mut Hands, &Scene) -> Result<String>,
 ) -> Kind<Hands> {
-    Kind { name, is_for, later: 700, act }
+    Kind { name, is_for, later: 700, since: 14, act }
 }
 
 /// All of them.
-pub(crate) const KINDS: [Kind<Hands>; 26] = [
+pub(crate) const KINDS: [Kind<Hands>; 36] = [
     kind("off, INSERT, on: at once", |hands, scene| {
         hands.at_once(scene, &[&off(scene), &came(scene), &on(scene)]).map(|()| String::new())
     }),
@@ -119,6 +120,83 @@ pub(crate) const KINDS: [Kind<Hands>; 26] = [
         hands.restore(scene, &[&owner(scene, "postgres"), &back])?;
         granted
     }),
+    kind("RLS on and off", |hands, scene| {
+        // On a queue that has it anyway: off and on.
+        let all = ["ENABLE", "DISABLE"].map(|how| row_security(scene, how));
+        let [one, back] =
+            if scene.queue.is_guarded() { [&all[1], &all[0]] } else { [&all[0], &all[1]] };
+        apart(hands, scene, one, back)
+    }),
+    kind("RLS forced, the owner sees all", |hands, scene| forced(hands, scene, "true")),
+    kind("RLS forced, the owner sees some", |hands, scene| {
+        let world = std::sync::Arc::clone(&hands.world);
+        // Nothing is known of such a table; what comes is announced.
+        let _excuse = hands.excuse(&world, scene, "the owner does not see all")?;
+        forced(hands, scene, "msg_id % 2 = 0")
+    }),
+    kind("aimq_realtime disabled for a while", |hands, scene| {
+        apart(hands, scene, &trigger(scene, "DISABLE", INSERTS), &trigger(scene, "ENABLE", INSERTS))
+    }),
+    kind("aimq_realtime_vt disabled for a while", |hands, scene| {
+        hands.one(scene).run(&[&trigger(scene, "DISABLE", UPDATES)])?;
+        hands.world.nap(scene.draw.millis(0, 400));
+        let moved = format!(
+            "UPDATE {t} SET vt = {} WHERE msg_id = (SELECT max(msg_id) FROM {t})",
+            vt(scene),
+            t = scene.t
+        );
+        let came = hands.other(scene).run(&[&came(scene), &moved]);
+        hands.restore(scene, &[&trigger(scene, "ENABLE", UPDATES)])?;
+        came.map(|()| String::new())
+    }),
+    kind("queue dropped and created again", |hands, scene| {
+        let mut statements = vec![format!("SELECT pgmq.drop_queue({})", scene.q)];
+        statements.extend(made(&scene.queue, Contestant::Aimq));
+        statements.push(came(scene));
+        let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+        if scene.draw.count.is_multiple_of(2) {
+            return hands.at_once(scene, &statements).map(|()| "at once".into());
+        }
+        hands.one(scene).run(&statements[..1])?;
+        hands.world.nap(scene.draw.millis(0, 500));
+        // What is half made is rolled back.
+        hands.restore(scene, &[&statements[1..].join("; ")])?;
+        Ok("apart".into())
+    }),
+    kind("aimq dropped and created again", again),
+    kind("ALTER EXTENSION pgmq UPDATE", |hands, scene| {
+        let sql = "SELECT extversion::text FROM pg_extension WHERE extname = 'pgmq'";
+        let version = hands.one(scene).value::<String>(sql)?.unwrap_or_default();
+        run(hands, scene, &[&format!("ALTER EXTENSION pgmq UPDATE TO '{version}'")])
+    }),
+    kind("events changed and back", |hands, scene| {
+        let more = format!(
+            "SELECT aimq.enable_realtime({}, channel => {}, ids => {},
+                 events => '{{job_enqueued,job_started,job_archived,job_deleted}}')",
+            scene.q,
+            world::literal(scene.queue.channel),
+            scene.draw.count.is_multiple_of(2)
+        );
+        run(hands, scene, &[&more, &came(scene)])?;
+        hands.world.nap(scene.draw.millis(300, 1500));
+        hands.restore(scene, &[&on(scene)])?;
+        run(hands, scene, &[&came(scene)])
+    }),
+    kind("aimq.enabled off for the database", |hands, scene| {
+        let world = std::sync::Arc::clone(&hands.world);
+        let database = &world.databases[scene.database];
+        hands.one(scene).run(&["LOAD 'aimq'"])?;
+        // What comes meanwhile is announced when `recheck` is called.
+        let _excuse = hands.excuse(&world, scene, "aimq.enabled was off")?;
+        hands.one(scene).run(&[&format!("ALTER DATABASE {database} SET aimq.enabled = off")])?;
+        // Only a new session has the setting.
+        let came = world
+            .connect(database, "hunt-silent")
+            .and_then(|mut silent| Ok(silent.batch_execute(&came(scene))?));
+        let back = format!("ALTER DATABASE {database} RESET aimq.enabled");
+        hands.restore(scene, &[&back, "SELECT aimq.recheck()"])?;
+        came.map(|()| String::new())
+    }),
     kind("ANALYZE", |hands, scene| run(hands, scene, &[&format!("ANALYZE {}", scene.t)])),
     kind("VACUUM", |hands, scene| run(hands, scene, &[&format!("VACUUM {}", scene.t)])),
     kind("VACUUM FREEZE", |hands, scene| {
@@ -147,14 +225,14 @@ pub(crate) const KINDS: [Kind<Hands>; 26] = [
         run(hands, scene, &[&made, &format!("DROP INDEX pgmq.{name}")])
     }),
     kind("aimq.recheck", |hands, scene| {
-        let is_there =
-            hands.one(scene).value("SELECT to_regprocedure('aimq.recheck()') IS NOT NULL")?;
-        if is_there == Some(true) {
-            let silent = "SET LOCAL session_replication_role = replica";
-            hands.at_once(scene, &[silent, &came(scene)])?;
-            hands.restore(scene, &["SELECT aimq.recheck()"])?;
-        }
-        Ok(String::new())
+        let silent = if scene.draw.count.is_multiple_of(2) {
+            "SET LOCAL session_replication_role = replica"
+        } else {
+            "SET LOCAL aimq.enabled = off"
+        };
+        hands.at_once(scene, &[silent, &came(scene)])?;
+        hands.restore(scene, &["SELECT aimq.recheck()"])?;
+        Ok(silent.into())
     }),
 ];
 
@@ -198,6 +276,56 @@ fn off(scene: &Scene) -> String {
 
 fn triggers(scene: &Scene, how: &str) -> String {
     format!("ALTER TABLE {} {how} TRIGGER USER", scene.t)
+}
+
+/// The trigger for what comes.
+const INSERTS: &str = "aimq_realtime";
+/// The one for what is moved, taken and given back.
+const UPDATES: &str = "aimq_realtime_vt";
+
+fn trigger(scene: &Scene, how: &str, name: &str) -> String {
+    format!("ALTER TABLE {} {how} TRIGGER {name}", scene.t)
+}
+
+fn row_security(scene: &Scene, how: &str) -> String {
+    format!("ALTER TABLE {} {how} ROW LEVEL SECURITY", scene.t)
+}
+
+/// Has an owner that sees those rows of its table of which a condition holds.
+fn forced(hands: &mut Hands, scene: &Scene, condition: &str) -> Result<String> {
+    let policy = format!("CREATE POLICY hunt_owner ON {} TO {ABLE} USING ({condition})", scene.t);
+    let on = [row_security(scene, "ENABLE"), row_security(scene, "FORCE")];
+    hands.at_once(scene, &[&owner(scene, ABLE), &policy, &on[0], &on[1], &came(scene)])?;
+    hands.world.nap(scene.draw.millis(300, 1500));
+    let came = hands.other(scene).run(&[&came(scene)]);
+    let mut back = vec![
+        format!("DROP POLICY IF EXISTS hunt_owner ON {}", scene.t),
+        row_security(scene, "NO FORCE"),
+        owner(scene, "postgres"),
+    ];
+    if !scene.queue.is_guarded() {
+        back.push(row_security(scene, "DISABLE"));
+    }
+    hands.restore(scene, &back.iter().map(String::as_str).collect::<Vec<_>>())?;
+    came.map(|()| String::new())
+}
+
+/// Drops aimq, and creates it again with all queues realtime.
+fn again(hands: &mut Hands, scene: &Scene) -> Result<String> {
+    if scene.draw.count.is_multiple_of(2) {
+        hands.one(scene).run(&["DROP EXTENSION aimq CASCADE"])?;
+    } else {
+        hands.at_once(scene, &["SELECT aimq.disable_realtime_all()", "DROP EXTENSION aimq"])?;
+    }
+    hands.world.nap(scene.draw.millis(0, 400));
+    let came = hands.other(scene).run(&[&came(scene)]);
+    hands.world.nap(scene.draw.millis(0, 400));
+    // Each of its own: who brings back a queue that is away just now needs aimq.
+    hands.restore(scene, &["CREATE EXTENSION aimq"])?;
+    for queue in &world::QUEUES {
+        hands.restore(scene, &[&enable(queue, queue.channel)])?;
+    }
+    came.map(|()| String::new())
 }
 
 fn owner(scene: &Scene, role: &str) -> String {

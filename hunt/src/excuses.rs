@@ -39,6 +39,8 @@ pub(crate) struct Window {
     /// `None` while it lasts.
     pub(crate) until: Option<Micros>,
     pub(crate) why: &'static str,
+    /// Whether what becomes readable meanwhile need never be announced.
+    forgives: bool,
 }
 
 /// All that there were.
@@ -48,7 +50,7 @@ pub(crate) struct Excuses(Vec<Window>);
 impl Excuses {
     /// Begins one. The number is for [`Self::close`].
     pub(crate) fn open(&mut self, scope: Scope, from: Micros, why: &'static str) -> usize {
-        self.0.push(Window { scope, from, until: None, why });
+        self.0.push(Window { scope, from, until: None, why, forgives: false });
         self.0.len() - 1
     }
 
@@ -59,9 +61,21 @@ impl Excuses {
         }
     }
 
+    /// Makes one forgive what becomes readable meanwhile.
+    pub(crate) fn forgive(&mut self, number: usize) {
+        if let Some(window) = self.0.get_mut(number) {
+            window.forgives = true;
+        }
+    }
+
+    /// Whether what became readable between two times is forgiven.
+    pub(crate) fn is_forgiven(&self, place: Place, from: Micros, to: Micros) -> bool {
+        self.within(place, from, to + 1).any(|window| window.forgives)
+    }
+
     /// Adds one that is over.
     pub(crate) fn add(&mut self, scope: Scope, from: Micros, until: Micros, why: &'static str) {
-        self.0.push(Window { scope, from, until: Some(until), why });
+        self.0.push(Window { scope, from, until: Some(until), why, forgives: false });
     }
 
     /// Those that have to do with a queue and the time from `from` to `to`.
@@ -113,5 +127,9 @@ mod tests {
         excuses.close(open, 95);
         assert_eq!(excuses.outside(HERE, 0, 100), 75);
         assert_eq!(excuses.outside(Place { database: 2, table: 7 }, 0, 100), 90);
+        assert!(!excuses.is_forgiven(HERE, 90, 95));
+        excuses.forgive(open);
+        assert!(excuses.is_forgiven(HERE, 80, 90) && excuses.is_forgiven(HERE, 94, 99));
+        assert!(!excuses.is_forgiven(HERE, 80, 89) && !excuses.is_forgiven(HERE, 95, 99));
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::actors::{Excuse, Kind, Scene, any};
 use crate::consumers::READER;
+use crate::crowding;
 use crate::excuses::Scope;
 use crate::hands::Hands;
 use crate::world::{QUEUES, World};
@@ -18,34 +19,19 @@ use crate::world::{QUEUES, World};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
-    Kind { name, is_for: any, later: 0, act }
+    Kind { name, is_for: any, later: 0, since: 14, act }
 }
 
-/// All of them.
-pub(crate) const KINDS: [Kind<Hands>; 16] = [
+/// Those that come one after the other, because each takes away something that the next needs.
+pub(crate) const KINDS: [Kind<Hands>; 11] = [
     kind("terminate a notifier", |hands, scene| terminate(hands, scene, false)),
     kind("terminate the launcher", |hands, scene| terminate(hands, scene, true)),
     kind("SIGSTOP a notifier", |hands, scene| stop(hands, scene, false)),
     kind("SIGSTOP the launcher", |hands, scene| stop(hands, scene, true)),
-    kind("cancel a notifier", |hands, scene| cancel(hands, scene, false)),
-    kind("cancel the launcher", |hands, scene| cancel(hands, scene, true)),
-    kind("SIGKILL a client", kill_client),
-    kind("terminate one that blocks", |hands, scene| to_reader(hands, scene, "terminate")),
-    kind("cancel one that blocks", |hands, scene| to_reader(hands, scene, "cancel")),
-    kind("a listener hangs", |hands, scene| {
-        let other = hands.other(scene);
-        other.run(&["LISTEN \"aimq:jobs\"", "BEGIN", "SELECT 1"])?;
-        hands.world.nap(scene.draw.millis(1000, 2500));
-        hands.other(scene).leave();
-        Ok(String::new())
-    }),
     kind("a stranger holds NOTIFY's lock", hold_notify),
-    kind("reload", |hands, scene| {
-        let interval = [0, 5, 50][scene.draw.pick % 3];
-        let set = format!("ALTER SYSTEM SET aimq.notify_interval = {interval}");
-        hands.one(scene).run(&["LOAD 'aimq'", &set, "SELECT pg_reload_conf()"])?;
-        Ok(format!("aimq.notify_interval = {interval}"))
-    }),
+    // Before PostgreSQL 17 that queue has 8 GB.
+    Kind { since: 17, ..kind("the NOTIFY queue is full", crowding::fill_notify) },
+    kind("no background worker is left", crowding::fill_workers),
     kind("aimq.delivery changed", |hands, scene| {
         for delivery in ["transaction", "notifier"] {
             let set = format!("ALTER SYSTEM SET aimq.delivery = {delivery}");
@@ -55,21 +41,18 @@ pub(crate) const KINDS: [Kind<Hands>; 16] = [
         hands.restore(scene, &["ALTER SYSTEM RESET aimq.delivery", "SELECT pg_reload_conf()"])?;
         Ok(String::new())
     }),
-    kind("load on the processors", |hands, scene| {
-        let sql = "SELECT count(*) FROM generate_series(1, 3000000)";
-        hands.one(scene).run(&[sql])?;
-        Ok(String::new())
-    }),
     kind("SIGKILL a notifier", |hands, scene| {
         let process = pick(hands, scene, false)?;
-        let world = Arc::clone(&hands.world);
-        let before = processes(hands, scene)?;
-        let _excuse = Excuse::new(&world, Scope::Server, "the server crashed");
-        signal(process.pid, Signal::KILL)?;
-        // Postgres restarts itself.
-        hands.until("the crash", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_err())?;
-        are_back(hands, scene, &before)?;
+        crash(hands, scene, process.pid)?;
         Ok(process.kind)
+    }),
+    kind("SIGKILL a producer", |hands, scene| {
+        let mut producer =
+            hands.world.connect(&hands.world.databases[scene.database], "hunt-producer")?;
+        let pid: i32 = producer.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        producer.batch_execute(&format!("BEGIN; SELECT pgmq.send({}, '{{}}')", scene.q))?;
+        crash(hands, scene, pid)?;
+        Ok(scene.queue.name.to_owned())
     }),
     kind("immediate shutdown", |hands, scene| {
         let world = Arc::clone(&hands.world);
@@ -82,16 +65,54 @@ pub(crate) const KINDS: [Kind<Hands>; 16] = [
     }),
 ];
 
+/// Those that excuse nothing, and come beside the others.
+pub(crate) const LIGHT: [Kind<Hands>; 8] = [
+    kind("cancel a notifier", |hands, scene| cancel(hands, scene, false)),
+    kind("cancel the launcher", |hands, scene| cancel(hands, scene, true)),
+    kind("SIGKILL a client", kill_client),
+    kind("terminate one that blocks", |hands, scene| to_reader(hands, scene, "terminate")),
+    kind("cancel one that blocks", |hands, scene| to_reader(hands, scene, "cancel")),
+    kind("a listener hangs", |hands, scene| {
+        let other = hands.other(scene);
+        other.run(&["LISTEN \"aimq:jobs\"", "BEGIN", "SELECT 1"])?;
+        hands.world.nap(scene.draw.millis(1000, 2500));
+        hands.other(scene).leave();
+        Ok(String::new())
+    }),
+    kind("reload", |hands, scene| {
+        let interval = [0, 5, 50][scene.draw.pick % 3];
+        let set = format!("ALTER SYSTEM SET aimq.notify_interval = {interval}");
+        hands.one(scene).run(&["LOAD 'aimq'", &set, "SELECT pg_reload_conf()"])?;
+        Ok(format!("aimq.notify_interval = {interval}"))
+    }),
+    kind("load on the processors", |hands, scene| {
+        let sql = "SELECT count(*) FROM generate_series(1, 3000000)";
+        hands.one(scene).run(&[sql])?;
+        Ok(String::new())
+    }),
+];
+
+/// Kills a process of the server, which restarts itself.
+fn crash(hands: &mut Hands, scene: &Scene, pid: i32) -> Result<()> {
+    let world = Arc::clone(&hands.world);
+    let before = processes(hands, scene)?;
+    let _excuse = Excuse::new(&world, Scope::Server, "the server crashed");
+    signal(pid, Signal::KILL)?;
+    hands.until("the crash", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_err())?;
+    are_back(hands, scene, &before)
+}
+
 /// A process of aimq.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Process {
-    pid: i32,
-    kind: String,
-    database: Option<String>,
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) kind: String,
+    pub(crate) database: Option<String>,
 }
 
 impl Process {
-    fn is_launcher(&self) -> bool {
+    /// Whether it belongs to no database.
+    pub(crate) fn is_launcher(&self) -> bool {
         self.database.is_none()
     }
 
@@ -103,7 +124,8 @@ impl Process {
     }
 }
 
-fn processes(hands: &mut Hands, scene: &Scene) -> Result<Vec<Process>> {
+/// All that there are.
+pub(crate) fn processes(hands: &mut Hands, scene: &Scene) -> Result<Vec<Process>> {
     let sql = "SELECT pid, backend_type, datname::text FROM pg_stat_activity
                 WHERE backend_type ^@ 'aimq' ORDER BY 2, 3, 1";
     let rows = hands.one(scene).client()?.query(sql, &[]);
@@ -114,7 +136,7 @@ fn processes(hands: &mut Hands, scene: &Scene) -> Result<Vec<Process>> {
 }
 
 /// One of them: the launcher, or any that belongs to a database.
-fn pick(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<Process> {
+pub(crate) fn pick(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<Process> {
     let all = processes(hands, scene)?;
     let all: Vec<_> = all.into_iter().filter(|it| it.is_launcher() == is_launcher).collect();
     if all.is_empty() {
@@ -123,13 +145,14 @@ fn pick(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<Process> 
     Ok(all[scene.draw.pick / 512 % all.len()].clone())
 }
 
-fn signal(pid: i32, signal: Signal) -> Result<()> {
+/// Sends a signal.
+pub(crate) fn signal(pid: i32, signal: Signal) -> Result<()> {
     let pid = Pid::from_raw(pid).context("a process has a number")?;
     kill_process(pid, signal).with_context(|| format!("signal to {pid:?}"))
 }
 
 /// Waits until there is as much of aimq as there was.
-fn are_back(hands: &mut Hands, scene: &Scene, before: &[Process]) -> Result<()> {
+pub(crate) fn are_back(hands: &mut Hands, scene: &Scene, before: &[Process]) -> Result<()> {
     let world = Arc::clone(&hands.world);
     hands.until("the server", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_ok())?;
     if world.plan.preload == 0 {

@@ -1,5 +1,7 @@
 //! What was found.
 
+use std::collections::BTreeMap;
+
 /// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -9,6 +11,8 @@ pub(crate) struct Findings {
     pub(crate) gone: u64,
     /// Messages lost.
     pub(crate) lost: u64,
+    /// The same by the kind of the last action on the queue before.
+    pub(crate) after: BTreeMap<&'static str, u64>,
     /// The reports of losses: messages that became readable together on one queue are one.
     pub(crate) reports: Vec<String>,
     /// How late wake-ups were, in milliseconds, where nothing excused them.

@@ -67,6 +67,8 @@ pub(crate) struct Calls {
     pub(crate) name: String,
     /// The queue's table, without its schema.
     pub(crate) table: String,
+    /// How much later than the others it may be.
+    pub(crate) more: Micros,
     /// From before it was sent, to when it was answered.
     pub(crate) calls: Vec<Stay>,
 }

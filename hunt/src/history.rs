@@ -18,6 +18,8 @@ pub(crate) struct Act {
     pub(crate) who: String,
     /// The database's number and the queue's table; `None` for what happens to the server.
     pub(crate) queue: Option<(usize, String)>,
+    /// Its kind.
+    pub(crate) kind: &'static str,
     /// What it was and what its result was.
     pub(crate) what: String,
 }
@@ -48,11 +50,11 @@ impl History {
     pub(crate) fn note(
         &self,
         begun: Micros,
-        who: &str,
+        (who, kind): (&str, &'static str),
         queue: Option<(usize, String)>,
         what: String,
     ) {
-        let act = Act { begun, ended: now(), who: who.to_owned(), queue, what };
+        let act = Act { begun, ended: now(), who: who.to_owned(), queue, kind, what };
         let mut acts = lock(&self.acts);
         if acts.len() == LENGTH {
             acts.pop_front();

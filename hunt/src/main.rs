@@ -4,6 +4,8 @@
 mod actors;
 mod clock;
 mod consumers;
+mod contestant;
+mod crowding;
 mod ddl;
 mod deck;
 mod excuses;
@@ -16,9 +18,12 @@ mod locking;
 mod observer;
 mod plan;
 mod producers;
+mod psycopg;
 mod report;
 mod server;
 mod session;
+mod shrink;
+mod standby;
 mod verdict;
 mod world;
 
@@ -29,6 +34,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aimq_lab::pgbouncer::Pgbouncer;
 use anyhow::{Result, ensure};
 use clap::Parser;
 
@@ -41,7 +47,9 @@ use session::Session;
 use world::{QUEUES, World};
 
 /// What producers and DDL bound, so that a fault holds them up for a while only.
-const BOUNDED: &str = "SET lock_timeout = '3s'; SET statement_timeout = '20s'";
+/// A session that begins while aimq is off for the database has it on all the same.
+const BOUNDED: &str =
+    "SET lock_timeout = '3s'; SET statement_timeout = '20s'; SET aimq.enabled = on";
 
 /// Threads for DDL.
 const DDL_THREADS: usize = 4;
@@ -62,6 +70,14 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let mut plan = Plan::parse();
+    if plan.contestant.is_other() {
+        // What is about aimq alone.
+        (plan.no_ddl, plan.no_faults) = (true, true);
+    }
+    if plan.shrink.is_some() {
+        plan.seed = plan.shrink;
+        return shrink::shrink(&plan);
+    }
     plan.seed.get_or_insert_with(|| fastrand::u64(..1_000_000));
     ensure!(
         plan.preload == 1 || plan.pg.0 >= 17,
@@ -71,23 +87,28 @@ fn run() -> Result<bool> {
     aimq_lab::cluster::clean_up_on_signals()?;
     let (cluster, databases) = server::start(&plan)?;
     println!(
-        "\nSeed {}, PostgreSQL {}, {}, aimq.max_queues {}, {} s\n",
+        "\n{}, seed {}, PostgreSQL {}, {}, aimq.max_queues {}, aimq.max_waiters {}, {} s\n",
+        plan.contestant.name(),
         plan.seed(),
         plan.pg.0,
         if plan.preload == 1 { "preloaded" } else { "not preloaded" },
         plan.max_queues(),
+        plan.max_waiters(),
         plan.seconds
     );
     let seconds = plan.seconds;
     let world = Arc::new(World {
         major: plan.pg,
+        pooler: Pgbouncer::start(cluster.folder(), consumers::POOLED)?,
         cluster,
         begun: clock::now(),
         excuses: Mutex::default(),
         history: History::default(),
-        hearings: consumers::hearings(databases.len()),
-        calls: consumers::calls(databases.len()),
+        hearings: consumers::hearings(databases.len(), plan.contestant),
+        // Only aimq has calls that block.
+        calls: consumers::calls(if plan.contestant.is_other() { 0 } else { databases.len() }),
         floors: (0..databases.len() * QUEUES.len()).map(|_| RwLock::default()).collect(),
+        by_themselves: RwLock::default(),
         findings: Mutex::new(Findings::default()),
         is_over: AtomicBool::new(false),
         is_ended: AtomicBool::new(false),
@@ -168,6 +189,12 @@ fn act(world: &Arc<World>) -> Vec<JoinHandle<()>> {
             threads.push(spawn(world, move |world| play(world, "ddl", number, 200, &kinds)));
         }
     }
+    if !world.plan.no_faults {
+        let kinds = wanted(world, "fault", &faults::LIGHT);
+        threads.push(spawn(world, move |world| play(world, "fault", 1, 800, &kinds)));
+        let kinds = wanted(world, "standby", &standby::KINDS);
+        threads.push(spawn(world, move |world| play(world, "standby", 0, 2000, &kinds)));
+    }
     threads
 }
 
@@ -178,7 +205,7 @@ fn inject_faults(world: &Arc<World>, kept: Receiver<()>) -> (Receiver<()>, JoinH
     let (done, is_done) = mpsc::channel::<()>();
     let thread = spawn(world, move |world| {
         // What happens to the server has to do with every queue.
-        play(world, "fault", 0, 800, &kinds);
+        play(world, "fault", 0, 500, &kinds);
         drop(done);
         let _ = kept.recv();
     });
@@ -197,7 +224,7 @@ fn play(
     // So that all is done in a minute where a wake-up may take longer, too.
     let watched = 0.8 * (1000.0 / world.plan.slack() as f64).min(1.0);
     let who = format!("{group}-{number}");
-    let is_local = group != "fault";
+    let is_local = group == "ddl";
     Cast { world, group, who, number, database: None, is_local, watched, pace, stage }.play(kinds);
 }
 

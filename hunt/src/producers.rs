@@ -1,27 +1,41 @@
 //! Every way of getting a message into a queue, moving it, and taking it out again.
 
 use std::io::Write;
+use std::sync::{Arc, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::actors::{Kind, Pair, Scene, any};
+use crate::server::{COMMITS, EXCEPTIONS, topic};
+use crate::world::{self, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Pair, &Scene) -> Result<String>) -> Kind<Pair> {
-    Kind { name, is_for: any, later: 0, act }
+    Kind { name, is_for: any, later: 0, since: 14, act }
 }
 
 const fn kind_later(
     name: &'static str,
     act: fn(&mut Pair, &Scene) -> Result<String>,
 ) -> Kind<Pair> {
-    Kind { name, is_for: any, later: DELAYED, act }
+    Kind { name, is_for: any, later: DELAYED, since: 14, act }
 }
+
+const fn kind_for(
+    name: &'static str,
+    is_for: fn(&Queue) -> bool,
+    act: fn(&mut Pair, &Scene) -> Result<String>,
+) -> Kind<Pair> {
+    Kind { name, is_for, later: DELAYED, since: 14, act }
+}
+
+/// Those that only aimq makes a difference to.
+pub(crate) const OF_AIMQ: [&str; 2] = ["delivery = transaction", "delivery = transaction, delayed"];
 
 /// The longest delay, in milliseconds.
 const DELAYED: u64 = 1500;
 
 /// All of them.
-pub(crate) const KINDS: [Kind<Pair>; 36] = [
+pub(crate) const KINDS: [Kind<Pair>; 46] = [
     kind("send", |pair, scene| send(pair, scene, "")),
     kind_later("send delayed", |pair, scene| {
         send(pair, scene, &format!(", clock_timestamp() + interval '{} ms'", delay(scene)))
@@ -44,6 +58,67 @@ pub(crate) const KINDS: [Kind<Pair>; 36] = [
             scene.t
         );
         run(pair, &[&sql])
+    }),
+    kind_for("INSERT … ON CONFLICT, some do", has_unique_index, |pair, scene| {
+        // Half of them conflict with each other, and some of the rest with what is there.
+        let sql = format!(
+            "INSERT INTO {} (vt, message) SELECT now(), jsonb_build_object('once', ({} + n / 2) % 50)
+               FROM generate_series(1, 6) n ON CONFLICT ((message ->> 'once')) DO NOTHING",
+            scene.t, scene.draw.pick
+        );
+        run(pair, &[&sql])
+    }),
+    kind_for("INSERT … ON CONFLICT DO UPDATE", has_unique_index, |pair, scene| {
+        let sql = format!(
+            "INSERT INTO {} AS q (vt, message)
+             SELECT clock_timestamp() + interval '{} ms', jsonb_build_object('once', ({} + n) % 50)
+               FROM generate_series(1, 3) n
+                 ON CONFLICT ((message ->> 'once')) DO UPDATE SET vt = excluded.vt",
+            scene.t,
+            delay(scene),
+            scene.draw.pick
+        );
+        run(pair, &[&sql])
+    }),
+    kind("send_topic", |pair, scene| {
+        let sent = format!("SELECT pgmq.send_topic('{}', '{{}}')", topic(&scene.queue));
+        reached(pair, &sent)
+    }),
+    kind_later("send_topic delayed", |pair, scene| {
+        let sent = format!("SELECT pgmq.send_topic('{}', '{{}}', 1)", topic(&scene.queue));
+        reached(pair, &sent)
+    }),
+    kind("send with a group", |pair, scene| {
+        let sql = format!(
+            "SELECT pgmq.send({}, '{{}}', jsonb_build_object('x-pgmq-group', 'g' || {}))",
+            scene.q,
+            scene.draw.pick % 3
+        );
+        run(pair, &[&sql])
+    }),
+    kind_later("send_batch with groups", |pair, scene| {
+        let sql = format!(
+            "SELECT pgmq.send_batch({}, array_agg('{{}}'::jsonb),
+                    array_agg(jsonb_build_object('x-pgmq-group', 'g' || n % 2)), {})
+               FROM generate_series(1, {}) n",
+            scene.q,
+            scene.draw.pick % 2,
+            scene.draw.count
+        );
+        run(pair, &[&sql])
+    }),
+    kind_later("read_grouped and abandon", |pair, scene| {
+        let sql = format!("SELECT pgmq.read_grouped({}, 1, {})", scene.q, scene.draw.count);
+        run(pair, &[&sql])
+    }),
+    kind("read_grouped rolled back", |pair, scene| {
+        given_back(pair, scene, "read_grouped", ", 30, 2")
+    }),
+    kind("function with exceptions", |pair, scene| {
+        run(pair, &[&format!("SELECT {EXCEPTIONS}({}, {})", scene.q, scene.draw.count)])
+    }),
+    kind("CALL of one that commits", |pair, scene| {
+        run(pair, &[&format!("CALL {COMMITS}({}, {})", scene.q, scene.draw.count)])
     }),
     kind("COPY", |pair, scene| copy(pair, scene, false)),
     kind_later("COPY delayed", |pair, scene| copy(pair, scene, true)),
@@ -90,18 +165,14 @@ pub(crate) const KINDS: [Kind<Pair>; 36] = [
     kind("REPEATABLE READ", |pair, scene| {
         run(pair, &["BEGIN ISOLATION LEVEL REPEATABLE READ", &sent(scene), "COMMIT"])
     }),
-    kind("delivery = transaction", |pair, scene| {
-        let begin = "BEGIN; SET LOCAL aimq.delivery = transaction";
-        run(pair, &[begin, &sent(scene), "COMMIT"])
-    }),
+    kind("delivery = transaction", |pair, scene| by_itself(pair, &sent(scene))),
     kind_later("delivery = transaction, delayed", |pair, scene| {
-        let begin = "BEGIN; SET LOCAL aimq.delivery = transaction";
         let sent = format!(
             "SELECT pgmq.send({}, '{{}}', clock_timestamp() + interval '{} ms')",
             scene.q,
             delay(scene)
         );
-        run(pair, &[begin, &sent, "COMMIT"])
+        by_itself(pair, &sent)
     }),
     kind("set_vt to now", |pair, scene| set_vt(pair, scene, "clock_timestamp()")),
     kind_later("set_vt to soon", |pair, scene| {
@@ -158,9 +229,28 @@ fn delay(scene: &Scene) -> u64 {
     scene.draw.millis(20, DELAYED)
 }
 
+/// A unique index over a partitioned table would need the partitions' column.
+fn has_unique_index(queue: &Queue) -> bool {
+    queue.kind != world::Kind::Partitioned
+}
+
+/// Sends to a topic, which must have a queue.
+fn reached(pair: &mut Pair, sql: &str) -> Result<String> {
+    let queues = pair.one.value::<i32>(sql)?.unwrap_or_default();
+    ensure!(queues > 0, "the topic has no queue");
+    Ok(format!("{queues}"))
+}
+
 fn run(pair: &mut Pair, statements: &[&str]) -> Result<String> {
     pair.one.run(statements)?;
     Ok(String::new())
+}
+
+/// In a transaction that notifies by itself. There must be room for that.
+fn by_itself(pair: &mut Pair, sent: &str) -> Result<String> {
+    let world = Arc::clone(&pair.one.world);
+    let _room = world.by_themselves.read().unwrap_or_else(PoisonError::into_inner);
+    run(pair, &["BEGIN; SET LOCAL aimq.delivery = transaction", sent, "COMMIT"])
 }
 
 /// The statement that sends one.

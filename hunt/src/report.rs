@@ -14,6 +14,9 @@ use crate::world::World;
 /// How much of the time before a loss is told.
 const BEFORE: Micros = 6 * SECOND;
 
+/// How many losses of others are told.
+const EXAMPLES: usize = 3;
+
 /// How many lines of each kind a loss is told in.
 const LINES: usize = 30;
 
@@ -35,10 +38,17 @@ pub(crate) fn losses(world: &World, mut losses: Vec<Loss>) {
         let (together, rest): (Vec<_>, Vec<_>) =
             losses.into_iter().partition(|loss| loss.demand.latest == latest);
         losses = rest;
-        let text = tell(world, &together);
-        println!("{text}");
+        let count = together.len() as u64;
+        // Of others' losses a few say enough.
+        let is_told =
+            !world.plan.contestant.is_other() || lock(&world.findings).reports.len() < EXAMPLES;
+        if is_told {
+            println!("{}", tell(world, &together));
+        }
+        let kind = last_act(world, &together[0]).map_or("nothing", |act| act.kind);
         let mut findings = lock(&world.findings);
-        findings.lost += together.len() as u64;
+        findings.lost += count;
+        *findings.after.entry(kind).or_default() += count;
         findings.reports.push(headline(world, &together));
     }
 }
@@ -59,11 +69,7 @@ fn headline(world: &World, together: &[Loss]) -> String {
         world.since_begun(demand.earliest),
         world.since_begun(demand.latest),
     );
-    // What has most likely to do with it.
-    let table = (first.place.database, first.table.clone());
-    let acts = world.history.of(table.0, &table.1, demand.earliest - BEFORE);
-    let here = |act: &&Act| act.begun <= demand.latest && act.queue.as_ref() == Some(&table);
-    if let Some(act) = acts.iter().rev().find(here) {
+    if let Some(act) = last_act(world, first) {
         let _ = write!(text, ", after {:?}", act.what);
     }
     for (name, next) in &first.whom {
@@ -73,6 +79,14 @@ fn headline(world: &World, together: &[Loss]) -> String {
         };
     }
     text
+}
+
+/// What has most likely to do with it.
+fn last_act(world: &World, loss: &Loss) -> Option<Act> {
+    let table = (loss.place.database, loss.table.clone());
+    let acts = world.history.of(table.0, &table.1, loss.demand.earliest - BEFORE);
+    let here = |act: &Act| act.begun <= loss.demand.latest && act.queue.as_ref() == Some(&table);
+    acts.into_iter().rev().find(here)
 }
 
 /// A loss with what went before it.
@@ -163,11 +177,22 @@ pub(crate) fn summary(world: &World) -> bool {
     println!("  lost                    {:>8}", findings.lost);
     if !missing.is_empty() {
         println!("\nNever done: {}", missing.join(", "));
-        is_well = world.plan.seconds < 60 || !world.plan.only.is_empty();
+        is_well = world.plan.seconds < 60
+            || world.plan.contestant.is_other()
+            || !world.plan.only.is_empty();
     }
     if findings.checked == 0 {
         println!("\nNo message was checked.");
         is_well = false;
+    }
+    if world.plan.contestant.is_other() {
+        println!("\nLosses of {}, by what came last to the queue\n", world.plan.contestant.name());
+        for (kind, count) in &findings.after {
+            println!("    {kind:32} {count:>6}");
+        }
+        println!("\nAgain: {}", world.plan.again());
+        // A hunt that finds none of them is blind.
+        return findings.lost > 0;
     }
     if findings.lost > 0 {
         println!("\nLosses ({} in {} reports)\n", findings.lost, findings.reports.len());

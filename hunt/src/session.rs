@@ -18,6 +18,7 @@ pub(crate) struct Session {
     name: String,
     /// What it sets at first.
     settings: &'static str,
+    is_pooled: bool,
     client: Option<Client>,
 }
 
@@ -30,16 +31,23 @@ impl Session {
         settings: &'static str,
     ) -> Self {
         let world = Arc::clone(world);
-        Self { world, database, name: name.to_owned(), settings, client: None }
+        Self { world, database, name: name.to_owned(), settings, is_pooled: false, client: None }
+    }
+
+    /// The same through pgbouncer, which knows simple queries only, and no settings of a session.
+    pub(crate) fn pooled(world: &Arc<World>, database: usize, name: &str) -> Self {
+        Self { is_pooled: true, ..Self::new(world, database, name, "") }
     }
 
     /// The client; connects if there is none.
     pub(crate) fn client(&mut self) -> Result<&mut Client> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             self.client = None;
-            let connected = self
-                .world
-                .connect(&self.world.databases[self.database], &self.name)
+            let world = &self.world;
+            let folder =
+                if self.is_pooled { world.pooler.folder() } else { world.cluster.folder() };
+            let connected = world
+                .connect_to(folder, &world.databases[self.database], &self.name)
                 .and_then(|mut client| {
                     client.batch_execute(self.settings)?;
                     Ok(client)

@@ -36,6 +36,13 @@ pub(crate) struct Demand {
     pub(crate) gone: Option<Micros>,
 }
 
+impl Demand {
+    /// Since when it counts.
+    fn since(&self) -> Micros {
+        if self.is_exact { self.earliest } else { self.latest }
+    }
+}
+
 /// What happened to a demand, for one consumer that is to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -63,7 +70,11 @@ pub(crate) fn heard(
     let Some(stay) = hearing.stay_at(demand.earliest).filter(|_| is_listening) else {
         return Outcome::Exempt;
     };
-    let counted = |to: Micros| excuses.outside(place, demand.latest, to.max(demand.latest));
+    if excuses.is_forgiven(place, demand.earliest, demand.latest) {
+        return Outcome::Exempt;
+    }
+    let since = demand.since();
+    let counted = |to: Micros| excuses.outside(place, since, to.max(since));
     let end = [demand.gone, stay.until].into_iter().flatten().fold(now, Micros::min);
     let woken = hearing.of(&demand.channels, &demand.queue, demand.earliest).map(|wake| wake.at);
     let woken = woken.take_while(|at| stay.until.is_none_or(|until| *at <= until)).next();
@@ -94,7 +105,7 @@ pub(crate) fn slept_beside(
     for call in &calls.calls[first..] {
         let from = call.from.max(demand.latest);
         let to = call.until.unwrap_or(now).min(end);
-        if from < to && excuses.outside(place, from, to) > limits.blocked {
+        if from < to && excuses.outside(place, from, to) > limits.blocked + calls.more {
             return Outcome::Lost(call.until);
         }
     }
@@ -166,6 +177,18 @@ mod tests {
     }
 
     #[test]
+    fn lateness_counts_from_the_time_itself_where_that_is_known() {
+        let limits = Limits { slack: 90_000, blocked: SECOND };
+        let at = 10 * SECOND + 100_000;
+        let outcome = |demand: &Demand| {
+            heard(demand, &hearing(&[(at, "a")]), HERE, &Excuses::default(), limits, at)
+        };
+        assert_eq!(outcome(&demand()), Outcome::Lost(Some(at)));
+        // It was seen 50 ms later than it may have been there.
+        assert_eq!(outcome(&Demand { is_exact: false, ..demand() }), Outcome::Woken(at));
+    }
+
+    #[test]
     fn what_comes_too_late_is_told_with_the_loss() {
         let late = 12 * SECOND;
         assert_eq!(judge(&demand(), &hearing(&[(late, "a")]), late), Outcome::Lost(Some(late)));
@@ -214,6 +237,7 @@ mod tests {
         let calls = |from, until| Calls {
             name: "reader".into(),
             table: "q_a".into(),
+            more: 0,
             calls: vec![Stay { from: 0, until: Some(5 * SECOND) }, Stay { from, until }],
         };
         let judge = |demand: &Demand, calls: &Calls, now| {

@@ -1,11 +1,13 @@
 //! What all threads share: the server, its databases and queues, the consumers, what was done and found.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
 use aimq_lab::majors::Major;
+use aimq_lab::pgbouncer::Pgbouncer;
 use anyhow::Result;
 use postgres::{Client, NoTls};
 
@@ -45,14 +47,24 @@ impl Queue {
     pub(crate) fn table(&self) -> String {
         format!("q_{}", self.name.to_lowercase())
     }
+
+    /// Whether it has row level security.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.name == GUARDED
+    }
 }
 
 const fn queue(name: &'static str, kind: Kind, channel: &'static str) -> Queue {
     Queue { name, kind, channel }
 }
 
-/// Every database's queues. Sessions block on `shared` and `pool`; the others have listeners only.
-pub(crate) const QUEUES: [Queue; 7] = [
+/// The queue with row level security, and a role that sees all of it.
+pub(crate) const GUARDED: &str = "guarded";
+/// The queue whose messages are read by groups.
+pub(crate) const GROUPS: &str = "groups";
+
+/// Every database's queues. Sessions block on the last four; the others have listeners only.
+pub(crate) const QUEUES: [Queue; 9] = [
     queue("plain", Kind::Standard, CHANNEL),
     queue("loose", Kind::Unlogged, CHANNEL),
     queue("MixedCase", Kind::Standard, CHANNEL),
@@ -60,6 +72,8 @@ pub(crate) const QUEUES: [Queue; 7] = [
     queue("own", Kind::Standard, OWN_CHANNEL),
     queue("shared", Kind::Standard, CHANNEL),
     queue("pool", Kind::Standard, CHANNEL),
+    queue(GUARDED, Kind::Standard, CHANNEL),
+    queue(GROUPS, Kind::Standard, CHANNEL),
 ];
 
 /// What all threads share.
@@ -67,6 +81,8 @@ pub(crate) const QUEUES: [Queue; 7] = [
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) major: Major,
+    /// Ends before the server.
+    pub(crate) pooler: Pgbouncer,
     pub(crate) cluster: Cluster,
     pub(crate) databases: Vec<String>,
     pub(crate) begun: Micros,
@@ -78,6 +94,8 @@ pub(crate) struct World {
     pub(crate) calls: Vec<(usize, Mutex<Calls>)>,
     /// One lock for each queue: an action that has the queue for itself is watched.
     pub(crate) floors: Vec<RwLock<()>>,
+    /// Who notifies in the transaction itself reads it; who takes away the room for that has it for itself.
+    pub(crate) by_themselves: RwLock<()>,
     pub(crate) findings: Mutex<Findings>,
     /// Nothing more is to be done.
     pub(crate) is_over: AtomicBool,
@@ -116,8 +134,13 @@ impl World {
 
     /// A new session of the superuser.
     pub(crate) fn connect(&self, database: &str, name: &str) -> Result<Client> {
+        self.connect_to(self.cluster.folder(), database, name)
+    }
+
+    /// One through the server or the pooler that has its socket in a folder.
+    pub(crate) fn connect_to(&self, folder: &Path, database: &str, name: &str) -> Result<Client> {
         let mut config = postgres::Config::new();
-        config.host_path(self.cluster.folder()).user("postgres").dbname(database);
+        config.host_path(folder).user("postgres").dbname(database);
         config.application_name(name).connect_timeout(Duration::from_secs(5));
         Ok(config.connect(NoTls)?)
     }

@@ -101,6 +101,11 @@ impl Cluster {
                 server
             }
         };
+        // The libpq that a standby connects with is loaded with a module that may not say where it is: without this the
+        // system's is found, which may be too old for what pg_basebackup has written.
+        if let Some(libraries) = own_libraries(&postgres) {
+            server.env("LD_LIBRARY_PATH", libraries);
+        }
         server.arg("-D").arg(self.data()).args(["-c", "listen_addresses="]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         for setting in &self.settings {
@@ -207,6 +212,12 @@ impl Server {
         }
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The folder of libraries beside a program's, if there is a libpq in it.
+fn own_libraries(program: &Path) -> Option<PathBuf> {
+    let libraries = program.parent()?.parent()?.join("lib");
+    libraries.join("libpq.so.5").exists().then_some(libraries)
 }
 
 /// The shell's own `kill`: a bare Debian has no other.

@@ -11,18 +11,20 @@ use postgres::error::SqlState;
 use postgres::{Client, Statement};
 
 use crate::clock::{MILLI, Micros, now};
+use crate::contestant::Contestant;
 use crate::excuses::{Place, Scope};
 use crate::locking::lock;
 use crate::report::Loss;
 use crate::verdict::{self, Demand, Limits, Outcome};
-use crate::world::World;
+use crate::world::{self, World};
 use table::{Look, Route, Row, Table};
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(50);
 
-/// A tick that comes later than this after the one before: the machine stood still, or the server did.
-const STALL: Micros = 300 * MILLI;
+/// A tick that comes later than this after the one before: the machine stood still, or the server did. Less where a
+/// wake-up may be less late, but more than a look takes after an idle tick.
+const STALL: (Micros, Micros) = (120 * MILLI, 300 * MILLI);
 
 /// A wake-up belongs to what became readable so long before.
 const LATELY: Micros = 500 * MILLI;
@@ -64,6 +66,8 @@ struct Observer<'a> {
     reported: HashSet<(Place, i64, Micros, i32)>,
     /// The last names of the tables, for reports.
     names: HashMap<u32, String>,
+    /// See [`STALL`].
+    stall: Micros,
     /// When the last tick began.
     last: Micros,
     /// The first wake-up that is still to be looked at, and the end of those that came before this tick.
@@ -78,6 +82,7 @@ pub(crate) fn observe(world: &World, database: usize) {
         database,
         // A session that polls while there is no notifier does so each second.
         limits: Limits { slack, blocked: slack + 500 * MILLI },
+        stall: slack.clamp(STALL.0, STALL.1),
         tables: HashMap::new(),
         reported: HashSet::new(),
         names: HashMap::new(),
@@ -115,7 +120,7 @@ impl Observer<'_> {
         let begun = now();
         let heard = self.ear().wakes.len();
         self.wakes = self.wakes.end..heard;
-        let found = queues(client)?;
+        let found = queues(client, self.world.plan.contestant)?;
         let mut seen = Vec::new();
         for one in &found {
             let looked = look(client, statements, one, begun)?;
@@ -126,7 +131,7 @@ impl Observer<'_> {
             // A session that is locked out sees it when the lock is over; the time until then is excused.
             let Some(looked) = looked else { continue };
             let looked_at = table.last();
-            if looked.ended - looked_at > STALL {
+            if looked.ended - looked_at > self.stall {
                 let place = Place { database: self.database, table: one.oid };
                 let why = "the table was locked, or the observer held up";
                 lock(&self.world.excuses).add(Scope::Table(place), looked_at, looked.ended, why);
@@ -140,7 +145,7 @@ impl Observer<'_> {
             }
         }
         let ended = now();
-        if ended - self.last > STALL {
+        if ended - self.last > self.stall {
             let (scope, why) = (Scope::Database(self.database), "the observer was held up");
             lock(&self.world.excuses).add(scope, self.last, ended, why);
         }
@@ -260,8 +265,21 @@ fn decide(
 }
 
 /// The queues of a database.
-fn queues(client: &mut Client) -> Result<Vec<Found>> {
+fn queues(client: &mut Client, contestant: Contestant) -> Result<Vec<Found>> {
     let rows = client.query(QUEUES, &[])?;
+    if contestant.is_other() {
+        // Nothing happens to them, nor to the triggers.
+        let found = rows.iter().map(|row| {
+            let name: String = row.get(1);
+            let queue = world::QUEUES.iter().find(|queue| queue.table() == name);
+            let route = |queue: &world::Queue| Route {
+                channel: contestant.channel(queue),
+                queue: queue.name.to_owned(),
+            };
+            Found { oid: row.get(0), route: queue.map(route), name }
+        });
+        return Ok(found.collect());
+    }
     let found = rows.iter().map(|row| {
         let name: String = row.get(1);
         let arguments: Option<Vec<u8>> = row.get(2);
