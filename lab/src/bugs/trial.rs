@@ -169,6 +169,10 @@ impl Trial {
         command.args(["test", "--locked", "-p", "aimq-core", "--lib"]);
         if kind == Kind::Loom {
             command.args(["--features", "loom", "--release"]);
+            // The release's own settings build slowly, and each bug is built once.
+            command.env("CARGO_PROFILE_RELEASE_LTO", "off");
+            command.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+            command.env("CARGO_INCREMENTAL", "1");
         }
         Ok(command)
     }
