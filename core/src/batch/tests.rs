@@ -162,6 +162,29 @@ fn a_message_of_unknown_time_is_a_message() {
     let (_, tally) = batch.tallies().next().unwrap().unwrap();
     let known = (tally.count, tally.earliest, tally.is_unsure);
     assert_eq!(known, (1, Timestamp::NEG_INFINITY, true));
+    batch.record_unknown(1, route(c"a")).unwrap();
+    batch.record_unknown(2, route(c"a")).unwrap();
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert_eq!((tally.count, tally.is_unsure), (3, true));
+}
+
+/// What happens to messages that were there before says nothing of those that are enqueued.
+#[test]
+fn what_is_taken_twice_beside_a_message_comes_back() {
+    let mut batch = Batch::default();
+    batch.record(1, route(c"a"), Timestamp::NEG_INFINITY).unwrap();
+    for level in [1, 1, 2] {
+        batch.record_taken(level, route(c"a")).unwrap();
+    }
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert_eq!((tally.count, tally.is_unsure), (1, false));
+    assert!(tally.taken && tally.may_come_back());
+    assert_eq!(tally.moved, Timestamp::INFINITY);
+    assert_eq!(batch.may_come_back().count(), 1);
+    batch.record_moved(2, route(c"b"), Timestamp(5)).unwrap();
+    assert_eq!(batch.may_come_back().count(), 2);
+    batch.roll_back(2, false);
+    assert_eq!(batch.may_come_back().count(), 1, "the savepoint had written nothing");
 }
 
 /// What is known of two messages together, whichever came first, and whether a savepoint lies between them.
