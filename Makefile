@@ -7,7 +7,7 @@ MAJOR = $(if $(PG),--pg $(PG))
 # Only where the command names it: who has a PG_CONFIG in the environment may not mean to have it written into.
 OWN = $(if $(findstring command line,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
 
-.PHONY: help demo test hunt bench install pgmq env lint deny
+.PHONY: help demo test hunt bugs bench install pgmq env lint deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ test: ## Run every test on PostgreSQL 14 to 18 (PG=17 or PG_CONFIG=…, KIND=uni
 
 hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0 SHRINK=SEED CONTESTANT=…, ARGS=…)
 	@$(HUNT) $(if $(SHRINK),--shrink $(SHRINK)) $(if $(CONTESTANT),--contestant $(CONTESTANT)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
+
+bugs: ## Build aimq with deliberate bugs, and see each of them caught by a test (BUG=unit|loom|client or part of a name)
+	@$(LAB) bugs $(BUG)
 
 bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)
 	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(if $(KEEP),--keep) $(MAJOR) $(ARGS)

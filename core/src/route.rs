@@ -154,3 +154,46 @@ impl<'a> Route<'a> {
         Some(Self { options, ..Self::new(channel, event, queue) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTE: Route<'_> = Route::new(c"c", c"e", c"q").of(7);
+
+    #[test]
+    fn what_is_written_is_read() {
+        for route in [ROUTE, Route { options: c"ids", ..ROUTE }] {
+            let key = route.key();
+            assert_eq!((key.route(), key.relation()), (Some(route), 7));
+            assert!(route.is_key(&key));
+            assert_eq!(route.key_len(), key.len());
+            assert_eq!(Route::from_arguments(&route.arguments()), Some(route.of(0)));
+        }
+    }
+
+    #[test]
+    fn each_part_makes_another_key() {
+        for other in [
+            ROUTE.of(8),
+            Route { channel: c"d", ..ROUTE },
+            Route { event: c"d", ..ROUTE },
+            Route { queue: c"d", ..ROUTE },
+            Route { options: c"ids", ..ROUTE },
+        ] {
+            assert!(!ROUTE.is_key(&other.key()) && !other.is_key(&ROUTE.key()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_no_route() {
+        let whole = Route { options: c"ids", ..ROUTE }.key();
+        let queue_ends = ROUTE.key().len();
+        for length in (0..whole.len()).filter(|length| *length != queue_ends) {
+            assert_eq!(Route::from_key(&whole[..length]), None, "{length} bytes");
+        }
+        assert_eq!(Route::relation_of(&whole[..RELATION_BYTES - 1]), 0);
+        let with_empty_options = [&*ROUTE.key(), b"\0"].concat();
+        assert_eq!(Route::from_key(&with_empty_options), None);
+    }
+}

@@ -1,5 +1,6 @@
 //! The program behind the Makefile: `make demo`, `make test`, `make install`, `make lint` and what they need.
 
+mod bugs;
 mod by_hand;
 mod demo;
 mod lint;
@@ -44,6 +45,12 @@ enum Command {
         /// into it.
         #[arg(long, conflicts_with = "named")]
         pg_config: Option<String>,
+    },
+    /// Builds aimq with deliberate bugs, one after the other, and has each caught by a test.
+    Bugs {
+        /// Parts of the names of bugs in lab/bugs.toml, or kinds: `unit`, `loom`, `client`. All of them where none is
+        /// named.
+        names: Vec<String>,
     },
     /// Installs the pgmq that aimq is tested with into a PostgreSQL of yours that has none.
     Pgmq {
@@ -108,6 +115,7 @@ fn run() -> Result<()> {
             tests::run(&kinds, &[own::test_on(&pg_config)?.major])
         }
         Command::Test { kinds, majors, .. } => tests::run(&kinds, majors.all()),
+        Command::Bugs { names } => bugs::run(&names),
         Command::Pgmq { pg_config } => install::install_pgmq_into(&pg_config),
         Command::Install { pg_config } => install::install_into(&pg_config),
         Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),

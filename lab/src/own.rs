@@ -152,18 +152,17 @@ impl Major {
 
 /// The one that is tested, where it is not one of ours.
 pub fn tested() -> Option<&'static Own> {
-    TESTED
-        .get_or_init(|| {
-            let told = std::env::var_os(VARIABLE)?;
-            Some(Own::of(&told).expect("a pg_config that was asked before"))
-        })
-        .as_ref()
+    if TESTED.get().is_none() {
+        let told = std::env::var_os(VARIABLE)?;
+        TESTED.get_or_init(|| Own::of(&told).expect("a pg_config that was asked before"));
+    }
+    TESTED.get()
 }
 
-static TESTED: OnceLock<Option<Own>> = OnceLock::new();
+static TESTED: OnceLock<Own> = OnceLock::new();
 
-/// Has the tests run on this one.
+/// Has the tests run on this one from here on.
 pub fn test_on(pg_config: &str) -> Result<&'static Own> {
     let own = Own::of(pg_config.as_ref())?;
-    TESTED.get_or_init(|| Some(own)).as_ref().context("another PostgreSQL is tested already")
+    Ok(TESTED.get_or_init(|| own))
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,29 @@ static LINES: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Runs a command as one step: its output goes to a log, its last line is shown while it runs, and
 /// the end of the log is printed if it fails. Returns its output.
 pub fn step(title: &str, command: &mut Command) -> Result<String> {
+    let spinner = Spinner::new(title);
+    let (status, all) = watch(title, &spinner, command)?;
+    spinner.end(status.success());
+    if !status.success() {
+        let tail: Vec<_> = all.lines().rev().take(60).collect();
+        LINES.suspend(|| tail.into_iter().rev().for_each(|line| eprintln!("    {line}")));
+        bail!("{title}: failed ({status}); the whole log is {}", log_of(title).display());
+    }
+    Ok(all)
+}
+
+/// The same of a command that may fail: how it ended, and its output. Nothing is printed of either.
+pub fn attempt(title: &str, command: &mut Command) -> Result<(ExitStatus, String)> {
+    let spinner = Spinner::new(title);
+    let ended = watch(title, &spinner, command);
+    spinner.clear();
+    ended
+}
+
+fn watch(title: &str, spinner: &Spinner, command: &mut Command) -> Result<(ExitStatus, String)> {
     let path = log_of(title);
     std::fs::create_dir_all(path.with_file_name(""))?;
     let mut log = File::create(&path)?;
-    let spinner = Spinner::new(title);
 
     let mut child = command
         .stdin(Stdio::null())
@@ -59,14 +78,7 @@ pub fn step(title: &str, command: &mut Command) -> Result<String> {
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait()?;
-    spinner.end(status.success());
-    if !status.success() {
-        let tail: Vec<_> = all.lines().rev().take(60).collect();
-        LINES.suspend(|| tail.into_iter().rev().for_each(|line| eprintln!("    {line}")));
-        bail!("{title}: failed ({status}); the whole log is {}", path.display());
-    }
-    Ok(all)
+    Ok((child.wait()?, all))
 }
 
 /// Where the output of a step is kept.
@@ -120,11 +132,16 @@ impl Spinner {
         self.say("still at it");
     }
 
-    /// Ends the step; `well` if it succeeded.
-    pub fn end(self, well: bool) {
+    /// Ends the step, and says nothing of it.
+    pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+
+    /// Ends the step; `well` if it succeeded.
+    pub fn end(self, well: bool) {
+        self.clear();
         let mark = if well { '✓' } else { '✗' };
         let seconds = self.begun.elapsed().as_secs_f64();
         LINES.suspend(|| eprintln!("  {mark} {} ({seconds:.1} s)", self.title));

@@ -156,6 +156,12 @@ pub(crate) fn write_pgmq(extensions: &Path) -> Result<()> {
 
 /// Builds aimq and installs it into a prepared PostgreSQL of ours.
 pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> {
+    let mut command = install_command(major, profile, features)?;
+    step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
+}
+
+/// What builds and installs it.
+pub fn install_command(major: Major, profile: Profile, features: &[&str]) -> Result<Command> {
     let mut command = cargo_command()?;
     command.args(["pgrx", "install", "--no-default-features", "--features"]);
     command.arg([&[major.feature().as_str()], features].concat().join(" "));
@@ -165,7 +171,7 @@ pub fn install(major: Major, profile: Profile, features: &[&str]) -> Result<()> 
     if profile == Profile::Release {
         command.arg("--release");
     }
-    step(&format!("build aimq for PostgreSQL {}", major.0), &mut command).map(drop)
+    Ok(command)
 }
 
 /// Stand-ins for other versions of pgmq: one that is too old for aimq, of which there is the name, the version and nothing

@@ -77,3 +77,24 @@ pub fn output(command: &mut Command) -> Result<String> {
     );
     Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
+
+/// The same command with so many seconds to live: then it is ended with all that it has started, and its status is
+/// [`TIME_IS_OVER`].
+pub fn limited(command: &Command, seconds: u32) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=10", &seconds.to_string()]);
+    limited.arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        limited.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
+/// The status of a command that took too long (coreutils).
+pub const TIME_IS_OVER: i32 = 124;

@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use crate::pgrx;
 use count::{Count, cargo_test};
 use rounds::client_tests;
+pub(crate) use rounds::server_for;
 
 /// The kinds of tests; docs/design/testing.md says which is for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -399,6 +399,16 @@ fn what_has_moved_is_looked_at_at_once_and_then_now_and_again() {
 }
 
 #[test]
+fn a_look_goes_from_the_earliest_time() {
+    let mut it = Simulation::new();
+    let key = key("c", "q");
+    for from in [500, 300, 400] {
+        it.notifier.look_at(&key, Timestamp(from));
+    }
+    assert_eq!(looks(&mut it), [(key, Timestamp(300))]);
+}
+
+#[test]
 fn looks_that_cost_much_wait() {
     let mut it = Simulation::new();
     let (claim, other) = (it.claim("c", "q"), it.claim("c", "r"));

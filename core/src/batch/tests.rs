@@ -125,6 +125,91 @@ fn clear_forgets_and_gives_back_the_room_of_a_giant() {
     assert_eq!(counts(&batch), [("a".into(), 1)]);
 }
 
+#[test]
+fn ids_follow_savepoints() {
+    let mut batch = Batch::default();
+    let record = |batch: &mut Batch, level, id| {
+        batch.record(level, route(c"a"), NOW).unwrap();
+        batch.record_id(id).unwrap();
+    };
+    record(&mut batch, 1, 1);
+    record(&mut batch, 2, 2);
+    batch.release(2);
+    record(&mut batch, 2, 3);
+    batch.roll_back(2, true);
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    let ids = tally.ids.unwrap();
+    assert_eq!((ids.some, ids.more), (vec![1, 2], false));
+    batch.record_unknown_id().unwrap();
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert!(tally.ids.unwrap().more, "one is not known");
+}
+
+#[test]
+fn an_id_that_is_not_known_is_more_than_none() {
+    let mut batch = Batch::default();
+    batch.record(1, route(c"a"), NOW).unwrap();
+    batch.record_unknown_id().unwrap();
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert_eq!(tally.ids, Some(Ids { more: true, ..Ids::default() }));
+}
+
+#[test]
+fn a_message_of_unknown_time_is_a_message() {
+    let mut batch = Batch::default();
+    batch.record_unknown(1, route(c"a")).unwrap();
+    assert!(batch.has_messages() && batch.has_news());
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    let known = (tally.count, tally.earliest, tally.is_unsure);
+    assert_eq!(known, (1, Timestamp::NEG_INFINITY, true));
+    batch.record_unknown(1, route(c"a")).unwrap();
+    batch.record_unknown(2, route(c"a")).unwrap();
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert_eq!((tally.count, tally.is_unsure), (3, true));
+}
+
+/// What happens to messages that were there before says nothing of those that are enqueued.
+#[test]
+fn what_is_taken_twice_beside_a_message_comes_back() {
+    let mut batch = Batch::default();
+    batch.record(1, route(c"a"), Timestamp::NEG_INFINITY).unwrap();
+    for level in [1, 1, 2] {
+        batch.record_taken(level, route(c"a")).unwrap();
+    }
+    let (_, tally) = batch.tallies().next().unwrap().unwrap();
+    assert_eq!((tally.count, tally.is_unsure), (1, false));
+    assert!(tally.taken && tally.may_come_back());
+    assert_eq!(tally.moved, Timestamp::INFINITY);
+    assert_eq!(batch.may_come_back().count(), 1);
+    batch.record_moved(2, route(c"b"), Timestamp(5)).unwrap();
+    assert_eq!(batch.may_come_back().count(), 2);
+    batch.roll_back(2, false);
+    assert_eq!(batch.may_come_back().count(), 1, "the savepoint had written nothing");
+}
+
+/// What is known of two messages together, whichever came first, and whether a savepoint lies between them.
+#[test]
+fn of_two_messages_the_earlier_time_is_known() {
+    const VISIBLE: Timestamp = Timestamp::NEG_INFINITY;
+    const SOON: Timestamp = Timestamp(NOW.0 + 1);
+    const LATER: Timestamp = Timestamp(NOW.0 + 2);
+    for (one, two, earliest, is_unsure) in [
+        (VISIBLE, VISIBLE, VISIBLE, false),
+        (VISIBLE, LATER, VISIBLE, true),
+        (LATER, VISIBLE, VISIBLE, true),
+        (SOON, LATER, SOON, false),
+        (LATER, SOON, SOON, false),
+    ] {
+        for level in [1, 2] {
+            let mut batch = Batch::default();
+            batch.record(1, route(c"a"), one).unwrap();
+            batch.record(level, route(c"a"), two).unwrap();
+            let (_, tally) = batch.tallies().next().unwrap().unwrap();
+            assert_eq!((tally.count, tally.earliest, tally.is_unsure), (2, earliest, is_unsure));
+        }
+    }
+}
+
 /// What a transaction may do. `Enqueue` names one of four queues.
 #[derive(Clone, Debug)]
 enum Step {

@@ -9,6 +9,7 @@
 
 mod deadlines;
 mod ids;
+mod news;
 mod prepared;
 mod processes;
 mod slots;

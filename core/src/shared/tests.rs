@@ -138,3 +138,24 @@ fn entries_of_databases_are_taken_once_and_given_back() {
     lock.store(1, crate::sync::Ordering::SeqCst);
     assert_eq!(databases.claim(10).err(), Some(NoEntry::Busy), "nobody waits");
 }
+
+#[test]
+fn who_was_rung_and_does_not_show_itself_is_not_relied_on() {
+    const NOW: Timestamp = Timestamp(1000);
+    let after = |micros| Timestamp(NOW.0 + micros);
+    let database = Database::new();
+    database.begin(1);
+    database.watcher.begin(2);
+    let attends = |now| (database.takes_marks(|| now), database.is_watched(now));
+    assert_eq!(attends(after(i64::MAX - NOW.0)), (true, true), "nothing is expected of them");
+    for seat in [&database.notifier, &database.watcher] {
+        seat.count_on(NOW);
+        // One that rings later does not give it more time.
+        seat.count_on(after(ATTENDS_WITHIN));
+    }
+    assert_eq!(attends(after(ATTENDS_WITHIN)), (true, true));
+    assert_eq!(attends(after(ATTENDS_WITHIN + 1)), (false, false));
+    database.notifier.works(after(ATTENDS_WITHIN + 1));
+    database.watcher.sleeps(None);
+    assert_eq!(attends(after(ATTENDS_WITHIN + 1)), (true, true), "they have shown themselves");
+}

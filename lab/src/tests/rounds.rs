@@ -1,5 +1,7 @@
 //! The client tests: which of them share a server, and which servers.
 
+use std::process::Command;
+
 use aimq_lab::cluster::Cluster;
 use aimq_lab::majors::{ALL_MAJORS, DEFAULT_MAJOR, Major};
 use aimq_lab::progress::{log_of, step};
@@ -181,7 +183,7 @@ const LAST_TESTS: [&str; 4] = ["storms", "pooler", "adoption", "listeners"];
 
 impl Round {
     fn run(&self, lacks: &[Lack]) -> Result<Count> {
-        let Self { major, title, .. } = self;
+        let Self { title, .. } = self;
         let mut left_out: Vec<(String, String)> = Vec::new();
         for lack in lacks {
             let mut more = lack.tests(&self.files)?;
@@ -190,11 +192,25 @@ impl Round {
             left_out.extend(more);
         }
         let can_run = |file: &&&str| !lacks.iter().any(|lack| lack.files.contains(*file));
-        let files: Vec<_> = self.files.iter().filter(can_run).collect();
+        let files: Vec<_> = self.files.iter().filter(can_run).copied().collect();
         if files.is_empty() {
             return Ok(Count { left_out, ..Count::default() });
         }
-        let cluster = Cluster::start(*major, &self.settings)?;
+        let (cluster, mut tests) = self.begin(&files, lacks)?;
+        tests.args(named());
+        let count = Count { left_out, ..cargo_test(title, &mut tests)? };
+        if count.failed > 0 {
+            let kept = log_of(&format!("{title}, the server"));
+            std::fs::copy(cluster.log(), &kept)?;
+            println!("    the server's log: {}", kept.display());
+        }
+        Ok(count)
+    }
+
+    /// Starts a server with aimq in it. Returns it, and what runs these of its tests: what is added are names.
+    fn begin(&self, files: &[&str], lacks: &[Lack]) -> Result<(Cluster, Command)> {
+        let major = self.major;
+        let cluster = Cluster::start(major, &self.settings)?;
         cluster.connect("postgres")?.batch_execute("CREATE DATABASE aimq_template")?;
         cluster.connect("aimq_template")?.batch_execute("CREATE EXTENSION aimq CASCADE")?;
         let bin = major.program("psql").parent().context("a program has a folder")?.to_owned();
@@ -213,19 +229,22 @@ impl Round {
             tests.args(["--skip", "from_17_"]);
         }
         // Other people's packages know nothing of majors.
-        if *major != DEFAULT_MAJOR {
+        if major != DEFAULT_MAJOR {
             tests.args(["--skip", "package_"]);
         }
         for prefix in lacks.iter().filter_map(|lack| lack.prefix) {
             tests.args(["--skip", prefix]);
         }
-        tests.args(named());
-        let count = Count { left_out, ..cargo_test(title, &mut tests)? };
-        if count.failed > 0 {
-            let kept = log_of(&format!("{title}, the server"));
-            std::fs::copy(cluster.log(), &kept)?;
-            println!("    the server's log: {}", kept.display());
-        }
-        Ok(count)
+        Ok((cluster, tests))
     }
+}
+
+/// A server for the tests of a file, with the aimq in it that is installed, and the command that runs those that are
+/// named.
+pub(crate) fn server_for(major: Major, file: &str, names: &[&str]) -> Result<(Cluster, Command)> {
+    let round = rounds(major).into_iter().find(|round| round.files.contains(&file));
+    let round = round.with_context(|| format!("tests/client/tests/{file}.rs is in no round"))?;
+    let (cluster, mut tests) = round.begin(&[file], &[])?;
+    tests.arg("--exact").args(names);
+    Ok((cluster, tests))
 }

@@ -81,6 +81,25 @@ fn a_rolled_back_enqueue_wakes_nobody() {
     assert_eq!(payload, r#"{"event":"job_enqueued","queues":{"b":{"count":1}}}"#);
 }
 
+/// The last check of a commit comes after its first callbacks, so nothing may be marked in these.
+#[test]
+fn what_fails_to_be_serialized_wakes_nobody() {
+    let (database, mut client, mut listener) = started(&["a", "b"]);
+    run(&mut client, "CREATE TABLE seats AS SELECT 1 AS seat");
+    let mut other = database.connect();
+    for session in [&mut client, &mut other] {
+        run(session, "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT * FROM seats");
+    }
+    for session in [&mut client, &mut other] {
+        run(session, "INSERT INTO seats VALUES (2)");
+    }
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    run(&mut other, "COMMIT");
+    assert_eq!(failure(&mut client, "COMMIT").code().code(), "40001");
+    run(&mut client, "SELECT pgmq.send('b', '{}')");
+    assert_eq!(listener.wait_for_one(), r#"{"event":"job_enqueued","queues":{"b":{"count":1}}}"#);
+}
+
 #[test]
 fn a_burst_of_transactions_becomes_few_notifications_with_exact_counts() {
     let (database, mut client, mut listener) = started(&["a", "b"]);

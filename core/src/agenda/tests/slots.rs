@@ -29,6 +29,20 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
     assert_eq!(it.turn(1000).0, [one("c", "early", 1)]);
 }
 
+/// It can't announce: the notifier beside it does, and then the slot is given back.
+#[test]
+fn a_watcher_leaves_what_is_marked() {
+    let mut it = Simulation::new();
+    it.notifier.duties = Duties::WATCHER;
+    let (marked, gone) = (it.claim("c", "marked"), it.claim("c", "gone"));
+    it.enqueue(marked, 1);
+    let kept = it.keep_only(|_| false);
+    assert_eq!(kept, Kept { must_ask_again: true, released: vec![gone.at] });
+    assert!(it.slots().is_current(marked));
+    assert!(it.slots().drain(marked).is_some());
+    assert_eq!(it.keep_only(|_| false).released, [marked.at]);
+}
+
 #[test]
 fn the_second_slot_of_a_route_is_given_back() {
     let mut it = Simulation::new();
