@@ -2,12 +2,13 @@
 LAB = sh lab/run.sh aimq-lab
 BENCH = sh lab/run.sh aimq-bench
 HUNT = sh lab/run.sh aimq-hunt
+SQLFUZZ = sh lab/run.sh aimq-sqlfuzz
 MAJOR = $(if $(PG),--pg $(PG))
 
 # Only where the command names it: who has a PG_CONFIG in the environment may not mean to have it written into.
 OWN = $(if $(findstring command line,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
 
-.PHONY: help demo test hunt bench install pgmq env lint deny
+.PHONY: help demo test hunt fuzz bench install pgmq env lint deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +21,9 @@ test: ## Run every test on PostgreSQL 14 to 18 (PG=17 or PG_CONFIG=…, KIND=uni
 
 hunt: ## Look at random for lost wake-ups (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)
 	@$(HUNT) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
+
+fuzz: ## Call all of aimq's SQL with hostile values (SECONDS=60 SEED=… PG=17 PRELOAD=1|0, ARGS=…)
+	@$(SQLFUZZ) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(PRELOAD),--preload $(PRELOAD)) $(MAJOR) $(ARGS)
 
 bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES=1, SHAPES=1, ARGS=…)
 	@$(BENCH) $(if $(SHAPES),shapes,$(if $(PICTURES),pictures,run)) $(if $(QUICK),--quick) $(if $(KEEP),--keep) $(MAJOR) $(ARGS)

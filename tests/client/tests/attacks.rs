@@ -38,6 +38,8 @@ const OF_NOTHING: &[(&str, Must)] = &[
     // To wait for others' messages, or to sleep for ever.
     ("SELECT aimq._arm('{honest}', 1, 1e308, true)", BeHarmless),
     ("SELECT aimq._sleep()", BeHarmless),
+    ("SELECT aimq._check_wait(NULL, NULL, NULL, NULL, NULL, NULL)", Fail("22004")),
+    ("SELECT aimq._check_wait(NULL, '{honest}', 1, NULL, false, false)", Fail("22004")),
     ("CALL aimq._doze()", BeHarmless),
     ("SELECT aimq._is_called(), aimq._leave(), aimq._leave_rest()", BeHarmless),
     // To change what wakes whom.
