@@ -8,7 +8,7 @@ MAJOR = $(if $(PG),--pg $(PG))
 # Only where the command names it: who has a PG_CONFIG in the environment may not mean to have it written into.
 OWN = $(if $(findstring command line,$(origin PG_CONFIG)),--pg-config "$(PG_CONFIG)")
 
-.PHONY: help demo test hunt fuzz bench install pgmq env lint deny
+.PHONY: help demo test hunt fuzz bench install uninstall pgmq env lint deny
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ bench: ## Measure aimq beside its alternatives (PG=17, QUICK=1, KEEP=1, PICTURES
 
 install: ## Build a release and install it: make install PG_CONFIG=/path/to/pg_config
 	@$(LAB) install "$(or $(PG_CONFIG),$(shell command -v pg_config))"
+
+uninstall: ## Remove aimq's files, if no server needs them: make uninstall PG_CONFIG=/path/to/pg_config (FORCE=1)
+	@$(LAB) uninstall "$(PG_CONFIG)" $(if $(FORCE),--force)
 
 pgmq: ## Install the pgmq that aimq is tested with: make pgmq PG_CONFIG=/path/to/pg_config
 	@$(LAB) pgmq "$(PG_CONFIG)"

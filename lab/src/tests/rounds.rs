@@ -160,7 +160,8 @@ const NOTIFIER_TESTS: [&str; 11] = [
 ];
 
 /// Those that want it preloaded, or to which that makes no difference.
-const PRELOADED_TESTS: [&str; 12] = [
+const PRELOADED_TESTS: [&str; 13] = [
+    "uninstall",
     "attacks",
     "events",
     "truth",
