@@ -137,7 +137,7 @@ fn run() -> Result<bool> {
             break;
         }
         round += 1;
-        if round % 10 == 0 {
+        if round.is_multiple_of(10) {
             // Fails where somebody has a lock for long. Then the next one does it.
             let _ = client.batch_execute(&renew());
         }

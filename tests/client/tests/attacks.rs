@@ -260,7 +260,7 @@ fn a_role_that_has_everything_but_superuser_gets_nowhere() {
     world.endure(OF_EVERYTHING);
     // The code in its table ran, and only as its owner: in the notifier, and in sessions of its own.
     let who = "SELECT DISTINCT who::text FROM evil.ran";
-    assert_eq!(names(&mut world.client, who), [role.clone()]);
+    assert_eq!(names(&mut world.client, who), std::slice::from_ref(&role));
     let in_notifier = "SELECT DISTINCT what FROM evil.ran WHERE login <> who";
     assert_eq!(names(&mut world.client, in_notifier), ["look"]);
     assert!(!boolean(
