@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds and runs a program of this workspace (aimq-lab, aimq-bench, aimq-hunt), having checked that this machine
+# Builds and runs a program of this workspace (aimq-lab, aimq-bench, aimq-hunt, aimq-sqlfuzz), having checked that this machine
 # can build anything at all: lab/run.sh PROGRAM [ARGUMENT]...
 set -eu
 cd "$(dirname "$0")/.."

@@ -15,8 +15,9 @@ DECLARE
 BEGIN
     FOR inner_one IN
         SELECT oid FROM pg_catalog.pg_proc
-         WHERE pronamespace = 'aimq'::pg_catalog.regnamespace
-           AND (pg_catalog.left(proname::text, 1) = '_' OR proname IN ('realtime_trigger', 'event_trigger'))
+         WHERE pronamespace OPERATOR(pg_catalog.=) 'aimq'::pg_catalog.regnamespace::pg_catalog.oid
+           AND (pg_catalog.left(proname::pg_catalog.text, 1) OPERATOR(pg_catalog.=) '_'
+                OR proname OPERATOR(pg_catalog.=) ANY ('{realtime_trigger,event_trigger}'::pg_catalog.name[]))
     LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO PUBLIC', inner_one);
     END LOOP;

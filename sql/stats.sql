@@ -1,11 +1,14 @@
 -- What the notifier does: counters in shared memory, since the server started.
+--
+-- A view has no search_path of its own: it means what its names meant when it was made. So each name is qualified. The
+-- schema aimq may have been there before the extension, with something of its owner's in it.
 
 CREATE VIEW aimq.notifiers AS
     SELECT d.datname AS database, n.pid, n.state, n.started_at, n.starts, n.wake_ups,
            n.notifications, n.errors, n.last_error, n.last_error_at,
            n.watcher_pid, n.watcher_state, n.watcher_wake_ups
       FROM aimq._notifiers() n
-      JOIN pg_catalog.pg_database d ON d.oid = n.database;
+      JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) n.database;
 COMMENT ON VIEW aimq.notifiers IS 'The notifiers of all databases, since the server started';
 COMMENT ON COLUMN aimq.notifiers.database IS 'The database';
 COMMENT ON COLUMN aimq.notifiers.pid IS 'The notifier''s process; null where there is none';
@@ -23,19 +26,19 @@ COMMENT ON COLUMN aimq.notifiers.watcher_wake_ups IS 'How often it woke up; does
 
 CREATE VIEW aimq.stats AS
     SELECT q.queue, q.channel,
-           coalesce(sum(c.transactions), 0)::bigint AS transactions,
-           coalesce(sum(c.messages), 0)::bigint AS messages,
-           coalesce(sum(c.notifications), 0)::bigint AS notifications,
-           coalesce(sum(c.coalesced), 0)::bigint AS coalesced,
-           max(c.last_wake_up) AS last_wake_up,
+           coalesce(pg_catalog.sum(c.transactions), 0)::bigint AS transactions,
+           coalesce(pg_catalog.sum(c.messages), 0)::bigint AS messages,
+           coalesce(pg_catalog.sum(c.notifications), 0)::bigint AS notifications,
+           coalesce(pg_catalog.sum(c.coalesced), 0)::bigint AS coalesced,
+           pg_catalog.max(c.last_wake_up) AS last_wake_up,
            n.pid AS notifier_pid,
            coalesce(n.state, 'none') AS notifier_state,
            n.started_at AS notifier_started_at,
            coalesce(n.errors, 0) AS notifier_errors,
-           coalesce(sum(c.calls), 0)::bigint AS calls,
-           coalesce(sum(c.broadcasts), 0)::bigint AS broadcasts,
-           coalesce(sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts,
-           max(c.last_failed_broadcast) AS last_failed_broadcast
+           coalesce(pg_catalog.sum(c.calls), 0)::bigint AS calls,
+           coalesce(pg_catalog.sum(c.broadcasts), 0)::bigint AS broadcasts,
+           coalesce(pg_catalog.sum(c.failed_broadcasts), 0)::bigint AS failed_broadcasts,
+           pg_catalog.max(c.last_failed_broadcast) AS last_failed_broadcast
       FROM (
             SELECT queue, channel, event, options FROM aimq._queues() WHERE realtime
              UNION
@@ -45,8 +48,9 @@ CREATE VIEW aimq.stats AS
                AND NOT EXISTS (SELECT FROM aimq._queues() q WHERE q.queue OPERATOR(pg_catalog.=) a.queue)
            ) q
       LEFT JOIN aimq._queue_counters() c
-             ON c.queue = q.queue AND c.channel = q.channel AND c.event = q.event AND c.options = q.options
-      LEFT JOIN aimq.notifiers n ON n.database = pg_catalog.current_database()
+             ON c.queue OPERATOR(pg_catalog.=) q.queue AND c.channel OPERATOR(pg_catalog.=) q.channel
+            AND c.event OPERATOR(pg_catalog.=) q.event AND c.options OPERATOR(pg_catalog.=) q.options
+      LEFT JOIN aimq.notifiers n ON n.database OPERATOR(pg_catalog.=) pg_catalog.current_database()
      GROUP BY q.queue, q.channel, n.pid, n.state, n.started_at, n.errors;
 COMMENT ON VIEW aimq.stats IS 'What this database''s notifier did for each realtime queue, since the server started';
 COMMENT ON COLUMN aimq.stats.queue IS 'The name as pgmq.meta has it';

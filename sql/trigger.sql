@@ -1,3 +1,40 @@
+-- A schema aimq may have been there before: AIMQ (the Python package) makes one. Its owner, and who may create in it,
+-- could put functions there that a call of aimq's fits better than aimq's own, and superusers call aimq's.
+DO $$
+DECLARE
+    strangers pg_catalog.text;
+BEGIN
+    SELECT pg_catalog.string_agg(DISTINCT found.role::pg_catalog.regrole::pg_catalog.text, ', ') INTO strangers
+      FROM pg_catalog.pg_namespace n
+     CROSS JOIN LATERAL (
+            SELECT n.nspowner AS role
+             UNION ALL
+            SELECT a.grantee FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.privilege_type OPERATOR(pg_catalog.=) 'CREATE'
+           ) found
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'aimq'
+       AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_roles r
+             WHERE r.oid OPERATOR(pg_catalog.=) found.role
+               AND (r.rolsuper OR r.rolname OPERATOR(pg_catalog.=) current_user
+                    OR EXISTS (SELECT FROM pg_catalog.pg_database d
+                                WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+                                  AND d.datdba OPERATOR(pg_catalog.=) r.oid)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_namespace p
+                                WHERE p.nspname OPERATOR(pg_catalog.=) 'pgmq' AND p.nspowner OPERATOR(pg_catalog.=) r.oid)
+                    OR EXISTS (SELECT FROM pg_catalog.pg_class c
+                                WHERE c.oid OPERATOR(pg_catalog.=) 'pgmq.meta'::pg_catalog.regclass::pg_catalog.oid
+                                  AND c.relowner OPERATOR(pg_catalog.=) r.oid))
+           );
+    IF strangers IS NOT NULL THEN
+        RAISE EXCEPTION 'the schema aimq is in the hands of a role that owns neither pgmq nor the database: %', strangers
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = 'That role could have others call functions of its own for those of aimq. "-" is PUBLIC.',
+                  HINT = 'See what is in the schema. Then run ALTER SCHEMA aimq OWNER TO a role that you trust, REVOKE CREATE ON SCHEMA '
+                         'aimq FROM all others, and create the extension again.';
+    END IF;
+END
+$$;
+
 -- The trigger functions. Written by hand: they are raw version-1 functions, so that their errors carry
 -- their own SQLSTATE. The second tells of the events of a job, and is no event trigger of PostgreSQL's: those are below.
 CREATE FUNCTION aimq.realtime_trigger() RETURNS trigger

@@ -180,7 +180,7 @@ $$;
 CREATE VIEW aimq.waiters AS
     SELECT w.pid, a.usename AS role, a.application_name, w.queues, w.since
       FROM aimq._waiters() w
-      LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid;
+      LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) w.pid;
 COMMENT ON VIEW aimq.waiters IS 'The sessions of this database that block in aimq.read or aimq.wait; none without SELECT on pgmq.meta';
 COMMENT ON COLUMN aimq.waiters.pid IS 'The session''s process';
 COMMENT ON COLUMN aimq.waiters.role IS 'Its role';

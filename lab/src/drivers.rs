@@ -45,6 +45,16 @@ pub fn linters() -> Result<PathBuf> {
     Ok(folder.join("bin"))
 }
 
+/// What `make lint` looks for holes in our SQL with, pinned.
+const PGSPOT: [&str; 2] = ["pgspot==0.9.4", "pglast==7.21"];
+
+/// Installs pgspot, and returns the folder in which Python finds it.
+pub fn pgspot() -> Result<PathBuf> {
+    let folder = target().join("pgspot");
+    install_wheels(&folder, &[(&PGSPOT, &[])])?;
+    Ok(folder)
+}
+
 /// Installs groups of packages into a folder, each with options of pip's.
 fn install_wheels(folder: &Path, groups: &[(&[&str], &[&str])]) -> Result<()> {
     let names: Vec<_> = groups.iter().flat_map(|(packages, _)| *packages).copied().collect();

@@ -15,3 +15,4 @@ pub mod shell;
 pub mod stand_ins;
 pub mod stats;
 pub mod tools;
+pub mod uninstall;

@@ -1,5 +1,7 @@
 //! `make lint`: what is checked without running anything.
 
+mod pgspot;
+
 use std::process::Command;
 
 use aimq_lab::progress::step;
@@ -45,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
             .args(["--features", &feature, "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     )?;
-    Ok(())
+    pgspot::run()
 }
 
 /// `make deny`: the licences and sources of the crates that this project depends on. Not a part of `make lint`, because

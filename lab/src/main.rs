@@ -9,7 +9,7 @@ mod tests;
 
 use aimq_lab::majors::{ALL_MAJORS, DEFAULT_MAJOR, Major};
 use aimq_lab::setup;
-use aimq_lab::{cluster, install, own};
+use aimq_lab::{cluster, install, own, uninstall};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
@@ -61,6 +61,14 @@ enum Command {
     Install {
         /// The program pg_config of that PostgreSQL.
         pg_config: String,
+    },
+    /// Removes aimq's files from a PostgreSQL of yours, unless a server of it that runs still needs them.
+    Uninstall {
+        /// The program pg_config of that PostgreSQL.
+        pg_config: String,
+        /// Removes them without asking any server.
+        #[arg(long)]
+        force: bool,
     },
     /// Prints what a shell must export so that cargo-pgrx works by hand on a server of ours.
     Env {
@@ -118,6 +126,7 @@ fn run() -> Result<()> {
         Command::Bugs { names } => bugs::run(&names),
         Command::Pgmq { pg_config } => install::install_pgmq_into(&pg_config),
         Command::Install { pg_config } => install::install_into(&pg_config),
+        Command::Uninstall { pg_config, force } => uninstall::run(&pg_config, force),
         Command::Env { pg } => by_hand::print(pg.unwrap_or(DEFAULT_MAJOR)),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny(),

@@ -60,7 +60,7 @@ impl Own {
     }
 
     /// Whether we may write into its folders.
-    fn is_writable(&self) -> Result<bool> {
+    pub(crate) fn is_writable(&self) -> Result<bool> {
         Ok([self.libraries()?, self.extensions()?].iter().all(|folder| {
             let file = folder.join(".aimq");
             std::fs::write(&file, "").is_ok() && std::fs::remove_file(&file).is_ok()

@@ -19,7 +19,50 @@ CREATE EXTENSION IF NOT EXISTS aimq CASCADE;
 
 -- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's
 -- workers need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
-CREATE SCHEMA IF NOT EXISTS pgmq_public;
+--
+-- The owner of a schema may drop each function in it and put another one there, which service_role would then call. So
+-- may he who owns one of the functions. Who may create in it can add a function that fits a call better.
+DO $$
+DECLARE
+    path text := pg_catalog.current_setting('search_path');
+    stranger text;
+BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    IF to_regnamespace('pgmq_public') IS NULL THEN
+        CREATE SCHEMA pgmq_public;
+    END IF;
+    SELECT string_agg(DISTINCT what, ', ') INTO stranger
+      FROM (
+            SELECT n.nspowner AS role, format('its owner %s', n.nspowner::regrole) AS what
+              FROM pg_namespace n WHERE n.nspname = 'pgmq_public'
+             UNION ALL
+            SELECT a.grantee, CASE a.grantee WHEN 0 THEN 'PUBLIC may create in it' ELSE format('%s may create in it', a.grantee::regrole) END
+              FROM pg_namespace n, aclexplode(n.nspacl) a
+             WHERE n.nspname = 'pgmq_public' AND a.privilege_type = 'CREATE'
+             UNION ALL
+            SELECT p.proowner, format('%s owns %s', p.proowner::regrole, p.oid::regprocedure)
+              FROM pg_proc p
+             WHERE p.pronamespace = 'pgmq_public'::regnamespace
+               AND p.proname IN ('create_queue', 'list_queues', 'enable_queue_realtime', 'disable_queue_realtime')
+           ) found
+     WHERE NOT EXISTS (
+            SELECT FROM pg_roles r
+             WHERE r.oid = found.role
+               AND (r.rolsuper OR r.rolname = current_user
+                    OR r.oid = (SELECT datdba FROM pg_database WHERE datname = current_database())
+                    OR r.oid = (SELECT relowner FROM pg_class WHERE oid = 'pgmq.meta'::regclass)
+                    OR r.oid = (SELECT nspowner FROM pg_namespace WHERE nspname = 'pgmq'))
+           );
+    IF stranger IS NOT NULL THEN
+        RAISE EXCEPTION 'the schema pgmq_public is in the hands of a role that owns neither pgmq nor the database: %', stranger
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'That role could put functions of its own in the place of these. Find out what it is and what it has put there. '
+                         'Then give the schema, or the function, to the owner of pgmq.meta (ALTER SCHEMA pgmq_public OWNER TO ...), '
+                         'take the right away (REVOKE CREATE ON SCHEMA pgmq_public FROM ...), and apply this again.';
+    END IF;
+    PERFORM set_config('search_path', path, true);
+END
+$$;
 
 -- These are SECURITY DEFINER, because service_role owns no queue, and only owners may create and drop what belongs to
 -- one. The path is pinned, so that no caller can put something else in the place of what they call.

@@ -92,13 +92,17 @@ fn with_wait<T>(default: T, work: impl FnOnce(&mut Wait) -> T) -> T {
 #[pg_extern]
 #[search_path(pg_catalog, pg_temp)]
 fn _check_wait(
-    what: &str,
+    what: Option<&str>,
     queues: Option<Array<'_, Text>>,
     qty: Option<i32>,
-    no_vt: bool,
-    no_time: bool,
-    no_condition: bool,
+    no_vt: Option<bool>,
+    no_time: Option<bool>,
+    no_condition: Option<bool>,
 ) -> Result<(), ErrorReport> {
+    // Who calls this by hand may leave anything out.
+    let what = what.unwrap_or("aimq.wait");
+    let [no_vt, no_time, no_condition] =
+        [no_vt, no_time, no_condition].map(|it| it.unwrap_or(true));
     let argument = if what.contains("wait") { "queues" } else { "queue" };
     let is_nothing = |queue: Option<Text>| queue.is_some_and(|queue| queue.is_empty());
     let is_empty =

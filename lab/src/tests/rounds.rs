@@ -162,7 +162,9 @@ const NOTIFIER_TESTS: [&str; 11] = [
 ];
 
 /// Those that want it preloaded, or to which that makes no difference.
-const PRELOADED_TESTS: [&str; 11] = [
+const PRELOADED_TESTS: [&str; 13] = [
+    "uninstall",
+    "attacks",
     "events",
     "truth",
     "doctor",

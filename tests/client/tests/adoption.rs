@@ -458,3 +458,34 @@ fn package_aimqs_own_provider_works() {
     // Its workers heard of all that can be read.
     wait_for_broadcasts(&mut client, "jobs", 4);
 }
+
+#[test]
+fn a_schema_in_the_hands_of_a_stranger_is_refused() {
+    let (database, mut client) = supabase();
+    let stranger = database.role("stranger");
+    for (theirs, back) in [
+        (
+            format!("ALTER SCHEMA pgmq_public OWNER TO {stranger}"),
+            "ALTER SCHEMA pgmq_public OWNER TO postgres".into(),
+        ),
+        (
+            format!("GRANT CREATE ON SCHEMA pgmq_public TO {stranger}"),
+            format!("REVOKE CREATE ON SCHEMA pgmq_public FROM {stranger}"),
+        ),
+        (
+            "GRANT CREATE ON SCHEMA pgmq_public TO PUBLIC".into(),
+            "REVOKE CREATE ON SCHEMA pgmq_public FROM PUBLIC".into(),
+        ),
+        (
+            format!("ALTER FUNCTION pgmq_public.create_queue OWNER TO {stranger}"),
+            "ALTER FUNCTION pgmq_public.create_queue OWNER TO postgres".into(),
+        ),
+    ] {
+        run(&mut client, &theirs);
+        let error = failure(&mut client, &migration());
+        assert_eq!(error.code().code(), "42501", "{theirs}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("apply this again")), "{theirs}");
+        run(&mut client, &back);
+    }
+    run(&mut client, &migration());
+}
