@@ -2,7 +2,6 @@
 
 use clap::ValueEnum;
 
-use crate::server::enable;
 use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, QUEUES, Queue, literal};
 
 /// Who wakes the listeners.
@@ -79,4 +78,13 @@ impl Contestant {
             _ => QUEUES.iter().map(|queue| self.channel(queue)).collect(),
         }
     }
+}
+
+/// The statement that makes a queue realtime.
+pub(crate) fn enable(queue: &Queue, channel: &str) -> String {
+    let name = literal(queue.name);
+    if channel == CHANNEL {
+        return format!("SELECT aimq.enable_realtime({name})");
+    }
+    format!("SELECT aimq.enable_realtime({name}, channel => {})", literal(channel))
 }

@@ -4,8 +4,9 @@ use anyhow::Result;
 
 use crate::actors::{Kind, Scene, any};
 use crate::contestant::Contestant;
+use crate::contestant::enable;
 use crate::hands::Hands;
-use crate::server::{ABLE, UNABLE, enable, made};
+use crate::server::{ABLE, UNABLE, made};
 use crate::world::{self, OTHER_CHANNEL, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {

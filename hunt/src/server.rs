@@ -140,12 +140,3 @@ pub(crate) fn made(queue: &Queue, contestant: Contestant) -> Vec<String> {
     }
     statements
 }
-
-/// The statement that makes a queue realtime.
-pub(crate) fn enable(queue: &Queue, channel: &str) -> String {
-    let name = literal(queue.name);
-    if channel == CHANNEL {
-        return format!("SELECT aimq.enable_realtime({name})");
-    }
-    format!("SELECT aimq.enable_realtime({name}, channel => {})", literal(channel))
-}

@@ -403,7 +403,7 @@ fn a_look_goes_from_the_earliest_time() {
     let mut it = Simulation::new();
     let key = key("c", "q");
     for from in [500, 300, 400] {
-        it.notifier.look_at(&key, Timestamp(from));
+        it.agenda.look_at(&key, Timestamp(from));
     }
     assert_eq!(looks(&mut it), [(key, Timestamp(300))]);
 }

@@ -33,7 +33,7 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
 #[test]
 fn a_watcher_leaves_what_is_marked() {
     let mut it = Simulation::new();
-    it.notifier.duties = Duties::WATCHER;
+    it.agenda.duties = Duties::WATCHER;
     let (marked, gone) = (it.claim("c", "marked"), it.claim("c", "gone"));
     it.enqueue(marked, 1);
     let kept = it.keep_only(|_| false);
