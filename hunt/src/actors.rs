@@ -8,8 +8,9 @@ use crate::clock::now;
 use crate::deck::{Deck, Draw, source};
 use crate::excuses::Scope;
 use crate::locking::lock;
+use crate::queues::{QUEUES, Queue};
 use crate::session::Session;
-use crate::world::{QUEUES, Queue, World, told};
+use crate::world::{World, told};
 
 /// One kind of action: its name, which queues it is for, and what it does with one. It answers with what is worth
 /// telling.

@@ -14,8 +14,9 @@ use crate::contestant::Contestant;
 use crate::hearing::{Calls, Hearing, Stay, Wake};
 use crate::locking::lock;
 use crate::psycopg;
+use crate::queues::{GROUPS, GUARDED};
 use crate::session::Session;
-use crate::world::{GROUPS, GUARDED, World, told};
+use crate::world::{World, told};
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";

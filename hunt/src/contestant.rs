@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use crate::world::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, QUEUES, Queue, literal};
+use crate::queues::{CHANNEL, OTHER_CHANNEL, OWN_CHANNEL, QUEUES, Queue, literal};
 
 /// Who wakes the listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -6,8 +6,9 @@ use crate::actors::{Kind, Scene, any};
 use crate::contestant::Contestant;
 use crate::contestant::enable;
 use crate::hands::Hands;
+use crate::queues;
+use crate::queues::{OTHER_CHANNEL, Queue};
 use crate::server::{ABLE, UNABLE, made};
-use crate::world::{self, OTHER_CHANNEL, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>) -> Kind<Hands> {
     Kind { name, is_for: any, later: 700, since: 14, act }
@@ -175,7 +176,7 @@ pub(crate) const KINDS: [Kind<Hands>; 36] = [
             "SELECT aimq.enable_realtime({}, channel => {}, ids => {},
                  events => '{{job_enqueued,job_started,job_archived,job_deleted}}')",
             scene.q,
-            world::literal(scene.queue.channel),
+            queues::literal(scene.queue.channel),
             scene.draw.count.is_multiple_of(2)
         );
         run(hands, scene, &[&more, &came(scene)])?;
@@ -238,7 +239,7 @@ pub(crate) const KINDS: [Kind<Hands>; 36] = [
 ];
 
 fn is_partitioned(queue: &Queue) -> bool {
-    queue.kind == world::Kind::Partitioned
+    queue.kind == queues::Kind::Partitioned
 }
 
 fn run(hands: &mut Hands, scene: &Scene, statements: &[&str]) -> Result<String> {
@@ -323,7 +324,7 @@ fn again(hands: &mut Hands, scene: &Scene) -> Result<String> {
     hands.world.nap(scene.draw.millis(0, 400));
     // Each of its own: who brings back a queue that is away just now needs aimq.
     hands.restore(scene, &["CREATE EXTENSION aimq"])?;
-    for queue in &world::QUEUES {
+    for queue in &queues::QUEUES {
         hands.restore(scene, &[&enable(queue, queue.channel)])?;
     }
     came.map(|()| String::new())

@@ -13,7 +13,8 @@ use crate::consumers::READER;
 use crate::crowding;
 use crate::excuses::Scope;
 use crate::hands::Hands;
-use crate::world::{QUEUES, World};
+use crate::queues::QUEUES;
+use crate::world::World;
 
 /// How long the server, or a process of aimq, may take to come back.
 const PATIENCE: Duration = Duration::from_secs(20);

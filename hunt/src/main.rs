@@ -19,6 +19,7 @@ mod observer;
 mod plan;
 mod producers;
 mod psycopg;
+mod queues;
 mod report;
 mod server;
 mod session;
@@ -43,8 +44,9 @@ use findings::Findings;
 use hands::Hands;
 use history::History;
 use plan::Plan;
+use queues::QUEUES;
 use session::Session;
-use world::{QUEUES, World};
+use world::World;
 
 /// What producers and DDL bound, so that a fault holds them up for a while only.
 /// A session that begins while aimq is off for the database has it on all the same.

@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError};
 use anyhow::{Result, ensure};
 
 use crate::actors::{Kind, Pair, Scene, any};
+use crate::queues;
+use crate::queues::Queue;
 use crate::server::{COMMITS, EXCEPTIONS, topic};
-use crate::world::{self, Queue};
 
 const fn kind(name: &'static str, act: fn(&mut Pair, &Scene) -> Result<String>) -> Kind<Pair> {
     Kind { name, is_for: any, later: 0, since: 14, act }
@@ -231,7 +232,7 @@ fn delay(scene: &Scene) -> u64 {
 
 /// A unique index over a partitioned table would need the partitions' column.
 fn has_unique_index(queue: &Queue) -> bool {
-    queue.kind != world::Kind::Partitioned
+    queue.kind != queues::Kind::Partitioned
 }
 
 /// Sends to a topic, which must have a queue.

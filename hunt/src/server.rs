@@ -8,7 +8,7 @@ use postgres::Client;
 use crate::contestant::Contestant;
 use crate::crowding::{NOTIFY_PAGES, WIDE, WORKERS};
 use crate::plan::Plan;
-use crate::world::{CHANNEL, Kind, QUEUES, Queue, literal};
+use crate::queues::{Kind, QUEUES, Queue, literal};
 
 /// A role that owns queues and may use pgmq's schema.
 pub(crate) const ABLE: &str = "hunt_able";

@@ -14,9 +14,10 @@ use crate::clock::{MILLI, Micros, now};
 use crate::contestant::Contestant;
 use crate::excuses::{Place, Scope};
 use crate::locking::lock;
+use crate::queues;
 use crate::report::Loss;
 use crate::verdict::{self, Demand, Limits, Outcome};
-use crate::world::{self, World};
+use crate::world::World;
 use table::{Look, Route, Row, Table};
 
 /// How often it looks.
@@ -271,8 +272,8 @@ fn queues(client: &mut Client, contestant: Contestant) -> Result<Vec<Found>> {
         // Nothing happens to them, nor to the triggers.
         let found = rows.iter().map(|row| {
             let name: String = row.get(1);
-            let queue = world::QUEUES.iter().find(|queue| queue.table() == name);
-            let route = |queue: &world::Queue| Route {
+            let queue = queues::QUEUES.iter().find(|queue| queue.table() == name);
+            let route = |queue: &queues::Queue| Route {
                 channel: contestant.channel(queue),
                 queue: queue.name.to_owned(),
             };
