@@ -5,7 +5,9 @@ use clap::Parser;
 
 use crate::contestant::Contestant;
 use crate::deck;
-use crate::producers::OF_AIMQ;
+
+/// The producers' kinds that only aimq makes a difference to.
+const OF_AIMQ: [&str; 2] = ["delivery = transaction", "delivery = transaction, delayed"];
 
 /// Looks at random for lost wake-ups, on a throw-away server.
 #[derive(Clone, Debug, Parser)]

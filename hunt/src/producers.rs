@@ -29,9 +29,6 @@ const fn kind_for(
     Kind { name, is_for, later: DELAYED, since: 14, act }
 }
 
-/// Those that only aimq makes a difference to.
-pub(crate) const OF_AIMQ: [&str; 2] = ["delivery = transaction", "delivery = transaction, delayed"];
-
 /// The longest delay, in milliseconds.
 const DELAYED: u64 = 1500;
 
