@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aimq_core::payload::Payload;
 use anyhow::{Result, bail};
 use fastrand::Rng;
 use postgres::fallible_iterator::FallibleIterator;
@@ -11,7 +10,7 @@ use postgres::{Client, SimpleQueryMessage};
 
 use crate::clock::{MILLI, Micros, now};
 use crate::contestant::Contestant;
-use crate::hearing::{Calls, Hearing, Stay, Wake};
+use crate::hearing::{Calls, Hearing, Stay};
 use crate::locking::lock;
 use crate::psycopg;
 use crate::queues::{GROUPS, GUARDED};
@@ -23,9 +22,6 @@ pub(crate) const READER: &str = "hunt-reader";
 
 /// The listener by psycopg.
 const PSYCOPG: &str = "psycopg-ear";
-
-/// The event of the notifications that tell of something to read.
-const ENQUEUED: &str = "job_enqueued";
 
 /// The listeners of a database.
 pub(crate) fn hearings(databases: usize, contestant: Contestant) -> Vec<(usize, Mutex<Hearing>)> {
@@ -129,7 +125,7 @@ fn hear(world: &World, client: &mut Client, hearing: &Mutex<Hearing>) -> Result<
             let mut notifications = client.notifications();
             let mut coming = notifications.timeout_iter(Duration::from_millis(100));
             while let Some(one) = coming.next()? {
-                note(hearing, now(), one.channel(), one.payload());
+                lock(hearing).note(now(), one.channel(), one.payload());
             }
         }
         if client.is_closed() {
@@ -137,18 +133,6 @@ fn hear(world: &World, client: &mut Client, hearing: &Mutex<Hearing>) -> Result<
         }
     }
     Ok(())
-}
-
-/// Notes what was heard.
-pub(crate) fn note(hearing: &Mutex<Hearing>, at: Micros, channel: &str, payload: &str) {
-    let payload = serde_json::from_str::<Payload>(payload).ok();
-    // What happens to a message later is no reason to read.
-    if payload.as_ref().is_some_and(|payload| payload.event != ENQUEUED) {
-        return;
-    }
-    let queues = payload.and_then(|payload| payload.queues);
-    let queues = queues.map(|queues| queues.into_keys().collect());
-    lock(hearing).wakes.push(Wake { at, channel: channel.to_owned(), queues });
 }
 
 /// Blocks, reads and deletes until the end.

@@ -10,8 +10,8 @@ use rustix::process::Signal;
 
 use crate::actors::{Excuse, Scene};
 use crate::excuses::Scope;
-use crate::faults::{Process, are_back, pick, processes, signal};
 use crate::hands::Hands;
+use crate::processes::{Process, are_back, pick, processes, signal};
 
 /// How long it may take until something has run out.
 const PATIENCE: Duration = Duration::from_secs(10);

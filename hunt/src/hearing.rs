@@ -1,7 +1,12 @@
 //! What a session that listens has heard, and when one that blocks was in a call: plain data, written by the consumers
 //! and read by the observer.
 
+use aimq_core::payload::Payload;
+
 use crate::clock::Micros;
+
+/// The event of the notifications that tell of something to read.
+const ENQUEUED: &str = "job_enqueued";
 
 /// A notification, when it arrived.
 #[derive(Clone, Debug)]
@@ -42,6 +47,18 @@ pub(crate) struct Hearing {
 }
 
 impl Hearing {
+    /// Notes what was heard.
+    pub(crate) fn note(&mut self, at: Micros, channel: &str, payload: &str) {
+        let payload = serde_json::from_str::<Payload>(payload).ok();
+        // What happens to a message later is no reason to read.
+        if payload.as_ref().is_some_and(|payload| payload.event != ENQUEUED) {
+            return;
+        }
+        let queues = payload.and_then(|payload| payload.queues);
+        let queues = queues.map(|queues| queues.into_keys().collect());
+        self.wakes.push(Wake { at, channel: channel.to_owned(), queues });
+    }
+
     /// The session that listened at a time.
     pub(crate) fn stay_at(&self, at: Micros) -> Option<Stay> {
         let is_then = |stay: &&Stay| stay.from <= at && stay.until.is_none_or(|until| until > at);

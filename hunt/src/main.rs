@@ -17,6 +17,7 @@ mod history;
 mod locking;
 mod observer;
 mod plan;
+mod processes;
 mod producers;
 mod psycopg;
 mod queues;

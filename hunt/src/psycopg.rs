@@ -10,7 +10,6 @@ use aimq_lab::{drivers, shell};
 use anyhow::{Context, Result};
 
 use crate::clock::{Micros, now};
-use crate::consumers::note;
 use crate::hearing::{Hearing, Stay};
 use crate::locking::lock;
 use crate::world::World;
@@ -56,7 +55,7 @@ pub(crate) fn listen(
 fn take(said: &str, hearing: &Mutex<Hearing>) -> Result<()> {
     let (at, channel, payload): (Micros, Option<String>, String) = serde_json::from_str(said)?;
     match channel {
-        Some(channel) => note(hearing, at, &channel, &payload),
+        Some(channel) => lock(hearing).note(at, &channel, &payload),
         None => lock(hearing).stays.push(Stay { from: now(), until: None }),
     }
     Ok(())
