@@ -239,11 +239,12 @@ impl Batch {
             let at = self.journal[next].1;
             if self.routes[at].pop().is_some_and(|(_, tally)| had_written && tally.may_come_back())
             {
-                self.journal[back] = (level - 1, at);
+                self.journal[back].1 = at;
                 back += 1;
             }
         }
-        // All of the level is gone by now: what is on top is of the level around it, or further out.
+        // All of the level is gone by now, and the journal's entries before `back` say on which routes something comes
+        // back. What is on top is of the level around it, or further out.
         let mut kept = first;
         for next in first..back {
             let at = self.journal[next].1;

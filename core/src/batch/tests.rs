@@ -1,5 +1,7 @@
 //! The batch against a model that keeps every message with its level, plus the cases by name.
 
+mod levels;
+
 use std::ffi::CStr;
 
 use super::*;

@@ -9,7 +9,7 @@ use crate::agenda::Agenda;
 use crate::shared::{
     Claim, Database, Marked, News, Session, Slot, Slots, State, Waiter, Waiters, Wake,
 };
-use crate::sync::{AtomicU32, AtomicU64, Ordering::SeqCst, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::*, fence};
 use crate::timestamp::Timestamp;
 
 const OID: u32 = 1;
@@ -75,8 +75,9 @@ impl Hall {
 
     // A producer.
 
+    /// Others see a commit as they see what a lock protects: so the order beside the places comes from fences alone.
     fn commit(&self) {
-        self.visible.fetch_add(1, SeqCst);
+        self.visible.fetch_add(1, Release);
     }
 
     fn tell(&self, claim: Claim) {
@@ -128,7 +129,7 @@ impl Hall {
 
     /// `pgmq.read`. A session that may not want the messages there does not read.
     fn read(&self, takes: u32) -> bool {
-        takes > 0 && self.visible.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok()
+        takes > 0 && self.visible.fetch_update(AcqRel, Acquire, |left| left.checked_sub(1)).is_ok()
     }
 
     fn leave(&self, at: usize) {
@@ -196,7 +197,7 @@ impl Hall {
             let kept = notifier.keep_only(OID, self.slots(), |_| true);
             self.waiters().call_released(OID, &kept.released, |_| ());
             while let Some((key, _)) = notifier.next_look() {
-                let visible = self.visible.load(SeqCst);
+                let visible = self.visible.load(Acquire);
                 if let Some(claim) = self.slots().find(OID, &key) {
                     let _: Wake = self.slots().leave_to_waiters(claim, visible);
                 }
@@ -205,8 +206,8 @@ impl Hall {
         self.waiters().call(OID, self.slots(), |_| ());
     }
 
-    /// Everybody goes on until nobody can. Nobody may sleep beside a message then.
-    fn settle(&self, mut sleepers: Vec<(usize, u32)>) {
+    /// Everybody goes on until nobody can. Nobody may sleep beside a message then. Returns how many sleep.
+    fn settle(&self, mut sleepers: Vec<(usize, u32)>) -> usize {
         loop {
             self.notifier();
             let Some(next) = sleepers.iter().position(|(at, _)| self.waiters().is_called(*at))
@@ -224,6 +225,7 @@ impl Hall {
         }
         let wants = sleepers.iter().any(|(_, takes)| *takes > 0);
         assert!(!wants || self.visible.load(SeqCst) == 0, "stranded: a message, and a sleeper");
+        sleepers.len()
     }
 }
 
@@ -319,7 +321,8 @@ fn a_place_changes_hands_while_it_is_called() {
         hall.tell(claim);
         hall.notifier();
         let sleeper = next.join().unwrap();
-        hall.settle(sleeper.map(|at| (at, 1)).into_iter().collect());
+        let asleep = hall.settle(sleeper.map(|at| (at, 1)).into_iter().collect());
+        assert_eq!(hall.waiters().seen(OID).len(), asleep, "a place that nobody is in");
     });
 }
 
