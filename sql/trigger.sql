@@ -22,7 +22,7 @@ BEGIN
                     OR EXISTS (SELECT FROM pg_catalog.pg_namespace p
                                 WHERE p.nspname OPERATOR(pg_catalog.=) 'pgmq' AND p.nspowner OPERATOR(pg_catalog.=) r.oid)
                     OR EXISTS (SELECT FROM pg_catalog.pg_class c
-                                WHERE c.oid OPERATOR(pg_catalog.=) 'pgmq.meta'::pg_catalog.regclass::pg_catalog.oid
+                                WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgmq.meta')::pg_catalog.oid
                                   AND c.relowner OPERATOR(pg_catalog.=) r.oid))
            );
     IF strangers IS NOT NULL THEN
