@@ -82,7 +82,6 @@ const OF_NOTHING: &[(&str, Must)] = &[
     ("SET aimq.enabled = off; SET aimq.delivery = transaction", BeHarmless),
     ("SET aimq.notify_interval = 60000", Fail("55P02")),
     ("SET aimq.max_queues = 1", Fail("55P02")),
-    ("SET aimq.mine = 1", Fail("42602")),
     ("ALTER SYSTEM SET aimq.enabled = off", DENIED),
     ("ALTER ROLE postgres SET aimq.enabled = off", DENIED),
     // aimq's trigger functions on tables of the own session, with others' arguments and hostile ones.
