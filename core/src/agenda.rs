@@ -1,10 +1,9 @@
 //! What a notifier or a watcher has to do, and when. A notifier makes notifications of the marks: it coalesces, keeps the
 //! interval between two notifications of one queue, and rests if notifying takes too much of a processor. A watcher
-//! knows which tables it has to look at. Both know when they have to wake up next. [`Duties`] says which of it a process
-//! does.
+//! knows which tables it has to look at. Both know when they have to wake up next. [`Duties`] says who does what.
 //!
-//! What may not be sent yet stays marked, and a queue that is marked wakes nobody: so a busy queue wakes
-//! the notifier once in an interval. Many queues together would do so more often while it rests: then
+//! What may not be sent yet stays marked, and a queue that is marked wakes nobody: so a busy queue wakes the
+//! notifier once in an interval. Many queues together would do so more often while it rests: then
 //! the door is closed, and opened again *before* the marks are read. What was drained is kept until it was sent.
 
 mod duties;

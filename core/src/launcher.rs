@@ -87,7 +87,7 @@ impl Launcher {
             Event::Tried(process, tried) => self.tried(process, tried, moment),
             Event::NoSlotNoted { process, is_noted } => self.no_slot_noted(process, is_noted),
             Event::GivenUp { oid, is_told } => self.given_up(oid, is_told, moment),
-            Event::Guarded(left) => self.end_turn(&left, moment),
+            Event::Guarded(left) => self.end_round(&left, moment),
             Event::Done => {}
         }
         self.plan.pop_front().unwrap_or(Act::LookAtGuarded)
@@ -324,7 +324,7 @@ impl Launcher {
 
     /// All processes were seen to. What is left are the databases whose watcher was rung and has not shown itself
     /// since. The sessions that block there look for themselves, until it does.
-    fn end_turn(&mut self, guarded: &[(u32, i64)], moment: Moment) {
+    fn end_round(&mut self, guarded: &[(u32, i64)], moment: Moment) {
         if std::mem::take(&mut self.has_free_slot) {
             for job in self.jobs.values_mut().filter(|job| matches!(job.stage, Stage::LacksSlot(_)))
             {

@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::clock::now;
 use crate::deck::{Deck, Draw, source};
 use crate::excuses::Scope;
-use crate::locking::lock;
 use crate::queues::{QUEUES, Queue};
 use crate::session::Session;
 use crate::world::{World, told};
+use aimq_lab::locking::lock;
 
 /// One kind of action: its name, which queues it is for, and what it does with one. It answers with what is worth
 /// telling.

@@ -11,11 +11,11 @@ use postgres::{Client, SimpleQueryMessage};
 use crate::clock::{MILLI, Micros, now};
 use crate::contestant::Contestant;
 use crate::hearing::{Calls, Hearing, Stay};
-use crate::locking::lock;
 use crate::psycopg;
 use crate::queues::{GROUPS, GUARDED};
 use crate::session::Session;
 use crate::world::{World, told};
+use aimq_lab::locking::lock;
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";

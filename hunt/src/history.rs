@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use crate::clock::{Micros, now};
-use crate::locking::lock;
+use aimq_lab::locking::lock;
 
 /// How many actions are remembered.
 const LENGTH: usize = 20_000;

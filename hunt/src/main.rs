@@ -14,7 +14,6 @@ mod findings;
 mod hands;
 mod hearing;
 mod history;
-mod locking;
 mod observer;
 mod plan;
 mod processes;

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::clock::{Micros, now};
 use crate::hearing::{Hearing, Stay};
-use crate::locking::lock;
 use crate::world::World;
+use aimq_lab::locking::lock;
 
 /// The program.
 const PROGRAM: &str = include_str!("listener.py");

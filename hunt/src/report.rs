@@ -7,9 +7,9 @@ use aimq_lab::stats::percentile;
 use crate::clock::{Micros, SECOND, millis, now};
 use crate::excuses::Place;
 use crate::history::Act;
-use crate::locking::lock;
 use crate::verdict::Demand;
 use crate::world::World;
+use aimq_lab::locking::lock;
 
 /// How much of the time before a loss is told.
 const BEFORE: Micros = 6 * SECOND;

@@ -11,8 +11,8 @@ use postgres::{Client, NoTls};
 use crate::actors::{Kind, Scene, any};
 use crate::clock::{MILLI, Micros, SECOND, now};
 use crate::hands::Hands;
-use crate::locking::lock;
 use crate::world::World;
+use aimq_lab::locking::lock;
 
 /// How long the copy may take to catch up.
 const PATIENCE: Duration = Duration::from_secs(10);

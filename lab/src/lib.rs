@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod debs;
 pub mod drivers;
 pub mod install;
+pub mod locking;
 pub mod majors;
 pub mod own;
 mod packages;

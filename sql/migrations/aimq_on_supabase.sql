@@ -20,8 +20,8 @@ CREATE EXTENSION IF NOT EXISTS aimq CASCADE;
 -- Where there is none, AIMQ or Supabase ("Expose Queues via PostgREST") has not been there: they bring what AIMQ's
 -- workers need besides (send, send_batch, read, pop, archive, delete), which is left as it is.
 --
--- The owner of a schema may drop each function in it and put another one there, which service_role would then call. So
--- may he who owns one of the functions. Who may create in it can add a function that fits a call better.
+-- The owner of a schema may drop each function in it and put another one there, which service_role would then call. The
+-- owner of a function may do the same with that. A role with CREATE can add a function that fits a call better.
 DO $$
 DECLARE
     path text := pg_catalog.current_setting('search_path');

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aimq_lab::cluster::Cluster;
+use aimq_lab::locking::lock;
 use aimq_lab::majors::Major;
 use aimq_lab::setup;
 use anyhow::{Context, Result, ensure};
@@ -162,10 +163,6 @@ fn run() -> Result<bool> {
     }
     read_log(&cluster, &found)?;
     report(&lock(&found), seed, plan.seconds)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn fault(found: &Mutex<Found>, what: String) {

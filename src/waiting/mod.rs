@@ -291,8 +291,7 @@ fn _sleep() -> bool {
     // Whatever ends the sleep: it is not called any more, and if it was, it looks.
     with_wait(false, |wait| {
         wait.is_armed = false;
-        wait.call =
-            shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.is_awake_again(at));
+        wait.call = shared::get().zip(wait.place).and_then(|(it, at)| it.waiters.woke(at));
         wait.is_called = is_called || wait.call.is_some();
         wait.must_check = wait.is_called && wait.call.is_none();
         wait.is_called

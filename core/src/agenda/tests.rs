@@ -99,7 +99,7 @@ impl Simulation {
     }
 
     /// A whole turn at `moment`.
-    fn turn(&mut self, moment: Moment) -> (Vec<Said>, Timers) {
+    fn round(&mut self, moment: Moment) -> (Vec<Said>, Timers) {
         self.moment = moment;
         let timers = self.sweep();
         let (said, pending) = self.say();
@@ -143,15 +143,15 @@ fn the_first_after_quiet_goes_at_once_and_the_rest_at_the_intervals_end() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     assert!(it.enqueue(claim, 2), "rings");
-    assert_eq!(it.turn(1000), (vec![one("c", "q", 2)], IDLE));
+    assert_eq!(it.round(1000), (vec![one("c", "q", 2)], IDLE));
     assert!(it.enqueue(claim, 3), "there is no timer yet");
-    assert_eq!(it.turn(1050), (vec![], until(1100)));
+    assert_eq!(it.round(1050), (vec![], until(1100)));
     assert!(!it.enqueue(claim, 4), "the timer brings the notifier");
-    assert_eq!(it.turn(1099), (vec![], until(1100)), "woken by something else");
-    assert_eq!(it.turn(1100), (vec![one("c", "q", 7)], IDLE));
+    assert_eq!(it.round(1099), (vec![], until(1100)), "woken by something else");
+    assert_eq!(it.round(1100), (vec![one("c", "q", 7)], IDLE));
     assert!(it.agenda.is_idle());
     assert!(it.enqueue(claim, 1), "rings again");
-    assert_eq!(it.turn(1201), (vec![one("c", "q", 1)], IDLE));
+    assert_eq!(it.round(1201), (vec![one("c", "q", 1)], IDLE));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn without_an_interval_everything_goes_at_once() {
     for moment in 1..4 {
         assert!(it.enqueue(claim, 1));
         assert!(!it.enqueue(claim, 1), "the first rings for both");
-        assert_eq!(it.turn(moment), (vec![one("c", "q", 2)], IDLE));
+        assert_eq!(it.round(moment), (vec![one("c", "q", 2)], IDLE));
     }
 }
 
@@ -170,14 +170,14 @@ fn a_longer_interval_applies_from_the_next_notification() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
-    it.turn(1000);
+    it.round(1000);
     it.interval = 500;
     it.agenda.change_interval(1010, 500);
     it.enqueue(claim, 1);
-    assert_eq!(it.turn(1050), (vec![], until(1100)));
-    assert_eq!(it.turn(1100).0, vec![one("c", "q", 1)]);
+    assert_eq!(it.round(1050), (vec![], until(1100)));
+    assert_eq!(it.round(1100).0, vec![one("c", "q", 1)]);
     it.enqueue(claim, 1);
-    assert_eq!(it.turn(1200), (vec![], until(1600)));
+    assert_eq!(it.round(1200), (vec![], until(1600)));
 }
 
 #[test]
@@ -185,13 +185,13 @@ fn a_shorter_interval_applies_to_what_waits() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
-    it.turn(1000);
+    it.round(1000);
     it.enqueue(claim, 1);
-    assert_eq!(it.turn(1010), (vec![], until(1100)));
+    assert_eq!(it.round(1010), (vec![], until(1100)));
     it.interval = 5;
     it.agenda.change_interval(1020, 5);
-    assert_eq!(it.turn(1020), (vec![], until(1025)));
-    assert_eq!(it.turn(1025).0, vec![one("c", "q", 1)]);
+    assert_eq!(it.round(1020), (vec![], until(1025)));
+    assert_eq!(it.round(1025).0, vec![one("c", "q", 1)]);
 }
 
 #[test]
@@ -199,11 +199,11 @@ fn no_interval_lets_what_waits_go_at_once() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
-    it.turn(1000);
+    it.round(1000);
     it.enqueue(claim, 1);
     it.interval = 0;
     it.agenda.change_interval(1050, 0);
-    assert_eq!(it.turn(1050), (vec![one("c", "q", 1)], IDLE));
+    assert_eq!(it.round(1050), (vec![one("c", "q", 1)], IDLE));
 }
 
 #[test]
@@ -211,19 +211,19 @@ fn a_quiet_queue_does_not_wait_for_a_busy_one_and_takes_it_along() {
     let mut it = Simulation::new();
     let (busy, quiet, other) = (it.claim("c", "busy"), it.claim("c", "quiet"), it.claim("d", "q"));
     it.enqueue(busy, 1);
-    assert_eq!(it.turn(1000), (vec![one("c", "busy", 1)], IDLE));
+    assert_eq!(it.round(1000), (vec![one("c", "busy", 1)], IDLE));
     it.enqueue(busy, 5);
-    assert_eq!(it.turn(1010), (vec![], until(1100)));
+    assert_eq!(it.round(1010), (vec![], until(1100)));
     assert!(it.enqueue(other, 1));
-    assert_eq!(it.turn(1020), (vec![one("d", "q", 1)], until(1100)), "another channel");
+    assert_eq!(it.round(1020), (vec![one("d", "q", 1)], until(1100)), "another channel");
     assert!(it.enqueue(quiet, 1));
     let both = r#"{"event":"e","queues":{"busy":{"count":5},"quiet":{"count":1}}}"#;
-    assert_eq!(it.turn(1040), (vec![("c".into(), both.into())], IDLE));
+    assert_eq!(it.round(1040), (vec![("c".into(), both.into())], IDLE));
     it.enqueue(busy, 1);
     it.enqueue(quiet, 2);
-    assert_eq!(it.turn(1100), (vec![], until(1140)), "both have an interval again");
+    assert_eq!(it.round(1100), (vec![], until(1140)), "both have an interval again");
     let both = r#"{"event":"e","queues":{"busy":{"count":1},"quiet":{"count":2}}}"#;
-    assert_eq!(it.turn(1140), (vec![("c".into(), both.into())], IDLE));
+    assert_eq!(it.round(1140), (vec![("c".into(), both.into())], IDLE));
 }
 
 #[test]
@@ -236,13 +236,13 @@ fn what_could_not_be_sent_is_said_again_with_what_came_since() {
     assert_eq!(it.fail(30), Some(1030));
     assert!(!it.agenda.is_idle());
     assert!(it.enqueue(claim, 2));
-    assert_eq!(it.turn(1029), (vec![], until(1030)));
+    assert_eq!(it.round(1029), (vec![], until(1030)));
     assert!(!it.enqueue(claim, 1), "the timer brings the notifier");
     it.moment = 1030;
     it.sweep();
     assert_eq!(it.fail(60), Some(1090));
     it.enqueue(claim, 4);
-    assert_eq!(it.turn(1090), (vec![one("c", "q", 8)], IDLE));
+    assert_eq!(it.round(1090), (vec![one("c", "q", 8)], IDLE));
 }
 
 #[test]
@@ -250,14 +250,14 @@ fn a_failure_does_not_make_an_interval_longer() {
     let mut it = Simulation::new();
     let (quiet, failing) = (it.claim("c", "q"), it.claim("d", "q"));
     it.enqueue(quiet, 1);
-    it.turn(1000);
+    it.round(1000);
     it.enqueue(failing, 1);
     it.moment = 1010;
     it.sweep();
     assert_eq!(it.fail(20), Some(1030));
     it.enqueue(quiet, 1);
-    assert_eq!(it.turn(1030), (vec![one("d", "q", 1)], until(1100)));
-    assert_eq!(it.turn(1100).0, [one("c", "q", 1)]);
+    assert_eq!(it.round(1030), (vec![one("d", "q", 1)], until(1100)));
+    assert_eq!(it.round(1100).0, [one("c", "q", 1)]);
 }
 
 /// When the first of its rests ends.
@@ -269,43 +269,43 @@ fn resting() -> (Simulation, Claim, Claim) {
     let (claim, other) = (it.claim("c", "q"), it.claim("d", "r"));
     it.agenda.pace.rest_until(1000);
     it.enqueue(claim, 1);
-    it.turn(1000);
+    it.round(1000);
     (it, claim, other)
 }
 
 #[test]
 fn a_notifier_rests_by_what_notifying_takes() {
     let (mut it, claim, other) = resting();
-    assert_eq!(it.turn(1500), (vec![], IDLE), "without marks there is nothing to wake up for");
+    assert_eq!(it.round(1500), (vec![], IDLE), "without marks there is nothing to wake up for");
     assert!(it.enqueue(claim, 2), "the door is open still");
-    assert_eq!(it.turn(1600), (vec![], until(RESTED)));
+    assert_eq!(it.round(1600), (vec![], until(RESTED)));
     assert!(!it.enqueue(other, 1), "and closed now, for all queues");
     assert!(!it.enqueue(claim, 1));
-    assert_eq!(it.turn(RESTED - 1), (vec![], until(RESTED)));
-    let (said, timers) = it.turn(RESTED);
+    assert_eq!(it.round(RESTED - 1), (vec![], until(RESTED)));
+    let (said, timers) = it.round(RESTED);
     assert_eq!((said, timers), (vec![one("c", "q", 3), one("d", "r", 1)], IDLE));
     assert!(it.enqueue(other, 1), "open again");
     let next = RESTED + 10 * NOTIFY;
-    assert_eq!(it.turn(next - 1), (vec![], until(next)));
+    assert_eq!(it.round(next - 1), (vec![], until(next)));
 }
 
 #[test]
 fn what_is_found_during_a_rest_waits_for_its_end() {
     let (mut it, _, other) = resting();
     found(&mut it, "c", "s");
-    assert_eq!(it.turn(1500), (vec![], until(RESTED)));
+    assert_eq!(it.round(1500), (vec![], until(RESTED)));
     assert!(it.enqueue(other, 1));
-    assert_eq!(it.turn(1600), (vec![], until(RESTED)));
-    assert_eq!(it.turn(RESTED).0, [one("c", "s", 1), one("d", "r", 1)]);
+    assert_eq!(it.round(1600), (vec![], until(RESTED)));
+    assert_eq!(it.round(RESTED).0, [one("c", "s", 1), one("d", "r", 1)]);
 }
 
 #[test]
 fn a_deadline_during_a_rest_is_looked_at_at_its_end() {
     let (mut it, claim, _) = resting();
     it.expect(claim, 1500);
-    assert_eq!(it.turn(1400).1, Timers { interval: None, deadline: Some(Timestamp(1500)) });
-    assert_eq!(it.turn(1500).1, until(RESTED));
-    it.turn(RESTED);
+    assert_eq!(it.round(1400).1, Timers { interval: None, deadline: Some(Timestamp(1500)) });
+    assert_eq!(it.round(1500).1, until(RESTED));
+    it.round(RESTED);
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(1500))]);
 }
 
@@ -324,10 +324,10 @@ fn a_look_that_finds_something_is_announced_once() {
     found(&mut it, "c", "q");
     assert_eq!(it.say(), (vec![one("c", "q", 1)], None));
     found(&mut it, "c", "q");
-    assert_eq!(it.turn(50), (vec![], until(101)), "looks keep the interval too");
+    assert_eq!(it.round(50), (vec![], until(101)), "looks keep the interval too");
     let claim = it.claim("c", "q");
     it.enqueue(claim, 3);
-    assert_eq!(it.turn(101).0, [one("c", "q", 4)], "at most one too many");
+    assert_eq!(it.round(101).0, [one("c", "q", 4)], "at most one too many");
 }
 
 #[test]
@@ -349,15 +349,15 @@ fn a_deadline_becomes_a_timer_and_then_a_look() {
     assert!(it.expect(claim, 500));
     assert!(it.expect(other, 600));
     let deadline = |at| Timers { interval: None, deadline: Some(Timestamp(at)) };
-    assert_eq!(it.turn(10), (vec![], deadline(500)));
+    assert_eq!(it.round(10), (vec![], deadline(500)));
     assert!(it.agenda.is_idle(), "nothing to look at yet");
-    assert_eq!(it.turn(499), (vec![], deadline(500)));
-    assert_eq!(it.turn(500), (vec![], deadline(600)), "forgotten: the look finds the next");
+    assert_eq!(it.round(499), (vec![], deadline(500)));
+    assert_eq!(it.round(500), (vec![], deadline(600)), "forgotten: the look finds the next");
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(500))]);
     found(&mut it, "c", "q");
     assert!(it.expect(claim, 700), "as the look has found");
-    assert_eq!(it.turn(500), (vec![one("c", "q", 1)], deadline(600)));
-    assert_eq!(it.turn(600).1, deadline(700));
+    assert_eq!(it.round(500), (vec![one("c", "q", 1)], deadline(600)));
+    assert_eq!(it.round(600).1, deadline(700));
     assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp(600))]);
 }
 
@@ -366,11 +366,11 @@ fn a_deadline_within_the_interval_is_looked_at_at_its_end() {
     let mut it = Simulation::new();
     let claim = it.claim("c", "q");
     it.enqueue(claim, 1);
-    it.turn(1000);
+    it.round(1000);
     it.expect(claim, 1050);
-    assert_eq!(it.turn(1050), (vec![], until(1100)));
+    assert_eq!(it.round(1050), (vec![], until(1100)));
     assert_eq!(looks(&mut it), [], "what it finds could not be sent");
-    it.turn(1100);
+    it.round(1100);
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(1050))]);
     found(&mut it, "c", "q");
     assert_eq!(it.say().0, [one("c", "q", 1)]);
@@ -387,14 +387,14 @@ fn what_has_moved_is_looked_at_at_once_and_then_now_and_again() {
     assert!(moved(&it, claim, 950), "rings");
     assert!(!moved(&it, claim, 930));
     assert!(!moved(&it, claim, 970));
-    assert_eq!(it.turn(1000), (vec![], IDLE));
+    assert_eq!(it.round(1000), (vec![], IDLE));
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp(930))], "the earliest");
     assert!(moved(&it, claim, 1000), "rings again");
     let next = 1000 + LOOK_INTERVAL;
-    assert_eq!(it.turn(1001), (vec![], until(next)));
+    assert_eq!(it.round(1001), (vec![], until(next)));
     assert_eq!(looks(&mut it), []);
     assert!(!moved(&it, claim, i64::MIN), "the timer brings the notifier");
-    assert_eq!(it.turn(next), (vec![], IDLE));
+    assert_eq!(it.round(next), (vec![], IDLE));
     assert_eq!(looks(&mut it), [(key("c", "q"), Timestamp::NEG_INFINITY)]);
 }
 
@@ -414,19 +414,23 @@ fn looks_that_cost_much_wait() {
     let (claim, other) = (it.claim("c", "q"), it.claim("c", "r"));
     it.agenda.look_pace.rest_until(1000);
     moved(&it, claim, 1);
-    it.turn(1000);
+    it.round(1000);
     assert_eq!(looks(&mut it).len(), 1);
     it.agenda.looked(Some(claim), 1000, 30);
     let end = 1000 + 30 * pace::LOOK;
     moved(&it, other, 1);
     it.expect(claim, 1010);
-    assert_eq!(it.turn(1020), (vec![], until(end)), "reads wait for all, a time for its own queue");
+    assert_eq!(
+        it.round(1020),
+        (vec![], until(end)),
+        "reads wait for all, a time for its own queue"
+    );
     assert_eq!(looks(&mut it), []);
-    it.turn(end);
+    it.round(end);
     assert_eq!(looks(&mut it).len(), 2);
     it.agenda.looked(Some(claim), end, 30);
     it.expect(other, 1010);
-    it.turn(end + 1);
+    it.round(end + 1);
     assert_eq!(looks(&mut it), [(key("c", "r"), Timestamp(1010))], "not for another");
 }
 

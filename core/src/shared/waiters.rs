@@ -192,7 +192,7 @@ impl Waiters<'_> {
 
     /// The session is awake, and not called any more until it is armed again. Says what it was called for, which
     /// it reads, or [gives back](Slots::give_back).
-    pub fn is_awake_again(&self, at: usize) -> Option<Call> {
+    pub fn woke(&self, at: usize) -> Option<Call> {
         let state = &self.all[at].state;
         let old = state.swap((state.load(Relaxed) & ARMED) | AWAKE, SeqCst);
         let turns = u32::try_from(old >> TURNS_SHIFT).unwrap_or(0);
@@ -202,7 +202,7 @@ impl Waiters<'_> {
 
     /// The session does not wait any more. Says what it was called for and has not read.
     pub fn vacate(&self, slots: Slots<'_>, at: usize) -> Option<Call> {
-        let call = self.is_awake_again(at);
+        let call = self.woke(at);
         for (word, bits) in (0..).zip(self.words_of(at)) {
             let mut left = bits.swap(0, SeqCst);
             while left != 0 {

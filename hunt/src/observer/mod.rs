@@ -13,11 +13,11 @@ use postgres::{Client, Statement};
 use crate::clock::{MILLI, Micros, now};
 use crate::contestant::Contestant;
 use crate::excuses::{Place, Scope};
-use crate::locking::lock;
 use crate::queues;
 use crate::report::Loss;
 use crate::verdict::{self, Demand, Limits, Outcome};
 use crate::world::World;
+use aimq_lab::locking::lock;
 use table::{Look, Route, Row, Table};
 
 /// How often it looks.

@@ -68,21 +68,21 @@ impl Run {
             Step::Wait(duration) => {
                 let end = self.it.moment + duration;
                 if self.rung {
-                    self.turn();
+                    self.round();
                 }
                 while let Some(timer) = self.timer.filter(|timer| *timer <= end) {
                     assert!(timer > self.it.moment, "a timer that was over when it was set");
                     self.it.moment = timer;
-                    self.turn();
+                    self.round();
                 }
                 self.it.moment = end;
             }
-            Step::Wake => self.turn(),
+            Step::Wake => self.round(),
             Step::Fail(delay) => self.fails = Some(delay),
         }
     }
 
-    fn turn(&mut self) {
+    fn round(&mut self) {
         self.rung = false;
         let timer = self.it.sweep().interval;
         let pending;

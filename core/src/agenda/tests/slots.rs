@@ -7,7 +7,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let mut it = Simulation::new();
     let (kept, gone) = (it.claim("c", "kept"), it.claim("c", "gone"));
     it.enqueue(kept, 1);
-    it.turn(1000);
+    it.round(1000);
     let done = it.keep_only(|route| *route == key("c", "kept"));
     assert_eq!(done, Kept { must_ask_again: false, released: vec![gone.at] });
     assert!(it.slots().is_current(kept));
@@ -17,7 +17,7 @@ fn queues_that_are_no_longer_realtime_give_their_slots_back() {
     let other = it.claim("d", "other");
     assert_eq!(other.at, gone.at);
     assert!(it.enqueue(other, 1), "nor the former queue's interval");
-    assert_eq!(it.turn(1010).0, [one("d", "other", 1)]);
+    assert_eq!(it.round(1010).0, [one("d", "other", 1)]);
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn a_mark_in_a_slot_that_is_given_back_is_announced() {
     let early = it.claim("c", "early");
     it.enqueue(early, 5);
     assert!(it.keep_only(|_| false).must_ask_again, "it may be realtime by now");
-    assert_eq!(it.turn(1000).0, [one("c", "early", 1)]);
+    assert_eq!(it.round(1000).0, [one("c", "early", 1)]);
 }
 
 /// It can't announce: the notifier beside it does, and then the slot is given back.
@@ -65,14 +65,14 @@ fn what_the_statistics_show() {
     let mut it = Simulation::new();
     let (claim, other) = (it.claim("c", "q"), it.claim("c", "other"));
     (0..3).for_each(|_| _ = it.enqueue(claim, 2));
-    it.turn(1000);
+    it.round(1000);
     (0..2).for_each(|_| _ = it.enqueue(claim, 1));
     it.expect(claim, 5000);
     let counters = it.slots().counters(claim);
     assert_eq!((counters.transactions, counters.messages), (6, 9));
     assert_eq!((counters.notifications, counters.coalesced), (1, 2));
     assert_eq!(counters.last_wake_up, Some(Timestamp(1000)));
-    it.turn(1100);
+    it.round(1100);
     let counters = it.slots().counters(claim);
     assert_eq!((counters.notifications, counters.last_wake_up), (2, Some(Timestamp(1100))));
     let counters = it.slots().counters(other);
@@ -97,7 +97,7 @@ fn another_databases_queues_are_left_alone() {
     let mut it = Simulation::new();
     let strange = it.slots().claim(OID + 1, &key("c", "q")).unwrap();
     let _: Marked = it.slots().mark(strange, 1);
-    assert_eq!(it.turn(1000), (vec![], IDLE));
+    assert_eq!(it.round(1000), (vec![], IDLE));
     it.keep_only(|_| false);
     assert!(it.slots().is_current(strange));
 }

@@ -216,7 +216,7 @@ impl Hall {
             };
             let (at, takes) = sleepers.remove(next);
             // It now reads what it was called for, or finds it gone.
-            self.waiters().is_awake_again(at);
+            self.waiters().woke(at);
             if self.read(takes) {
                 self.leave(at);
             } else if let Some(at) = self.look(at, takes) {
@@ -279,7 +279,7 @@ fn a_session_that_looks_again() {
         let (hall, claim) = Hall::new();
         let at = hall.block(claim, 1).unwrap();
         let again = hall.spawn(move |hall| {
-            let call = hall.waiters().is_awake_again(at);
+            let call = hall.waiters().woke(at);
             let sleeper = hall.look(at, 1);
             // If it sleeps on, it has not read what it was called for before.
             (sleeper, call)
