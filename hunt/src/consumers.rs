@@ -10,8 +10,8 @@ use postgres::{Client, SimpleQueryMessage};
 
 use crate::clock::{MILLI, Micros, now};
 use crate::contestant::Contestant;
+use crate::drivers::{self, Driver};
 use crate::hearing::{Calls, Hearing, Stay};
-use crate::psycopg;
 use crate::queues::{GROUPS, GUARDED};
 use crate::session::Session;
 use crate::world::{World, told};
@@ -19,9 +19,6 @@ use aimq_lab::locking::lock;
 
 /// The application name of the sessions that block.
 pub(crate) const READER: &str = "hunt-reader";
-
-/// The listener by psycopg.
-const PSYCOPG: &str = "psycopg-ear";
 
 /// The listeners of a database.
 pub(crate) fn hearings(databases: usize, contestant: Contestant) -> Vec<(usize, Mutex<Hearing>)> {
@@ -31,11 +28,12 @@ pub(crate) fn hearings(databases: usize, contestant: Contestant) -> Vec<(usize, 
     };
     (0..databases)
         .flat_map(|database| {
-            [
+            let ours = [
                 one("ear", database, contestant.channels()),
                 one("jobs-ear", database, contestant.channels()[..1].to_vec()),
-                one(PSYCOPG, database, contestant.channels()),
-            ]
+            ];
+            let others = Driver::ALL.map(|it| one(it.ear(), database, contestant.channels()));
+            ours.into_iter().chain(others)
         })
         .collect()
 }
@@ -60,12 +58,12 @@ enum Way {
 const READERS: [(&str, Way); 10] = [
     ("shared", Way::Read),
     ("shared", Way::PooledRead),
+    ("shared", Way::PooledReadFor),
     ("pool", Way::Read),
     ("pool", Way::ReadFor),
     ("pool", Way::Wait),
     ("pool", Way::WaitFor),
     ("pool", Way::Read),
-    ("pool", Way::PooledReadFor),
     (GUARDED, Way::GuardedRead),
     (GROUPS, Way::WaitGrouped),
 ];
@@ -96,11 +94,12 @@ pub(crate) fn listen(world: &World, number: usize) {
         let hearing = lock(hearing);
         (hearing.name.clone(), hearing.channels.clone())
     };
-    let is_psycopg = name.starts_with(PSYCOPG);
+    let driver = Driver::ALL.into_iter().find(|driver| name.starts_with(driver.ear()));
     while !world.is_ended() {
         let session = || -> Result<()> {
-            if is_psycopg {
-                return psycopg::listen(world, &world.databases[*database], &channels, hearing);
+            if let Some(driver) = driver {
+                let database = &world.databases[*database];
+                return drivers::listen(world, driver, database, &channels, hearing);
             }
             let mut client = world.connect(&world.databases[*database], &name)?;
             for channel in &channels {

@@ -1,10 +1,11 @@
 //! What happens to processes and the server.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use aimq_lab::shell;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::actors::{Excuse, Kind, Scene, any};
@@ -19,7 +20,7 @@ const fn kind(name: &'static str, act: fn(&mut Hands, &Scene) -> Result<String>)
 }
 
 /// Those that come one after the other, because each takes away something that the next needs.
-pub(crate) const KINDS: [Kind<Hands>; 11] = [
+pub(crate) const KINDS: [Kind<Hands>; 12] = [
     kind("terminate a notifier", |hands, scene| terminate(hands, scene, false)),
     kind("terminate the launcher", |hands, scene| terminate(hands, scene, true)),
     kind("SIGSTOP a notifier", |hands, scene| stop(hands, scene, false)),
@@ -39,7 +40,7 @@ pub(crate) const KINDS: [Kind<Hands>; 11] = [
     }),
     kind("SIGKILL a notifier", |hands, scene| {
         let process = pick(hands, scene, false)?;
-        crash(hands, scene, process.pid)?;
+        crash(hands, scene, || signal(process.pid, Signal::KILL))?;
         Ok(process.kind)
     }),
     kind("SIGKILL a producer", |hands, scene| {
@@ -47,9 +48,10 @@ pub(crate) const KINDS: [Kind<Hands>; 11] = [
             hands.world.connect(&hands.world.databases[scene.database], "hunt-producer")?;
         let pid: i32 = producer.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         producer.batch_execute(&format!("BEGIN; SELECT pgmq.send({}, '{{}}')", scene.q))?;
-        crash(hands, scene, pid)?;
+        crash(hands, scene, || signal(pid, Signal::KILL))?;
         Ok(scene.queue.name.to_owned())
     }),
+    kind("no room on the disk for WAL", fill_disk),
     kind("immediate shutdown", |hands, scene| {
         let world = Arc::clone(&hands.world);
         let before = processes(hands, scene)?;
@@ -88,14 +90,36 @@ pub(crate) const LIGHT: [Kind<Hands>; 8] = [
     }),
 ];
 
-/// Kills a process of the server, which restarts itself.
-fn crash(hands: &mut Hands, scene: &Scene, pid: i32) -> Result<()> {
+/// Does what makes the server restart itself.
+fn crash(hands: &mut Hands, scene: &Scene, bring: impl FnOnce() -> Result<()>) -> Result<()> {
     let world = Arc::clone(&hands.world);
     let before = processes(hands, scene)?;
     let _excuse = Excuse::new(&world, Scope::Server, "the server crashed");
-    signal(pid, Signal::KILL)?;
+    bring()?;
     hands.until("the crash", PATIENCE, |hands| hands.one(scene).run(&["SELECT 1"]).is_err())?;
     are_back(hands, scene, &before)
+}
+
+/// A producer's backend may make no file longer, which is the same to it as a full disk: PostgreSQL ignores the signal
+/// that comes with it, so that the write fails. It ends all when its commit cannot be written.
+fn fill_disk(hands: &mut Hands, scene: &Scene) -> Result<String> {
+    let mut producer =
+        hands.world.connect(&hands.world.databases[scene.database], "hunt-producer")?;
+    let pid: i32 = producer.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    let begin = format!("BEGIN; SELECT pgmq.send({}, '{{}}')", scene.q);
+    producer.batch_execute(&begin)?;
+    crash(hands, scene, || {
+        // As the server's user, who may limit its processes.
+        let mut limit = shell::unprivileged(Path::new("prlimit"));
+        shell::output(limit.args(["--fsize=0", "--pid", &pid.to_string()]))?;
+        // Another backend that commits at this moment may write ours as well.
+        let more = ["SELECT pg_logical_emit_message(true, 'hunt', '')"; 20];
+        let mut commits = std::iter::once("COMMIT").chain(more);
+        let is_over = commits.any(|commit| producer.batch_execute(commit).is_err());
+        ensure!(is_over, "all was written");
+        Ok(())
+    })?;
+    Ok(scene.queue.name.to_owned())
 }
 
 fn terminate(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {

@@ -1,12 +1,13 @@
 //! The throw-away server of a run, with its databases and queues.
 
 use aimq_lab::cluster::Cluster;
-use aimq_lab::{debs, drivers, setup};
+use aimq_lab::{debs, setup};
 use anyhow::{Context, Result};
 use postgres::Client;
 
 use crate::contestant::Contestant;
 use crate::crowding::{NOTIFY_PAGES, WIDE, WORKERS};
+use crate::drivers;
 use crate::plan::Plan;
 use crate::queues::{Kind, QUEUES, Queue, literal};
 
@@ -23,7 +24,7 @@ pub(crate) fn start(plan: &Plan) -> Result<(Cluster, Vec<String>)> {
     let major = plan.pg;
     setup::ready(major, setup::Profile::Debug)?;
     debs::partman(&[major])?;
-    drivers::python()?;
+    drivers::install()?;
     let max_queues = format!("aimq.max_queues={}", plan.max_queues());
     let max_waiters = format!("aimq.max_waiters={}", plan.max_waiters());
     let mut settings = vec![

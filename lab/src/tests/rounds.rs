@@ -181,7 +181,7 @@ const PRELOADED_TESTS: [&str; 13] = [
 /// Those that wait for long, each on servers of its own: on the oldest major, the default and the newest.
 const LONG_TESTS: [&str; 7] =
     ["settings", "looks", "stopped", "hangs", "giving_way", "crowded", "lateness"];
-const LAST_TESTS: [&str; 4] = ["storms", "pooler", "adoption", "listeners"];
+const LAST_TESTS: [&str; 5] = ["storms", "pooler", "adoption", "listeners", "resources"];
 
 impl Round {
     fn run(&self, lacks: &[Lack]) -> Result<Count> {

@@ -1,8 +1,8 @@
-//! A listener that uses another driver: psycopg, in a process of its own that says what it hears.
+//! Listeners that use other drivers than the hunt's own: each in a process of its own that says what it hears.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -14,22 +14,58 @@ use crate::hearing::{Hearing, Stay};
 use crate::world::World;
 use aimq_lab::locking::lock;
 
-/// The program.
-const PROGRAM: &str = include_str!("listener.py");
+/// Those of the examples. The one that is left, Rust's, is the hunt's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    Psycopg,
+    Asyncpg,
+    NodePostgres,
+}
+
+impl Driver {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Psycopg, Self::Asyncpg, Self::NodePostgres];
+
+    /// The name of its listener.
+    pub(crate) fn ear(self) -> &'static str {
+        match self {
+            Self::Psycopg => "psycopg-ear",
+            Self::Asyncpg => "asyncpg-ear",
+            Self::NodePostgres => "node-ear",
+        }
+    }
+
+    /// Adds the program that listens to a command. Its arguments: the server's folder, the database, the channels.
+    fn program(self, command: &mut Command) {
+        match self {
+            Self::Psycopg => command.args(["python3", "-c", include_str!("drivers/psycopg.py")]),
+            Self::Asyncpg => command.args(["python3", "-c", include_str!("drivers/asyncpg.py")]),
+            Self::NodePostgres => command.args(["node", "-e", include_str!("drivers/node.cjs")]),
+        };
+        command.env("PYTHONPATH", drivers::python_packages());
+        command.env("NODE_PATH", drivers::node_folder().join("node_modules"));
+    }
+}
+
+/// Installs what they need.
+pub(crate) fn install() -> Result<()> {
+    drivers::python()?;
+    drivers::node()
+}
 
 /// Listens until the connection is lost, or to the end.
 pub(crate) fn listen(
     world: &World,
+    driver: Driver,
     database: &str,
     channels: &[String],
     hearing: &Mutex<Hearing>,
 ) -> Result<()> {
-    let folder = world.cluster.folder().display();
     // The kernel ends it if the hunt is killed.
     let mut listener = shell::unprivileged(Path::new("setpriv"));
-    listener.args(["--pdeathsig=KILL", "--", "python3", "-c", PROGRAM]);
-    listener.arg(format!("host={folder} user=postgres dbname={database} connect_timeout=5"));
-    listener.args(channels).env("PYTHONPATH", drivers::python_packages());
+    listener.args(["--pdeathsig=KILL", "--"]);
+    driver.program(&mut listener);
+    listener.arg(world.cluster.folder()).arg(database).args(channels);
     listener.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut listener = listener.spawn()?;
     let said = listener.stdout.take().context("what it says")?;

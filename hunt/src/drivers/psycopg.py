@@ -12,8 +12,11 @@ def say(channel, payload):
     print(json.dumps([time.time_ns() // 1000, channel, payload]), flush=True)
 
 
-with psycopg.connect(sys.argv[1], autocommit=True) as connection:
-    for channel in sys.argv[2:]:
+folder, database, *channels = sys.argv[1:]
+with psycopg.connect(
+    host=folder, user="postgres", dbname=database, connect_timeout=5, autocommit=True
+) as connection:
+    for channel in channels:
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     say(None, "")
     for one in connection.notifies():
