@@ -45,6 +45,15 @@ pub(crate) fn names_of(relation: pg_sys::Oid) -> Option<[Vec<u8>; 2]> {
     }
 }
 
+/// Empties this process's caches of the catalogs. What was looked for and not found is remembered there for ever, also of
+/// tables that have gone since: for instance that one has no statistics (utils/cache/catcache.c). In a transaction. All
+/// that is needed is read again, which takes some milliseconds.
+pub(crate) fn empty_caches() {
+    // SAFETY: what the server does itself where it has missed changes of others (storage/ipc/sinval.c). We hold no
+    // pointer into the caches.
+    unsafe { pg_sys::InvalidateSystemCaches() }
+}
+
 /// The OID of a function without arguments.
 pub(crate) fn function(schema: &CStr, name: &CStr) -> pg_sys::Oid {
     // SAFETY: a list of two strings, both copied, in the memory of the current call.

@@ -11,7 +11,7 @@ use pgrx::pg_sys;
 
 use super::state::{Work, Worker, switches};
 use crate::notifier::queues::{self, Queues};
-use crate::pg::{ffi, process, timeouts};
+use crate::pg::{catalogs, ffi, process, timeouts};
 
 /// How soon it is asked whether a prepared transaction has ended, at first and at most, where nobody
 /// tells.
@@ -23,6 +23,9 @@ const SUBSCRIBED_AGAIN: Duration = Duration::from_secs(1);
 /// How long a question to the catalogs waits for each lock, and how long it takes at most, in milliseconds.
 const EACH_LOCK: i32 = 50;
 const A_QUESTION: i32 = 5000;
+
+/// After how many queues that have gone the caches of the catalogs are emptied. Each leaves some 200 bytes there.
+const GONE_MOST: usize = 500;
 
 /// How soon other databases have given back what they have above their share.
 const SHARED_WITHIN: Duration = Duration::from_millis(50);
@@ -91,6 +94,10 @@ impl Worker {
         self.seat.works(ffi::now());
         let former = std::mem::replace(&mut self.queues, queues);
         self.database.set_wants(self.queues.len());
+        self.gone += former.keys().filter(|key| !self.queues.contains_key(*key)).count();
+        if self.gone >= GONE_MOST && process::transaction(catalogs::empty_caches).is_ok() {
+            self.gone = 0;
+        }
         let mut changed = self.share(news);
         let mut lacks_slots = false;
         for (key, queue) in &self.queues {

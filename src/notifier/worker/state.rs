@@ -36,6 +36,8 @@ pub(super) struct Worker {
     pub(super) seat: &'static Seat,
     pub(super) agenda: Agenda,
     pub(super) queues: Queues,
+    /// How many have gone since the caches of the catalogs were emptied.
+    pub(super) gone: usize,
     /// The clock of the intervals begins here.
     pub(super) origin: Instant,
     /// The least time between two notifications, as it was in force when it was looked at last.
@@ -117,6 +119,7 @@ impl Worker {
             // Where there is room for a watcher, it comes at once.
             agenda: Agenda::with(Duties::NOTIFIER),
             queues: Queues::new(),
+            gone: 0,
             origin: now,
             interval: settings::notify_interval(),
             news: News(0),
