@@ -61,6 +61,8 @@ pub(crate) fn listen(
     channels: &[String],
     hearing: &Mutex<Hearing>,
 ) -> Result<()> {
+    // To start an interpreter takes much of a processor, so it is not tried while there is no server.
+    drop(world.connect(database, driver.ear())?);
     // The kernel ends it if the hunt is killed.
     let mut listener = shell::unprivileged(Path::new("setpriv"));
     listener.args(["--pdeathsig=KILL", "--"]);
