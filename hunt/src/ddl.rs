@@ -6,6 +6,7 @@ use crate::actors::{Kind, Scene, any};
 use crate::contestant::Contestant;
 use crate::contestant::enable;
 use crate::hands::Hands;
+use crate::processes::PATIENCE;
 use crate::queues;
 use crate::queues::{OTHER_CHANNEL, Queue};
 use crate::server::{ABLE, UNABLE, made};
@@ -314,6 +315,9 @@ fn forced(hands: &mut Hands, scene: &Scene, condition: &str) -> Result<String> {
 
 /// Drops aimq, and creates it again with all queues realtime.
 fn again(hands: &mut Hands, scene: &Scene) -> Result<String> {
+    let world = std::sync::Arc::clone(&hands.world);
+    // Without a queue the notifier goes; only the launcher starts another.
+    let _beside = world.launcher.read();
     if scene.draw.count.is_multiple_of(2) {
         hands.one(scene).run(&["DROP EXTENSION aimq CASCADE"])?;
     } else {
@@ -326,6 +330,13 @@ fn again(hands: &mut Hands, scene: &Scene) -> Result<String> {
     hands.restore(scene, &["CREATE EXTENSION aimq"])?;
     for queue in &queues::QUEUES {
         hands.restore(scene, &[&enable(queue, queue.channel)])?;
+    }
+    if world.plan.preload == 1 {
+        let sql = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                    WHERE backend_type = 'aimq watcher' AND datname = current_database())";
+        hands.until("a watcher", PATIENCE, |hands| {
+            matches!(hands.one(scene).value::<bool>(sql), Ok(Some(true)))
+        })?;
     }
     came.map(|()| String::new())
 }

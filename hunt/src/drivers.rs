@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aimq_lab::{drivers, shell};
 use anyhow::{Context, Result};
+use postgres::fallible_iterator::FallibleIterator;
 
 use crate::clock::{Micros, now};
 use crate::hearing::{Hearing, Stay};
@@ -62,7 +63,7 @@ pub(crate) fn listen(
     hearing: &Mutex<Hearing>,
 ) -> Result<()> {
     // To start an interpreter takes much of a processor, so it is not tried while there is no server.
-    drop(world.connect(database, driver.ear())?);
+    let mut beside = world.connect(database, driver.ear())?;
     // The kernel ends it if the hunt is killed.
     let mut listener = shell::unprivileged(Path::new("setpriv"));
     listener.args(["--pdeathsig=KILL", "--"]);
@@ -76,12 +77,18 @@ pub(crate) fn listen(
         let mut all = BufReader::new(said).lines().map_while(Result::ok);
         all.try_for_each(|said| line.send(said).ok())
     });
-    while !world.is_ended() {
-        match lines.recv_timeout(Duration::from_millis(100)) {
+    // A session beside it says when the server goes: on a busy machine the listener may notice a second later.
+    while !world.is_ended() && !beside.is_closed() {
+        match lines.try_recv() {
             Ok(said) => take(&said, hearing)?,
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::TryRecvError::Disconnected) => break,
+            Err(mpsc::TryRecvError::Empty) => {
+                let _ = beside.notifications().timeout_iter(Duration::from_millis(50)).next();
+            }
         }
+    }
+    if let Some(stay) = lock(hearing).stays.last_mut() {
+        stay.until.get_or_insert(now());
     }
     let _ = listener.kill();
     listener.wait()?;

@@ -141,6 +141,7 @@ fn stop(hands: &mut Hands, scene: &Scene, is_launcher: bool) -> Result<String> {
     let process = pick(hands, scene, is_launcher)?;
     let world = Arc::clone(&hands.world);
     let _excuse = process.excuse(&world, "a process of aimq's was stopped");
+    let _alone = is_launcher.then(|| world.launcher.write());
     signal(process.pid, Signal::STOP)?;
     // This is not cut short at the end of the run: a process that is stopped is of no use to anybody.
     hands.world.nap(3000);

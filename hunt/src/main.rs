@@ -111,6 +111,7 @@ fn run() -> Result<bool> {
         calls: consumers::calls(if plan.contestant.is_other() { 0 } else { databases.len() }),
         floors: (0..databases.len() * QUEUES.len()).map(|_| RwLock::default()).collect(),
         by_themselves: RwLock::default(),
+        launcher: RwLock::default(),
         findings: Mutex::new(Findings::default()),
         is_over: AtomicBool::new(false),
         is_ended: AtomicBool::new(false),

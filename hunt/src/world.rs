@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) floors: Vec<RwLock<()>>,
     /// Who notifies in the transaction itself reads it; who takes away the room for that has it for itself.
     pub(crate) by_themselves: RwLock<()>,
+    /// Who needs another notifier to begin reads it; who stops the launcher, which starts it, has it for itself.
+    pub(crate) launcher: RwLock<()>,
     pub(crate) findings: Mutex<Findings>,
     /// Nothing more is to be done.
     pub(crate) is_over: AtomicBool,
