@@ -17,7 +17,11 @@ use crate::pg::process;
 use crate::settings;
 use crate::shared::Shared;
 
-/// How soon something that failed is tried again, at first and at most.
+/// How soon a notification that could not be sent is tried again, at first and at most. A try costs little, and who kept
+/// it from being sent (a listener that hangs, for instance, so that the NOTIFY queue is full) may go at any moment.
+const SEND_AGAIN: (Moment, Moment) = (100_000, 500_000);
+
+/// The same for what else failed.
 const AGAIN: (Moment, Moment) = (100_000, 5_000_000);
 
 /// What failed.
@@ -132,7 +136,7 @@ impl Worker {
             subscribed: HashSet::new(),
             subscribed_due: None,
             locked: HashSet::new(),
-            back_off: BackOff::new(AGAIN.0, AGAIN.1),
+            back_off: BackOff::new(SEND_AGAIN.0, SEND_AGAIN.1),
             other_back_off: BackOff::new(AGAIN.0, AGAIN.1),
             broadcast_logged: None,
             prepared_due: None,
