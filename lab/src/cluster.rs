@@ -2,7 +2,7 @@
 //! are interrupted, and when we are killed.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -56,14 +56,38 @@ impl Cluster {
     pub fn start_under(major: Major, settings: &[&str], under: &[&str]) -> Result<Self> {
         let settings = settings.iter().map(ToString::to_string).collect();
         let made = Self::prepare(major, settings)?;
-        let data = made.data();
-        shell::output(
-            shell::unprivileged(&major.program("initdb"))
-                .args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"])
-                .arg(&data),
-        )?;
+        made.fill()?;
         made.run_under(under)?;
         Ok(made)
+    }
+
+    /// Makes the data folder: by initdb, or as a copy of what that has made before, which takes a tenth of the time.
+    /// Of a PostgreSQL of the user's own nothing is kept, because it may be another the next time.
+    fn fill(&self) -> Result<()> {
+        // Beside the programs, with which it goes.
+        let kept = self.major.home().join("initdb");
+        let keeps = self.major.own().is_none();
+        let copy = |from: &Path, to: &Path| {
+            shell::output(Command::new("cp").arg("-a").arg(from).arg(to)).map(drop)
+        };
+        if keeps && kept.exists() {
+            if copy(&kept, &self.data()).is_ok() {
+                return Ok(());
+            }
+            // It is another user's.
+            let _ = std::fs::remove_dir_all(self.data());
+        }
+        let mut initdb = shell::unprivileged(&self.major.program("initdb"));
+        initdb.args(["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "-D"]);
+        shell::output(initdb.arg(self.data()))?;
+        if keeps {
+            let unfinished = tempfile::Builder::new().tempdir_in(self.major.home())?;
+            let whole = unfinished.path().join("data");
+            copy(&self.data(), &whole)?;
+            // Somebody else may have been faster.
+            let _ = std::fs::rename(whole, kept);
+        }
+        Ok(())
     }
 
     /// A standby of this server: a copy that follows it.
