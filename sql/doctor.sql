@@ -247,7 +247,7 @@ AS $$
                                          (SELECT ' (' || state || ')' FROM notifier WHERE state <> 'none'),
                                          CASE WHEN current_setting('server_version_num')::integer < 170000 AND NOT aimq._is_preloaded()
                                               THEN '. This is the slow mode: before PostgreSQL 17 there is no other without preloading' END),
-           CASE WHEN (SELECT state FROM notifier) = 'no slot' THEN
+           CASE WHEN (SELECT state FROM notifier) = 'no slot' OR current_setting('max_worker_processes')::integer = 0 THEN
                     format('Run ALTER SYSTEM SET max_worker_processes = %s; and restart the server. A standby needs it first.',
                            current_setting('max_worker_processes')::integer + 8)
                 WHEN aimq._is_preloaded() OR current_setting('server_version_num')::integer >= 170000 THEN

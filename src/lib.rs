@@ -68,6 +68,7 @@ extension_sql_file!("../sql/finalize.sql", name = "finalize", finalize);
 /// preloaded, from which the backends inherit what it set up.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::log::without_backtraces();
     settings::init();
     shared::init();
     callbacks::init();

@@ -31,8 +31,8 @@ pub(crate) fn print(major: Major) -> Result<()> {
     println!("export PATH={}:\"$PATH\"", folders.join(":"));
     // The harness asks for it.
     println!("export USER=\"${{USER:-$(id -un)}}\"");
-    // The flags would take the place of cargo-pgrx's; a backtrace would stand in every error's DETAIL.
-    println!("unset {} RUST_BACKTRACE", LINKER_FLAGS.join(" "));
+    // They would take the place of cargo-pgrx's.
+    println!("unset {}", LINKER_FLAGS.join(" "));
     Ok(())
 }
 

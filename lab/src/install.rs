@@ -33,11 +33,11 @@ pub fn install_into(pg_config: &str) -> Result<()> {
     own.put(&package)?;
     println!(
         "\nInstalled. Add aimq to shared_preload_libraries and restart the server{}.\n\
-         Then, in each database that has pgmq: CREATE EXTENSION aimq;",
+         Then, in each database with queues: CREATE EXTENSION aimq CASCADE;",
         if major.0 < 17 {
             ": before PostgreSQL 17 nobody is woken for messages that become readable later without that"
         } else {
-            ": without that, a notifier is there only after the first enqueue"
+            ": without that, a notifier begins only with the first enqueue after a start"
         }
     );
     Ok(())

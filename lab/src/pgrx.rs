@@ -15,7 +15,8 @@ pub(crate) fn command(major: Major, folder: &Path) -> Result<Command> {
     let mut tests = tools::cargo_command()?;
     tests.args(["pgrx", "test", &major.feature(), "--no-default-features", "--pgdata"]);
     tests.arg(folder);
-    tests.env_remove("RUST_BACKTRACE"); // it would stand in every error's DETAIL
+    // As in the shells of many who try this. It must not stand in an error's DETAIL.
+    tests.env("RUST_BACKTRACE", "1");
     // As where aimq is installed: otherwise pgrx would be compiled again, here and then there.
     tests.env("PGRX_PG_CONFIG_PATH", tools::pg_config(major)?);
     if shell::is_root() {

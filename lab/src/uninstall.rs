@@ -48,7 +48,8 @@ pub fn run(pg_config: &str, is_forced: bool) -> Result<()> {
             "nothing was removed. With the library gone, each enqueue to a realtime queue fails, each DDL where the \
              extension is, and each start of a server that preloads it.\n\n    {}\n\nFirst run, in each of these \
              databases: {IN_EACH_DATABASE}\nThen take aimq out of shared_preload_libraries and restart. A server that \
-             can't be asked from here you have to look after yourself; FORCE=1 asks none.",
+             can't be asked from here you have to look after yourself; PGUSER=postgres asks as another superuser, and \
+             FORCE=1 asks none.",
             reasons.join("\n    ")
         );
     }

@@ -164,8 +164,10 @@ fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
         return Err(Error::NoSelectPrivilege { table, role }.into());
     }
     shared::prepare();
-    if shared::here().is_none() {
-        Warning::NobodyToLook.report();
+    let here = shared::here();
+    let lacks_slot = here.is_some_and(|(shared, database)| bell::lacks_slot(shared, database));
+    if here.is_none() || lacks_slot {
+        Warning::NobodyToLook { lacks_slot }.report();
     }
     if transaction::has_written() {
         told::note(told::Did::Unseen);

@@ -228,10 +228,17 @@ impl Plan {
     }
 }
 
-/// Whether a notifier can be told of a prepared transaction, even if it has to be started for that:
-/// NOTIFY does not work there.
+/// Whether a notifier can be told of a prepared transaction, even if it has to be started for that: NOTIFY does not work
+/// there. One that runs can be told of it although this session's transactions notify by themselves.
 pub(super) fn is_reachable() -> bool {
-    settings::delivery() != Delivery::Transaction && here().is_some()
+    here().is_some_and(|(_, database)| {
+        settings::delivery() != Delivery::Transaction || database.is_followed()
+    })
+}
+
+/// Whether there can be no notifier at present.
+pub(super) fn lacks_slot() -> bool {
+    here().is_some_and(|(shared, database)| bell::lacks_slot(shared, database))
 }
 
 pub(super) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {

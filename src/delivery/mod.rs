@@ -36,8 +36,11 @@ pub(crate) fn announce(batch: &Batch) -> Result<(), OutOfMemory> {
 pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
     if marks::is_reachable() {
         marks::set_aside(batch)?;
+        if marks::lacks_slot() && batch.has_messages() {
+            notification::warn_of_prepared(batch, true)?;
+        }
     } else if batch.has_messages() {
-        notification::set_aside(batch)?;
+        notification::warn_of_prepared(batch, false)?;
     }
     Ok(())
 }

@@ -48,13 +48,14 @@ pub(crate) fn end() {
 }
 
 /// NOTIFY would make PREPARE TRANSACTION fail (commands/async.c, AtPrepare_Notify), and COMMIT
-/// PREPARED may run in another session. So the wake-up is left out, with a WARNING.
-pub(crate) fn set_aside(batch: &Batch) -> Result<(), OutOfMemory> {
+/// PREPARED may run in another session. So the wake-up is left out, with a WARNING. `lacks_slot`: a notifier would send
+/// it, but there is no background worker slot for one.
+pub(crate) fn warn_of_prepared(batch: &Batch, lacks_slot: bool) -> Result<(), OutOfMemory> {
     let mut queues = Vec::new();
     for told in batch.tallies() {
         push(&mut queues, text::from_server(told?.0.queue.to_bytes()))?;
     }
-    Warning::PreparedTransaction { queues: queues.join(", ") }.report();
+    Warning::PreparedTransaction { queues: queues.join(", "), lacks_slot }.report();
     Ok(())
 }
 

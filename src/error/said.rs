@@ -14,7 +14,7 @@ pub(crate) enum Warning {
     /// 53400
     NotifyQueueFull,
     /// 0A000
-    PreparedTransaction { queues: String },
+    PreparedTransaction { queues: String, lacks_slot: bool },
     /// 53400
     TableFull { queue: String },
     /// 55000
@@ -26,7 +26,7 @@ pub(crate) enum Warning {
     /// 42501
     BroadcastAsSuperuser { tables: Vec<String> },
     /// 55000
-    NobodyToLook,
+    NobodyToLook { lacks_slot: bool },
     /// 42501
     OthersTriggers { tables: Vec<String> },
     /// 55000
@@ -45,7 +45,15 @@ impl Warning {
                 "The messages are enqueued; workers find them when they next poll.".to_owned(),
                 "Look for a session that listens and stays idle in a transaction: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start.",
             ),
-            Self::PreparedTransaction { queues } => (
+            Self::PreparedTransaction { queues, lacks_slot: true } => (
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "aimq will not wake workers for this prepared transaction".to_owned(),
+                format!(
+                    "There is no background worker slot for aimq's notifier, and Postgres refuses NOTIFY in a transaction that is prepared. Queues: {queues}."
+                ),
+                "Raise max_worker_processes and restart the server. Until then, have the workers also read now and then without a notification.",
+            ),
+            Self::PreparedTransaction { queues, lacks_slot: false } => (
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 "aimq will not wake workers for this prepared transaction".to_owned(),
                 format!(
@@ -86,7 +94,13 @@ impl Warning {
                 ),
                 "Give each to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may call the function: ALTER TABLE ... OWNER TO that role.",
             ),
-            Self::NobodyToLook => (
+            Self::NobodyToLook { lacks_slot: true } => (
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "nobody looks at the queues without a notifier".to_owned(),
+                "There is no background worker slot for one. Messages that came in while no trigger fired are announced once it has begun.".to_owned(),
+                "Raise max_worker_processes and restart the server. Until then, NOTIFY the queue's channel by hand.",
+            ),
+            Self::NobodyToLook { lacks_slot: false } => (
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                 "nobody looks at the queues without a notifier".to_owned(),
                 "This server has none: aimq is not preloaded. Messages that came in while no trigger fired are not announced.".to_owned(),

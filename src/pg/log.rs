@@ -24,6 +24,13 @@ pub(crate) fn register(callback: Callback) {
     }
 }
 
+/// Keeps Rust's backtraces out of the DETAIL of errors, where pgrx puts them if the server's environment has
+/// RUST_BACKTRACE. To be called before anything fails in this process: Rust asks once.
+pub(crate) fn without_backtraces() {
+    // SAFETY: the process has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+}
+
 /// In the middle of Postgres' reporting of a message, so nothing here raises.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_log(data: *mut pg_sys::ErrorData) {

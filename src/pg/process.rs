@@ -239,6 +239,12 @@ pub(crate) fn own_pid() -> u32 {
     unsafe { pg_sys::MyProcPid }.cast_unsigned()
 }
 
+/// Whether the server has background workers at all (`max_worker_processes`).
+pub(crate) fn may_have_workers() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::max_worker_processes > 0 }
+}
+
 /// Whether the server is a standby, or has not recovered yet.
 pub(crate) fn is_in_recovery() -> bool {
     // SAFETY: asks the state of the server.

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aimq_core::shared::{Database, Seat, Wake};
+use aimq_core::shared::{Database, Seat, State, Wake};
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 
@@ -43,6 +43,11 @@ pub(super) fn init() {
         launcher().load();
     }
 }
+
+/// Whether there was a background worker slot for the launcher when it was asked for last.
+const THERE_IS_ONE: u32 = 0;
+const LACKS: u32 = 1;
+const LACKS_AND_IS_LOGGED: u32 = 2;
 
 /// Asks for a notifier of a database.
 pub(crate) fn want(shared: Shared, database: &Database) {
@@ -82,16 +87,29 @@ fn request(shared: Shared) {
     }
     // SAFETY: a complete description, and no handle: so nothing is allocated, and nothing raised
     // (postmaster/bgworker.c).
-    if unsafe { !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) } {
-        // Nothing is logged here: an error that is raised after a commit takes the server down.
-        shared.launcher.no_slot.store(1, Ordering::SeqCst);
-    }
+    let is_there =
+        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&mut worker, std::ptr::null_mut()) };
+    // Nothing is logged here: an error that is raised after a commit takes the server down.
+    shared.launcher.no_slot.store(if is_there { THERE_IS_ONE } else { LACKS }, Ordering::SeqCst);
+}
+
+/// Whether this database can have no notifier at present: there is no background worker slot for it, or for the launcher.
+pub(crate) fn lacks_slot(shared: Shared, database: &Database) -> bool {
+    let launcher = &shared.launcher;
+    let has_launcher = launcher.bell.load(Ordering::SeqCst) != 0;
+    database.state() == State::NoSlot
+        || !has_launcher
+            && (launcher.no_slot.load(Ordering::Relaxed) != THERE_IS_ONE
+                || !process::may_have_workers())
 }
 
 /// Logs that there was no slot for a launcher, once for each time. May raise.
 pub(crate) fn log_failure(shared: Shared) {
-    if shared.launcher.no_slot.load(Ordering::Relaxed) != 0
-        && shared.launcher.no_slot.swap(0, Ordering::SeqCst) != 0
+    let no_slot = &shared.launcher.no_slot;
+    if no_slot.load(Ordering::Relaxed) == LACKS
+        && no_slot
+            .compare_exchange(LACKS, LACKS_AND_IS_LOGGED, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
     {
         Log::NoWorkerSlot { process: "its launcher" }.report();
     }

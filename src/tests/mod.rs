@@ -22,18 +22,21 @@ pub(super) fn run(sql: &str) {
     Spi::run(sql).expect(sql);
 }
 
-/// How a statement is refused: SQLSTATE and message, then the hint.
+/// How a statement is refused: SQLSTATE and message, then the hint. The harness has RUST_BACKTRACE set, of which
+/// nothing may stand in the DETAIL.
 pub(super) fn refusal(sql: &str) -> (String, String) {
     run("CREATE OR REPLACE FUNCTION pg_temp.refusal(sql text, OUT said text, OUT hint text) LANGUAGE plpgsql AS $$
          DECLARE
              state text;
              message text;
+             detail text;
          BEGIN
              EXECUTE sql;
              said := 'nothing';
          EXCEPTION WHEN OTHERS THEN
-             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
-             said := state || ' ' || message;
+             GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT,
+                 detail = PG_EXCEPTION_DETAIL;
+             said := state || ' ' || message || CASE WHEN detail ~ '\n +[0-9]+: ' THEN ' (backtrace)' ELSE '' END;
          END $$");
     let sql = text::quote_literal(sql);
     let (said, hint) =

@@ -346,7 +346,7 @@ fn has_caller(shared: Shared) -> bool {
         if state != State::Running {
             bell::want(shared, database);
         }
-        if state == State::NoSlot {
+        if bell::lacks_slot(shared, database) {
             Notice::NoSlot.report();
         }
         database.is_watched(ffi::now())

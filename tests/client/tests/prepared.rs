@@ -10,6 +10,7 @@ use aimq_client_tests::unseen::heard_by;
 use aimq_client_tests::*;
 use aimq_lab::cluster::Cluster;
 use postgres::Client;
+use postgres::error::DbError;
 use std::time::{Duration, Instant};
 
 const PREPARES: &str = "max_prepared_transactions=10";
@@ -203,4 +204,65 @@ fn prepared_transactions_beside_others_that_end_wake() {
         is_over.store(true, Ordering::SeqCst);
         assert_eq!(lost, None, "nobody heard of the message of that round");
     });
+}
+
+#[test]
+fn who_notifies_by_himself_may_prepare_where_a_notifier_runs() {
+    let (_alone, cluster) = server(&[PREPARES]);
+    let (mut client, heard) = connect_hearing(&cluster, "postgres");
+    let mut listener = listen(&cluster);
+    run(&mut client, "SET aimq.delivery = transaction");
+    run(&mut client, "BEGIN; SELECT pgmq.send('a', '{}'); PREPARE TRANSACTION 'one'");
+    run(&mut client, "COMMIT PREPARED 'one'");
+    listener.wait_for_count("a", 1);
+    assert_eq!(heard.warnings().len(), 0, "{:?}", heard.warnings());
+}
+
+/// There is no background worker slot, so no notifier can come: it is said to whom it concerns.
+fn nobody_can_come(settings: &[&str]) {
+    let _alone = alone();
+    let cluster = bare(&[settings, &[PREPARES, "max_worker_processes=0"]].concat());
+    let (mut client, heard) = connect_hearing(&cluster, "postgres");
+    run(&mut client, "CREATE EXTENSION aimq CASCADE; SELECT aimq.create_queue('a')");
+    run(&mut client, "SELECT pgmq.send('a', '{}')");
+    assert_eq!(heard.warnings().len(), 0, "{:?}", heard.warnings());
+    run(&mut client, "BEGIN; SELECT pgmq.send('a', '{}'); PREPARE TRANSACTION 'one'");
+    run(&mut client, "COMMIT PREPARED 'one'");
+    run(&mut client, "SELECT aimq.recheck('a')");
+    let said: Vec<_> = heard
+        .warnings()
+        .into_iter()
+        .map(|it| (it.code().code().to_owned(), it.detail().unwrap_or_default().to_owned()))
+        .collect();
+    assert_eq!(said.iter().map(|(code, _)| code.as_str()).collect::<Vec<_>>(), ["0A000", "55000"]);
+    for (_, detail) in &said {
+        assert!(detail.contains("no background worker slot"), "{detail}");
+    }
+    if settings.is_empty() {
+        // With preload, PostgreSQL says that there are too many background workers.
+        let found = "aimq found no background worker slot for its launcher";
+        wait_until("the server to log it", || {
+            run(&mut client, "SELECT pgmq.send('a', '{}')");
+            log_of(&cluster).contains(found)
+        });
+    }
+    run(
+        &mut client,
+        "SELECT pgmq.purge_queue('a'); SELECT aimq.read('a', 9, 1, max_wait => '30 ms')",
+    );
+    let polls = |notice: &DbError| notice.message().contains("polls");
+    assert_eq!(heard.notices().iter().filter(|it| polls(it)).count(), 1, "{:?}", heard.notices());
+    let hint = "SELECT hint FROM aimq.doctor() WHERE subject = 'notifier'";
+    let hint: String = value(&mut client, hint);
+    assert!(hint.starts_with("Run ALTER SYSTEM SET max_worker_processes = 8;"), "{hint}");
+}
+
+#[test]
+fn without_a_worker_slot_it_is_said_that_nobody_will_be_woken() {
+    nobody_can_come(&["shared_preload_libraries=aimq"]);
+}
+
+#[test]
+fn from_17_without_a_worker_slot_it_is_said_without_preload_too() {
+    nobody_can_come(&[]);
 }

@@ -129,6 +129,9 @@ fn each_role_does_its_work(database: &Database, client: &mut Client) {
     run(&mut migrator, "SELECT aimq.disable_realtime_all()");
     run(&mut migrator, "SELECT aimq.enable_realtime_all()");
     run(&mut migrator, "SELECT pgmq.drop_queue('other')");
+    run(&mut migrator, "SELECT pgmq.create('theirs'), pgmq.enable_notify_insert('theirs')");
+    assert!(boolean(&mut migrator, "SELECT aimq.adopt_pgmq_notify('theirs')"));
+    run(&mut migrator, "SELECT pgmq.drop_queue('theirs')");
     assert_eq!(names(&mut migrator, "SELECT queue FROM aimq.queues"), ["emails"]);
 
     for number in 1..ROLES.len() {
