@@ -21,10 +21,13 @@ fn memory(pid: i32) -> i64 {
 }
 
 /// By how many kB a process may grow while the work is done that is counted. So much is the allocator's luck; a leak of
-/// 20 bytes for each of 20,000 transactions is more.
-const LUCK: i64 = 256;
+/// 16 bytes for each of 20,000 transactions is more.
+const LUCK: i64 = 128;
 
-/// Does work in twenty parts, and compares what each process has after the last with what it had after the fifth.
+/// In so many of the parts it may grow by more: for what is loaded when it is needed first, for instance a plan.
+const LEAPS: usize = 3;
+
+/// Does work in twenty parts, and looks at what each process has after each of them, from the fifth on.
 fn stays_flat(what: &str, total: i32, processes: &[(&str, i32)], mut work: impl FnMut(Range<i32>)) {
     let part = total / 20;
     let mut after = Vec::new();
@@ -36,7 +39,10 @@ fn stays_flat(what: &str, total: i32, processes: &[(&str, i32)], mut work: impl 
     for (at, (name, _)) in processes.iter().enumerate() {
         let all: Vec<i64> = after.iter().map(|all| all[at]).collect();
         println!("{what}, {total} times: {name} has (kB) {all:?}");
-        assert!(all[19] - all[4] <= LUCK, "{name} grows: {all:?} kB");
+        let mut steps: Vec<_> = all[4..].windows(2).map(|two| two[1] - two[0]).collect();
+        steps.sort_unstable();
+        let grown: i64 = steps[..steps.len() - LEAPS].iter().sum();
+        assert!(grown <= LUCK, "{name} grows: {all:?} kB");
     }
 }
 
