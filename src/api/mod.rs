@@ -172,7 +172,7 @@ fn recheck(queue: default!(Option<Text>, "NULL")) -> Result<(), ErrorReport> {
     if transaction::has_written() {
         told::note(told::Did::Unseen);
     }
-    if let Some((shared, database)) = shared::here() {
+    if let Some((shared, database)) = here {
         let wake = match queue {
             Some(_) => database.look_at(found.oid.to_u32(), Timestamp::NEG_INFINITY),
             None => database.tell(News::EVERYTHING),

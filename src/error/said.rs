@@ -45,21 +45,22 @@ impl Warning {
                 "The messages are enqueued; workers find them when they next poll.".to_owned(),
                 "Look for a session that listens and stays idle in a transaction: SELECT pid, xact_start, query FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' ORDER BY xact_start.",
             ),
-            Self::PreparedTransaction { queues, lacks_slot: true } => (
+            Self::PreparedTransaction { queues, lacks_slot } => (
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 "aimq will not wake workers for this prepared transaction".to_owned(),
                 format!(
-                    "There is no background worker slot for aimq's notifier, and Postgres refuses NOTIFY in a transaction that is prepared. Queues: {queues}."
+                    "{}Postgres refuses NOTIFY in a transaction that is prepared. Queues: {queues}.",
+                    if lacks_slot {
+                        "There is no background worker slot for aimq's notifier, and "
+                    } else {
+                        ""
+                    }
                 ),
-                "Raise max_worker_processes and restart the server. Until then, have the workers also read now and then without a notification.",
-            ),
-            Self::PreparedTransaction { queues, lacks_slot: false } => (
-                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "aimq will not wake workers for this prepared transaction".to_owned(),
-                format!(
-                    "Postgres refuses NOTIFY in a transaction that is prepared. Queues: {queues}."
-                ),
-                "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers also read now and then without a notification.",
+                if lacks_slot {
+                    "Raise max_worker_processes and restart the server. Until then, have the workers also read now and then without a notification."
+                } else {
+                    "After COMMIT PREPARED, run NOTIFY on the queues' channel, or have the workers also read now and then without a notification."
+                },
             ),
             Self::TableFull { queue } => (
                 Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
@@ -94,18 +95,21 @@ impl Warning {
                 ),
                 "Give each to a role that is no superuser, has USAGE on the schemas pgmq and realtime, and may call the function: ALTER TABLE ... OWNER TO that role.",
             ),
-            Self::NobodyToLook { lacks_slot: true } => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "nobody looks at the queues without a notifier".to_owned(),
-                "There is no background worker slot for one. Messages that came in while no trigger fired are announced once it has begun.".to_owned(),
-                "Raise max_worker_processes and restart the server. Until then, NOTIFY the queue's channel by hand.",
-            ),
-            Self::NobodyToLook { lacks_slot: false } => (
-                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "nobody looks at the queues without a notifier".to_owned(),
-                "This server has none: aimq is not preloaded. Messages that came in while no trigger fired are not announced.".to_owned(),
-                "Add aimq to shared_preload_libraries and restart the server. Until then, NOTIFY the queue's channel by hand.",
-            ),
+            Self::NobodyToLook { lacks_slot } => {
+                let (detail, hint) = if lacks_slot {
+                    (
+                        "There is no background worker slot for one. Messages that came in while no trigger fired are announced once it has begun.",
+                        "Raise max_worker_processes and restart the server. Until then, NOTIFY the queue's channel by hand.",
+                    )
+                } else {
+                    (
+                        "This server has none: aimq is not preloaded. Messages that came in while no trigger fired are not announced.",
+                        "Add aimq to shared_preload_libraries and restart the server. Until then, NOTIFY the queue's channel by hand.",
+                    )
+                };
+                let code = Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+                (code, "nobody looks at the queues without a notifier".to_owned(), detail.to_owned(), hint)
+            }
             Self::OthersTriggers { tables } => (
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "triggers of aimq stay on tables of other owners".to_owned(),

@@ -135,10 +135,7 @@ impl Running {
 
     /// What Linux says of its memory, in kB: `VmRSS` now, `VmHWM` at most until now.
     pub fn memory(&self, name: &str) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|it| it.trim().strip_suffix(" kB")?.parse().ok()).expect(name)
+        memory_of(self.pid(), name)
     }
 
     /// Whether it has ended; it must have ended well.
@@ -150,6 +147,13 @@ impl Running {
         }
         status.is_some()
     }
+}
+
+/// What Linux says of a process's memory, in kB: one of the lines of `/proc/PID/status`.
+pub fn memory_of(pid: i32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|it| it.trim().strip_suffix(" kB")?.parse().ok()).expect(name)
 }
 
 /// Sends all a signal. They must end well, none of them later than after `limit`.

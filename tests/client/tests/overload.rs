@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aimq_client_tests::programs::memory_of;
 use aimq_client_tests::*;
 use postgres::Client;
 
@@ -168,12 +169,7 @@ fn from_17_enqueues_go_on_when_the_notify_queue_is_nearly_full() {
 fn limit_memory(by: &mut Client, pid: i32, more: Option<u64>) {
     let limit = match more {
         None => "unlimited".to_owned(),
-        Some(more) => {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-            let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
-            let kilobytes = size.and_then(|size| size.split_whitespace().next()).expect("VmSize");
-            (kilobytes.parse::<u64>().expect("a number") * 1024 + more).to_string()
-        }
+        Some(more) => (memory_of(pid, "VmSize") * 1024 + more).to_string(),
     };
     let program = format!("cat && prlimit --pid={pid} --as={limit}:");
     run(by, &format!("COPY (SELECT 1) TO PROGRAM '{program}'"));

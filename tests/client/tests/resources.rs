@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use aimq_client_tests::programs::memory_of;
 use aimq_client_tests::servers::*;
 use aimq_client_tests::*;
 use postgres::Client;
@@ -15,9 +16,7 @@ fn wanted(variable: &str, otherwise: i32) -> i32 {
 
 /// The memory in kB that a process has for itself: what it shares with others is not counted.
 fn memory(pid: i32) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|it| it.trim().strip_suffix(" kB")?.parse().ok()).expect("RssAnon")
+    memory_of(pid, "RssAnon").cast_signed()
 }
 
 /// By how many kB a process may grow while the work is done that is counted. So much is the allocator's luck; a leak of
@@ -174,7 +173,7 @@ fn what_waits_takes_no_processor() {
     wait_until("a session to block", || {
         value::<i64>(&mut client, "SELECT count(*) FROM aimq.waiters") == 1
     });
-    wait_until("the message of b to be announced", || {
+    wait_until("the message of b to be readable", || {
         boolean(&mut client, "SELECT EXISTS (SELECT FROM pgmq.q_b WHERE vt <= clock_timestamp())")
     });
     let woken = "SELECT (wake_ups + watcher_wake_ups)::bigint FROM aimq.notifiers";
